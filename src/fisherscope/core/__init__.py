@@ -1,0 +1,1 @@
+"""Errors, hashes, files and the FeatureTable; numpy and safetensors only."""

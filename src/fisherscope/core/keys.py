@@ -1,0 +1,78 @@
+"""Hashes that name samples and artefacts.
+
+A sample's key is a 64-bit hash of the ORIGINAL sample, made once in ``data`` and passed through every wrapper, so
+that all randomness of a model (dequantisation noise, latents, diffusion noise) is a function of (seed, key) and a
+score does not depend on the batch, the order, the number of workers or the device.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+KeyArray = NDArray[np.uint64]
+
+
+def _canonical(array: NDArray[Any]) -> NDArray[Any]:
+    # float64 holds every uint8, int32, float16 and float32 value exactly: the key of an image does not depend
+    # on the dtype it happens to be stored in. Adding 0.0 turns -0.0 into 0.0.
+    if array.dtype.kind in "biuf" and array.dtype != np.int64 and array.dtype != np.uint64:
+        return np.ascontiguousarray(array, dtype="<f8") + 0.0
+    return np.ascontiguousarray(array)
+
+
+def sample_keys(leaves: NDArray[Any] | Sequence[NDArray[Any]]) -> KeyArray:
+    """Return the 64-bit key of every sample.
+
+    Args:
+        leaves: one array (n, ...) or several that share the first axis; together they are the samples.
+
+    Returns:
+        Keys, shape (n,), dtype uint64: BLAKE2b-64 of each sample's values (as float64, so uint8 and float copies
+        of an image have one key) and shape.
+    """
+    arrays = [_canonical(a) for a in ([leaves] if isinstance(leaves, np.ndarray) else leaves)]
+    count = len(arrays[0])
+    heads = [json.dumps(a.shape[1:]).encode() for a in arrays]
+    keys = np.empty(count, dtype=np.uint64)
+    for i in range(count):
+        h = hashlib.blake2b(digest_size=8)
+        for head, array in zip(heads, arrays, strict=True):
+            h.update(head)
+            h.update(array[i].tobytes())
+        keys[i] = int.from_bytes(h.digest(), "little")
+    return keys
+
+
+def fingerprint(parts: Iterable[bytes]) -> str:
+    """Return the BLAKE2b-128 of the parts in order, as 32 hexadecimal digits."""
+    h = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        h.update(len(part).to_bytes(8, "little"))
+        h.update(part)
+    return h.hexdigest()
+
+
+def fingerprint_keys(keys: KeyArray) -> str:
+    """Return the fingerprint of an ordered set of samples, given their keys (n,)."""
+    return fingerprint([np.ascontiguousarray(keys, dtype="<u8").tobytes()])
+
+
+def fingerprint_arrays(arrays: Iterable[tuple[str, NDArray[Any]]], head: object = None) -> str:
+    """Return the fingerprint of named arrays (a model's state), in the order given.
+
+    Values count as float64, so a float32 model and its float64 copy have one fingerprint.
+    """
+
+    def parts() -> Iterable[bytes]:
+        yield json.dumps(head, sort_keys=True).encode()
+        for name, array in arrays:
+            yield json.dumps([name, list(array.shape)]).encode()
+            yield _canonical(array).tobytes()
+
+    return fingerprint(parts())

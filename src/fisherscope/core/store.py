@@ -1,0 +1,105 @@
+"""Files: written whole or not at all, never unpickled.
+
+Arrays live in safetensors, everything else in JSON. A file is written to a temporary name beside its target and
+renamed, so an interrupted run never leaves half a file under the real name.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as dump_safetensors
+
+from fisherscope.core.errors import DataError, FisherscopeError
+
+JSON = Any
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write bytes to ``path`` by way of a temporary file in the same folder and a rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        Path(temporary).chmod(0o666 & ~umask)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder that replaces ``path`` when the block ends without an error.
+
+    An existing folder at ``path`` stays untouched until then.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        temporary.chmod(0o755)
+        yield temporary
+        if path.exists():
+            old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
+            path.rename(old / path.name)
+            temporary.rename(path)
+            shutil.rmtree(old)
+        else:
+            temporary.rename(path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def write_json(path: Path, value: JSON) -> None:
+    """Write a JSON file atomically. NaN and inf are refused."""
+    write_atomic(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path, error: Callable[[str], FisherscopeError] = DataError) -> JSON:
+    """Read a JSON file; ``error`` is what a missing or broken one raises."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise error(f"{path} does not exist") from None
+    except (ValueError, UnicodeDecodeError, OSError) as cause:
+        raise error(f"{path} is not readable JSON ({cause})") from None
+
+
+def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], card: JSON) -> None:
+    """Write named arrays and a JSON card into one safetensors file, atomically."""
+    contiguous = {name: np.ascontiguousarray(a) for name, a in arrays.items()}
+    metadata = {"card": json.dumps(card, allow_nan=False)}
+    write_atomic(path, dump_safetensors(contiguous, metadata=metadata))
+
+
+def read_arrays(
+    path: Path, error: Callable[[str], FisherscopeError] = DataError
+) -> tuple[dict[str, NDArray[Any]], JSON]:
+    """Read what :func:`write_arrays` wrote; ``error`` is what a missing, truncated or foreign file raises."""
+    if not path.is_file():
+        raise error(f"{path} does not exist or is not a file")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError, ValueError) as cause:
+        raise error(f"{path} is truncated or not a safetensors file ({cause}); write it again") from None
+    if "card" not in metadata:
+        raise error(f"{path} holds no fisherscope card; it was written by something else")
+    return arrays, json.loads(metadata["card"])

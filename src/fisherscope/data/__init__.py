@@ -1,0 +1,1 @@
+"""Named sets, folders, Parquet files and arrays: samples with names and keys."""

@@ -1,0 +1,1 @@
+"""One file a detector: numpy in, score out; higher is more novel."""

@@ -1,0 +1,1 @@
+"""Generative models behind one contract, their noise, checkpoints and training."""
