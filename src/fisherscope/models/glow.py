@@ -1,0 +1,363 @@
+"""Glow, a normalising flow of images (Kingma & Dhariwal 2018, arXiv 1807.03039)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar, Final, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fisherscope.core.errors import SettingError
+from fisherscope.core.keys import KeyArray
+from fisherscope.models.base import GenerativeModel
+from fisherscope.models.noise import keys_of, normal_noise, uniform_noise
+
+_LEVELS: Final = 256
+Permutation = Literal["plain", "lu"]
+
+
+def squeeze(x: Tensor) -> Tensor:
+    """Return (n, 4 C, H/2, W/2): each 2 x 2 square of pixels becomes four channels."""
+    return F.pixel_unshuffle(x, 2)
+
+
+def unsqueeze(x: Tensor) -> Tensor:
+    """Return (n, C/4, 2 H, 2 W), the inverse of :func:`squeeze`."""
+    return F.pixel_shuffle(x, 2)
+
+
+def _halves(x: Tensor, first: int) -> tuple[Tensor, Tensor]:
+    return x[:, :first], x[:, first:]
+
+
+class ActNorm(nn.Module):
+    """Scale and shift per channel (section 3.1): y = (x + shift) exp(log_scale)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.shift = nn.Parameter(torch.zeros(channels, 1, 1))
+        self.log_scale = nn.Parameter(torch.zeros(channels, 1, 1))
+
+    @torch.no_grad()
+    def initialise(self, x: Tensor) -> None:
+        """Set shift and scale so that this batch leaves with mean 0 and variance 1 in every channel."""
+        std, mean = torch.std_mean(x, dim=(0, 2, 3), keepdim=True, correction=0)
+        self.shift.copy_(-mean[0])
+        self.log_scale.copy_(-(std[0] + 1e-6).log())
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the output and log|det J|, a scalar that is the same for every sample."""
+        return (x + self.shift) * self.log_scale.exp(), self.log_scale.sum() * (x.shape[2] * x.shape[3])
+
+    def inverse(self, y: Tensor) -> Tensor:
+        """Return x for y."""
+        return y * (-self.log_scale).exp() - self.shift
+
+
+class PlainPermutation(nn.Module):
+    """Invertible 1x1 convolution with an unconstrained matrix (section 3.2)."""
+
+    def __init__(self, channels: int, generator: torch.Generator) -> None:
+        super().__init__()
+        rotation = torch.linalg.qr(torch.randn(channels, channels, generator=generator))[0]
+        self.weight = nn.Parameter(rotation)
+
+    def matrix(self) -> Tensor:
+        """Return W, shape (C, C)."""
+        return self.weight
+
+    def log_abs_det(self) -> Tensor:
+        """Return log|det W|, a scalar."""
+        log_abs_det: Tensor = torch.linalg.slogdet(self.weight).logabsdet
+        return log_abs_det
+
+
+class LUPermutation(nn.Module):
+    """Invertible 1x1 convolution in LU form (section 3.2, eq. 10-11): W = P L (U + diag(sign exp(log_diagonal)))."""
+
+    permutation: Tensor
+    sign: Tensor
+
+    def __init__(self, channels: int, generator: torch.Generator) -> None:
+        super().__init__()
+        rotation = torch.linalg.qr(torch.randn(channels, channels, generator=generator))[0]
+        permutation, lower, upper = torch.linalg.lu(rotation)
+        diagonal = upper.diagonal()
+        self.register_buffer("permutation", permutation)
+        self.register_buffer("sign", diagonal.sign())
+        self.lower = nn.Parameter(lower.tril(-1))
+        self.upper = nn.Parameter(upper.triu(1))
+        self.log_diagonal = nn.Parameter(diagonal.abs().log())
+
+    def matrix(self) -> Tensor:
+        """Return W, shape (C, C)."""
+        unit = torch.eye(len(self.sign), dtype=self.lower.dtype, device=self.lower.device)
+        diagonal = torch.diag(self.sign * self.log_diagonal.exp())
+        return self.permutation @ (self.lower.tril(-1) + unit) @ (self.upper.triu(1) + diagonal)
+
+    def log_abs_det(self) -> Tensor:
+        """Return log|det W|, a scalar."""
+        return self.log_diagonal.sum()
+
+
+class Coupling(nn.Module):
+    """Affine coupling (section 3.3): one half of the channels scales and shifts the other."""
+
+    def __init__(self, channels: int, hidden: int, generator: torch.Generator) -> None:
+        super().__init__()
+        kept, changed = channels // 2, channels - channels // 2
+        self.net = nn.Sequential(
+            nn.Conv2d(kept, hidden, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(hidden, hidden, 1),
+            nn.ReLU(),
+            nn.Conv2d(hidden, 2 * changed, 3, padding=1),
+        )
+        _initialise_convolutions(self.net, generator)
+
+    def _shift_and_log_scale(self, kept: Tensor) -> tuple[Tensor, Tensor]:
+        shift, raw = self.net(kept).chunk(2, dim=1)
+        # A sigmoid bounds the scale, and + 2 starts it near 1, as in the authors' code.
+        return shift, F.logsigmoid(raw + 2.0)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the output and log|det J| per sample, shape (n,)."""
+        kept, changed = _halves(x, x.shape[1] // 2)
+        shift, log_scale = self._shift_and_log_scale(kept)
+        return torch.cat([kept, (changed + shift) * log_scale.exp()], dim=1), log_scale.flatten(1).sum(1)
+
+    def inverse(self, y: Tensor) -> Tensor:
+        """Return x for y."""
+        kept, changed = _halves(y, y.shape[1] // 2)
+        shift, log_scale = self._shift_and_log_scale(kept)
+        return torch.cat([kept, changed * (-log_scale).exp() - shift], dim=1)
+
+
+def _initialise_convolutions(net: nn.Sequential, generator: torch.Generator) -> None:
+    convolutions = [m for m in net if isinstance(m, nn.Conv2d)]
+    for convolution in convolutions[:-1]:
+        nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu", generator=generator)
+        nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
+    nn.init.zeros_(convolutions[-1].weight)
+    nn.init.zeros_(convolutions[-1].bias)  # type: ignore[arg-type]
+
+
+class Step(nn.Module):
+    """One step of flow: actnorm, invertible 1x1 convolution, affine coupling."""
+
+    def __init__(self, channels: int, hidden: int, permutation: Permutation, generator: torch.Generator) -> None:
+        super().__init__()
+        self.actnorm = ActNorm(channels)
+        self.permutation = {"plain": PlainPermutation, "lu": LUPermutation}[permutation](channels, generator)
+        self.coupling = Coupling(channels, hidden, generator)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the output and log|det J| per sample, shape (n,)."""
+        x, log_det = self.actnorm(x)
+        log_det = log_det + self.permutation.log_abs_det() * (x.shape[2] * x.shape[3])
+        x = F.conv2d(x, self.permutation.matrix()[:, :, None, None])
+        x, coupling_log_det = self.coupling(x)
+        return x, log_det + coupling_log_det
+
+    def inverse(self, y: Tensor) -> Tensor:
+        """Return x for y."""
+        y = self.coupling.inverse(y)
+        y = F.conv2d(y, torch.linalg.inv(self.permutation.matrix())[:, :, None, None])
+        inverted: Tensor = self.actnorm.inverse(y)
+        return inverted
+
+
+class Split(nn.Module):
+    """Half of the channels leave the flow; their prior is a normal whose mean and scale the other half predicts."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.prior = nn.Conv2d(channels - channels // 2, 2 * (channels // 2), 3, padding=1)
+        nn.init.zeros_(self.prior.weight)
+        nn.init.zeros_(self.prior.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the kept half, the standardised half that leaves, and its log|det J| per sample (n,)."""
+        kept, leaving = _halves(x, x.shape[1] - x.shape[1] // 2)
+        mean, log_std = self.prior(kept).chunk(2, dim=1)
+        return kept, (leaving - mean) * (-log_std).exp(), -log_std.flatten(1).sum(1)
+
+    def inverse(self, kept: Tensor, noise: Tensor) -> Tensor:
+        """Return x for the kept half and the standardised half."""
+        mean, log_std = self.prior(kept).chunk(2, dim=1)
+        return torch.cat([kept, noise * log_std.exp() + mean], dim=1)
+
+
+class Scale(nn.Module):
+    """One level of the multi-scale architecture (figure 2b): squeeze, K steps of flow, split (but on the last level)."""
+
+    def __init__(
+        self,
+        channels: int,
+        steps: int,
+        hidden: int,
+        permutation: Permutation,
+        generator: torch.Generator,
+        *,
+        split: bool,
+    ) -> None:
+        super().__init__()
+        self.steps = nn.ModuleList(Step(channels, hidden, permutation, generator) for _ in range(steps))
+        self.split = Split(channels) if split else None
+
+    def _steps(self) -> list[Step]:
+        return [step for step in self.steps if isinstance(step, Step)]
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what goes on (nothing on the last level), the latent that leaves, and log|det J| per sample (n,)."""
+        x = squeeze(x)
+        log_det = x.new_zeros(len(x))
+        for step in self.steps:
+            x, step_log_det = step(x)
+            log_det = log_det + step_log_det
+        if self.split is None:
+            return x[:, :0], x, log_det
+        kept, latent, split_log_det = self.split(x)
+        return kept, latent, log_det + split_log_det
+
+    def inverse(self, kept: Tensor, latent: Tensor) -> Tensor:
+        """Return x for what went on and the latent that left."""
+        x = latent if self.split is None else self.split.inverse(kept, latent)
+        for step in reversed(self._steps()):
+            x = step.inverse(x)
+        return unsqueeze(x)
+
+    def initialise(self, x: Tensor) -> Tensor:
+        """Set the actnorms from this batch, in order, and return what goes on to the next level."""
+        x = squeeze(x)
+        for step in self._steps():
+            step.actnorm.initialise(x)
+            x, _ = step(x)
+        return x if self.split is None else self.split(x)[0]
+
+
+class Glow(GenerativeModel):
+    """Glow with a multi-scale architecture and uniform dequantisation (Kingma & Dhariwal 2018).
+
+    Args:
+        data_shape: (C, H, W); H and W must be divisible by 2 ** levels.
+        levels: L, number of scales.
+        steps: K, steps of flow per scale.
+        hidden: channels of the coupling networks.
+        permutation: ``plain`` or ``lu``, the form of the 1x1 convolutions.
+        init_seed: seed of the initial weights.
+    """
+
+    family: ClassVar[str] = "glow"
+
+    def __init__(
+        self,
+        data_shape: tuple[int, int, int] = (3, 32, 32),
+        levels: int = 3,
+        steps: int = 8,
+        hidden: int = 64,
+        permutation: Permutation = "plain",
+        init_seed: int = 0,
+    ) -> None:
+        super().__init__(tuple(data_shape), (0.0, 255.0))
+        _check_settings(data_shape, levels, steps, hidden, permutation)
+        self._config = {
+            "data_shape": list(data_shape),
+            "levels": levels,
+            "steps": steps,
+            "hidden": hidden,
+            "permutation": permutation,
+            "init_seed": init_seed,
+        }
+        generator = torch.Generator().manual_seed(init_seed)
+        channels, height, width = data_shape
+        self.scales = nn.ModuleList()
+        self.latent_shapes: list[tuple[int, int, int]] = []
+        for level in range(levels):
+            channels, height, width = 4 * channels, height // 2, width // 2
+            last = level == levels - 1
+            self.scales.append(Scale(channels, steps, hidden, permutation, generator, split=not last))
+            leaving = channels if last else channels // 2
+            self.latent_shapes.append((leaving, height, width))
+            channels -= leaving
+
+    def config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        return dict(self._config)
+
+    def encode(self, v: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Return the latents, one tensor a level, and log|det J| (n,) of the map from v to all of them.
+
+        Args:
+            v: dequantised images scaled to [-0.5, 0.5), shape (n, C, H, W).
+        """
+        log_det = v.new_zeros(len(v))
+        latents = []
+        for scale in self.scales:
+            v, latent, scale_log_det = scale(v)
+            log_det = log_det + scale_log_det
+            latents.append(latent)
+        return latents, log_det
+
+    def decode(self, latents: Sequence[Tensor]) -> Tensor:
+        """Return v, shape (n, C, H, W), the inverse of :meth:`encode`."""
+        v = latents[-1].new_zeros(0)
+        for scale, latent in zip(reversed(self._scales()), reversed(latents), strict=True):
+            v = scale.inverse(v, latent)
+        return v
+
+    def _scales(self) -> list[Scale]:
+        return [scale for scale in self.scales if isinstance(scale, Scale)]
+
+    def dequantise(self, x: Tensor, *, seed: int = 0, keys: KeyArray | None = None) -> Tensor:
+        """Return (x + u)/256 - 1/2 with u uniform on [0, 1) per pixel; arguments as :meth:`log_prob`."""
+        keys = keys_of(x, keys)
+        x = self.check_batch(x)
+        return (x + uniform_noise(keys, self.data_shape, seed=seed, like=x)) / _LEVELS - 0.5
+
+    def log_prob(self, x: Tensor, *, seed: int = 0, keys: KeyArray | None = None) -> Tensor:
+        """Return the variational bound of log P(x) of 8-bit images under uniform dequantisation, nats, (n,)."""
+        latents, log_det = self.encode(self.dequantise(x, seed=seed, keys=keys))
+        log_p = log_det - self.n_dims * math.log(_LEVELS)
+        for latent in latents:
+            log_p = log_p - 0.5 * (latent.square() + math.log(2 * math.pi)).flatten(1).sum(1)
+        return log_p
+
+    @torch.no_grad()
+    def sample(self, n: int, *, seed: int = 0, temperature: float = 1.0) -> Tensor:
+        """Return n images, uint8 (n, C, H, W); latents are drawn from N(0, temperature**2)."""
+        like = next(self.parameters())
+        keys = np.arange(n, dtype=np.uint64)
+        latents = [
+            temperature * normal_noise(keys, shape, seed=seed, stream=level, like=like)
+            for level, shape in enumerate(self.latent_shapes)
+        ]
+        return ((self.decode(latents) + 0.5) * _LEVELS).floor().clamp(0, 255).to(torch.uint8)
+
+    @torch.no_grad()
+    def initialise(self, x: Tensor, *, seed: int = 0, keys: KeyArray | None = None) -> None:
+        """Set every actnorm from a first batch of data (n, C, H, W); call it once, before training."""
+        v = self.dequantise(x, seed=seed, keys=keys)
+        for scale in self._scales():
+            v = scale.initialise(v)
+
+
+def _check_settings(data_shape: Sequence[int], levels: int, steps: int, hidden: int, permutation: str) -> None:
+    if len(data_shape) != 3:
+        raise SettingError(f"data_shape is {tuple(data_shape)}, expected (channels, height, width)")
+    channels, height, width = data_shape
+    most = 0
+    while height % 2 ** (most + 1) == 0 and width % 2 ** (most + 1) == 0:
+        most += 1
+    if not 1 <= levels <= most:
+        raise SettingError(
+            f"levels is {levels}, but images of {height}x{width} allow 1 to {most}: each level halves them"
+        )
+    if min(channels, steps, hidden) < 1:
+        raise SettingError(f"channels ({channels}), steps ({steps}) and hidden ({hidden}) must be at least 1")
+    if permutation not in ("plain", "lu"):
+        raise SettingError(f"permutation is '{permutation}', expected 'plain' or 'lu'")
