@@ -152,7 +152,8 @@ class Step(nn.Module):
     def __init__(self, channels: int, hidden: int, permutation: Permutation, generator: torch.Generator) -> None:
         super().__init__()
         self.actnorm = ActNorm(channels)
-        self.permutation = {"plain": PlainPermutation, "lu": LUPermutation}[permutation](channels, generator)
+        kind = LUPermutation if permutation == "lu" else PlainPermutation
+        self.permutation: PlainPermutation | LUPermutation = kind(channels, generator)
         self.coupling = Coupling(channels, hidden, generator)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -193,7 +194,7 @@ class Split(nn.Module):
 
 
 class Scale(nn.Module):
-    """One level of the multi-scale architecture (figure 2b): squeeze, K steps of flow, split (but on the last level)."""
+    """One level of the multi-scale architecture (figure 2b): squeeze, K steps of flow, split (except on the last)."""
 
     def __init__(
         self,
