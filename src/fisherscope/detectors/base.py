@@ -1,0 +1,115 @@
+"""The contract of a detector, and the registry that knows them by name."""
+
+from __future__ import annotations
+
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fisherscope.core.errors import CardMismatchError, DataError, NotFittedError, SettingError
+from fisherscope.core.table import FeatureTable
+
+Scores = NDArray[np.float64]
+
+
+class Detector(ABC):
+    """Turns the blocks of a feature table into one score a group. Higher = more novel.
+
+    What ``fit`` learns goes into attributes whose names end in ``_``: arrays or numbers, which is what gets saved.
+
+    Attributes:
+        name: how the command line and the tables call it.
+        requires: blocks it reads; it sees no others.
+        min_fit: fewest fit groups it works with.
+    """
+
+    name: ClassVar[str]
+    requires: ClassVar[tuple[str, ...]]
+    min_fit: ClassVar[int] = 2
+
+    @abstractmethod
+    def _fit(self, table: FeatureTable) -> None:
+        """Learn from in-distribution groups only."""
+
+    @abstractmethod
+    def _score(self, table: FeatureTable) -> Scores:
+        """Return the novelty of every group, shape (n_groups,)."""
+
+    def fit(self, table: FeatureTable) -> Self:
+        """Learn from a table of in-distribution groups that the model was not trained on; return self."""
+        if len(table) < self.min_fit:
+            raise DataError(
+                f"{self.name} was given {len(table)} fit groups of {table.card.group_size}, "
+                f"it needs at least {self.min_fit}; give more in-distribution samples"
+            )
+        self._fit(table)
+        return self
+
+    def score(self, table: FeatureTable) -> Scores:
+        """Return the novelty of every group, shape (n_groups,), float64. Higher = more novel."""
+        if not self.state():
+            raise NotFittedError(f"{self.name} was asked for scores before it was fitted; call fit first")
+        scores = self._score(table)
+        if not np.isfinite(scores).all():
+            row = int(np.argmax(~np.isfinite(scores)))
+            raise DataError(f"{self.name} gives {scores[row]} for {', '.join(table.ids[row])}; look at that sample")
+        return scores
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Return what was learnt, by attribute name; empty before ``fit``."""
+        return {k: np.asarray(v) for k, v in vars(self).items() if k.endswith("_") and not k.startswith("_")}
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> Self:
+        """Take over what another instance's :meth:`state` returned; return self."""
+        for name, value in state.items():
+            setattr(self, name, value)
+        return self
+
+
+_BUILT_IN: Final[Mapping[str, str]] = {
+    "layerwise-gaussian": "fisherscope.detectors.layerwise_gaussian:LayerwiseGaussian",
+    "total-norm": "fisherscope.detectors.total_norm:TotalNorm",
+    "likelihood": "fisherscope.detectors.likelihood:Likelihood",
+    "typicality": "fisherscope.detectors.typicality:Typicality",
+    "pixel-mahalanobis": "fisherscope.detectors.pixel_mahalanobis:PixelMahalanobis",
+}
+
+DEFAULT_DETECTOR: Final = "layerwise-gaussian"
+
+
+def detector_names() -> tuple[str, ...]:
+    """Return the names of the built-in detectors, the default one first."""
+    return tuple(_BUILT_IN)
+
+
+def make_detector(name: str) -> Detector:
+    """Return a new detector.
+
+    Args:
+        name: a built-in name, or ``package.module:Class`` of your own :class:`Detector`.
+
+    Raises:
+        SettingError: nothing of that name exists, or it is no detector.
+    """
+    module, colon, attribute = _BUILT_IN.get(name, name).partition(":")
+    if not colon:
+        raise SettingError(
+            f"unknown detector '{name}'; known: {', '.join(_BUILT_IN)}, or your own as package.module:Class"
+        )
+    try:
+        kind = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as cause:
+        raise SettingError(f"detector '{name}' cannot be imported: {cause}") from None
+    if not (isinstance(kind, type) and issubclass(kind, Detector)):
+        raise SettingError(f"'{name}' is {kind!r}, expected a subclass of fisherscope.Detector")
+    return kind()
+
+
+def require_columns(expected: tuple[str, ...], found: tuple[str, ...]) -> None:
+    """Raise :class:`CardMismatchError` when the layers of two tables differ."""
+    if expected != found:
+        raise CardMismatchError("columns", expected, found, "extract the features again with the same model")

@@ -1,0 +1,27 @@
+"""The typicality test of Nalisnick et al. (2019)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+
+from fisherscope.core.table import FeatureTable
+from fisherscope.detectors.base import Detector, Scores
+
+
+class Typicality(Detector):
+    """score = |-(1/B) sum_b log p(x_b) - H|, H the mean of -log p over the fit samples (arXiv 1906.02994, eq. 3)."""
+
+    name: ClassVar[str] = "typicality"
+    requires: ClassVar[tuple[str, ...]] = ("log_p",)
+    min_fit: ClassVar[int] = 1
+
+    entropy_: float
+
+    def _fit(self, table: FeatureTable) -> None:
+        self.entropy_ = -float(table.block("log_p").mean(dtype=np.float64))
+
+    def _score(self, table: FeatureTable) -> Scores:
+        scores: Scores = np.abs(-table.block("log_p").mean(1, dtype=np.float64) - self.entropy_)
+        return scores
