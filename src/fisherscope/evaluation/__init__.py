@@ -1,1 +1,46 @@
 """Metrics with intervals, paired comparison and the protocol."""
+
+from fisherscope.evaluation.bootstrap import METRICS, Bootstrap, Interval, bootstrap_metrics, metric_intervals
+from fisherscope.evaluation.calibration import CalibrationCheck, check_calibration, false_alarm_interval
+from fisherscope.evaluation.compare import Comparison, compare_auroc
+from fisherscope.evaluation.metrics import aupr_in, aupr_out, auroc, fpr_at_tpr, roc_points
+from fisherscope.evaluation.protocol import Protocol, Split, group_indices, out_dist_groups, split_in_dist
+from fisherscope.evaluation.records import (
+    PairScores,
+    Record,
+    compare_detectors,
+    evaluate_pair,
+    evaluate_scores,
+    read_records,
+    write_records,
+)
+
+__all__ = [
+    "METRICS",
+    "Bootstrap",
+    "CalibrationCheck",
+    "Comparison",
+    "Interval",
+    "PairScores",
+    "Protocol",
+    "Record",
+    "Split",
+    "aupr_in",
+    "aupr_out",
+    "auroc",
+    "bootstrap_metrics",
+    "check_calibration",
+    "compare_auroc",
+    "compare_detectors",
+    "evaluate_pair",
+    "evaluate_scores",
+    "false_alarm_interval",
+    "fpr_at_tpr",
+    "group_indices",
+    "metric_intervals",
+    "out_dist_groups",
+    "read_records",
+    "roc_points",
+    "split_in_dist",
+    "write_records",
+]

@@ -1,0 +1,189 @@
+"""The protocol: which in-distribution samples fit, calibrate and test, and a text that says so.
+
+Samples are split first and grouped inside a part afterwards, so the parts hold the same samples for every group
+size (up to the remainder that fills no group) and no group straddles two parts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fisherscope.core.errors import DataError, SettingError
+from fisherscope.evaluation.bootstrap import Clusters
+
+Index = NDArray[np.intp]
+
+FIT_SHARE = 0.5
+CALIBRATION_SHARE = 0.25
+
+
+@dataclass(frozen=True)
+class Split:
+    """Indices of the in-distribution samples of each part, disjoint, each a multiple of the group size long.
+
+    Attributes:
+        fit: what detectors are fitted on.
+        calibration: what p-values and thresholds are calibrated on.
+        test: what is scored and compared with the OOD samples.
+    """
+
+    fit: Index
+    calibration: Index
+    test: Index
+
+
+def split_in_dist(
+    n: int,
+    group_size: int,
+    seed: int,
+    fit: float = FIT_SHARE,
+    calibration: float = CALIBRATION_SHARE,
+    clusters: Clusters | None = None,
+) -> Split:
+    """Split n in-distribution samples at random into fit, calibration and test (the rest).
+
+    Args:
+        n: number of samples, none of which the model was trained on.
+        group_size: B; up to B - 1 samples of each part are left out.
+        seed: of the shuffle.
+        fit: share of the samples to fit on.
+        calibration: share to calibrate on.
+        clusters: a label for each sample; samples that share one stay in one part.
+
+    Raises:
+        SettingError: group size or shares out of range.
+        DataError: the group size exceeds the data, or a part comes out empty.
+    """
+    if not (fit > 0 and calibration > 0 and fit + calibration < 1):
+        raise SettingError(f"shares are fit {fit} and calibration {calibration}, expected positive with a sum below 1")
+    _check_groups(n, group_size)
+    rng = np.random.default_rng([seed, 0])
+    order = rng.permutation(n) if clusters is None else _shuffle_clusters(n, clusters, rng)
+    # 1e-9: 0.29 * 100 is 28.999... in floating point and means 29.
+    cuts = [int(fit * n + 1e-9), int((fit + calibration) * n + 1e-9)]
+    if clusters is not None:
+        cuts = _cluster_boundaries(np.asarray(clusters)[order], cuts)
+    parts = [rng.permutation(part) for part in np.split(order, cuts)]
+    parts = [part[: len(part) // group_size * group_size] for part in parts]
+    for name, part in zip(("fit", "calibration", "test"), parts, strict=True):
+        if len(part) == 0:
+            raise DataError(f"{n} samples leave no group of {group_size} for the {name} part; give more samples")
+    return Split(*parts)
+
+
+def group_indices(index: Index, group_size: int) -> Index:
+    """Return the groups of consecutive indices, shape (len(index) // B, B); the remainder is left out."""
+    _check_groups(len(index), group_size)
+    groups = len(index) // group_size
+    return index[: groups * group_size].reshape(groups, group_size)
+
+
+def out_dist_groups(n: int, group_size: int, seed: int) -> Index:
+    """Return random groups of n OOD samples, shape (n // B, B).
+
+    Shuffled, since data sets are often stored class by class and a group of one class is not a typical one.
+    """
+    return group_indices(np.random.default_rng([seed, 1]).permutation(n), group_size)
+
+
+def _check_groups(n: int, group_size: int) -> None:
+    if group_size < 1:
+        raise SettingError(f"group size is {group_size}, expected at least 1")
+    if group_size > n:
+        raise DataError(f"group size {group_size} is larger than the data ({n} samples); give more or smaller groups")
+
+
+def _shuffle_clusters(n: int, clusters: Clusters, rng: np.random.Generator) -> Index:
+    """Return an order of the samples in which clusters come one after another, in random order."""
+    labels = np.unique(np.asarray(clusters), return_inverse=True)[1]
+    if labels.shape != (n,):
+        raise DataError(f"{len(labels)} cluster labels were given for {n} samples; give one a sample")
+    rank = rng.permutation(int(labels.max()) + 1)
+    return np.argsort(rank[labels], kind="stable")
+
+
+def _cluster_boundaries(ordered: NDArray[Any], cuts: list[int]) -> list[int]:
+    """Move each cut to the nearest place where the label changes."""
+    changes = np.flatnonzero(ordered[1:] != ordered[:-1]) + 1
+    if len(changes) < len(cuts):
+        raise DataError(f"{len(changes) + 1} clusters cannot fill three parts; give samples of at least three")
+    return [int(changes[np.abs(changes - cut).argmin()]) for cut in cuts]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What was done with which samples; goes into every output.
+
+    Attributes:
+        in_dist: name of the in-distribution set.
+        out_dists: names of the OOD sets.
+        n_out: number of samples of each OOD set.
+        n_fit: in-distribution samples to fit on, before the remainder of a group size is left out.
+        n_calibration: to calibrate on, likewise.
+        n_test: to test on, likewise.
+        group_sizes: every B that was run.
+        seed: of split, grouping, model noise and bootstrap.
+        training_checked: whether the samples were compared with the hashes of the model's training samples.
+        replicates: of the bootstrap.
+        coverage: of the intervals.
+        clustered: names of the sets that were split and resampled by cluster.
+    """
+
+    in_dist: str
+    out_dists: tuple[str, ...]
+    n_out: tuple[int, ...]
+    n_fit: int
+    n_calibration: int
+    n_test: int
+    group_sizes: tuple[int, ...]
+    seed: int
+    training_checked: bool
+    replicates: int = 1000
+    coverage: float = 0.95
+    clustered: tuple[str, ...] = ()
+
+    def statement(self) -> str:
+        """Return the protocol in plain sentences."""
+        total = self.n_fit + self.n_calibration + self.n_test
+        outside = ", ".join(f"{name} ({n:,})" for name, n in zip(self.out_dists, self.n_out, strict=True))
+        sentences = [
+            f"In-distribution: {total:,} samples of {self.in_dist}, cut at random (seed {self.seed}) into "
+            f"{self.n_fit:,} to fit the detectors, {self.n_calibration:,} to calibrate them and {self.n_test:,} to "
+            "test; the parts are disjoint.",
+            self._training(),
+            f"Out-of-distribution (OOD): {outside}; used for the test only.",
+            self._groups(),
+            "Scores: higher means more novel. OOD is the positive class; FPR95 is the share of in-distribution "
+            "groups flagged when 95 % of the OOD groups are.",
+            f"Intervals: {100 * self.coverage:g} % percentile bootstrap, {self.replicates:,} resamples, in- and "
+            "out-of-distribution drawn separately. They cover the draw of the test samples, not another training "
+            "run or fit part.",
+        ]
+        if self.clustered:
+            sentences.append(f"Split and resampled by cluster (dependent samples kept together): {self._clusters()}.")
+        return " ".join(sentences)
+
+    def _training(self) -> str:
+        if self.training_checked:
+            return "None of them is among the samples that the model was trained on (compared by hash)."
+        return "Whether the model was trained on any of them is NOT known: it carries no hashes of its training set."
+
+    def _groups(self) -> str:
+        if self.group_sizes == (1,):
+            return "Every sample is judged by itself (B = 1)."
+        sizes = " and ".join(str(b) for b in self.group_sizes)
+        return (
+            f"Group sizes B = {sizes}: groups are formed at random inside a part after the split, so none straddles "
+            "two parts; samples that fill no group are left out."
+        )
+
+    def _clusters(self) -> str:
+        return ", ".join(self.clustered)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields and the statement as JSON values."""
+        return {**asdict(self), "statement": self.statement()}
