@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
+from numpy.lib.npyio import NpzFile
 
 from fisherscope.core.errors import DataError
 from fisherscope.data.images import resize_array
@@ -31,7 +33,7 @@ def read_array_file(path: Path, name: str, options: ReadOptions = DEFAULTS, *, e
         array = _read(path, entry)
     except DataError:
         raise
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as cause:
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as cause:
         raise DataError(
             f"{path} is not a readable array ({cause}); save it with numpy.save, without object arrays"
         ) from None
@@ -83,11 +85,14 @@ def _read(path: Path, entry: str | None) -> Array:
     if path.suffix.lower() == ".npy":
         if entry is not None:
             raise DataError(f"{path} is a single array, it has no '{entry}'; leave the split or array name out")
-        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-    with np.load(path, allow_pickle=False) as archive:
-        if entry is None and len(archive.files) != 1:
-            raise DataError(f"{path} holds the arrays {archive.files}; pick one, as in {path.name}[{archive.files[0]}]")
-        wanted = archive.files[0] if entry is None else entry
-        if wanted not in archive.files:
-            raise DataError(f"{path} holds the arrays {archive.files}, not '{wanted}'; pick one of those")
+        return np.asarray(np.lib.format.open_memmap(path, mode="r"))
+    # numpy leaves a file that it opened itself open when the archive is broken
+    with path.open("rb") as file, NpzFile(file, allow_pickle=False) as archive:
+        names = archive.files
+        if entry is None and len(names) != 1:
+            advice = f"pick one, as in {path.name}[{names[0]}]" if names else "save one with numpy.savez"
+            raise DataError(f"{path} holds the arrays {names}, expected one; {advice}")
+        wanted = names[0] if entry is None else entry
+        if wanted not in names:
+            raise DataError(f"{path} holds the arrays {names}, not '{wanted}'; pick one of those")
         return np.asarray(archive[wanted])

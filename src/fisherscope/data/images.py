@@ -21,7 +21,7 @@ ImageArray = NDArray[np.uint8]
 
 SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 # Naming the decoders keeps Pillow from trying the others (PostScript among them) on a file with an innocent suffix.
-_FORMATS: Final = ("PNG", "JPEG", "MPO", "BMP", "WEBP", "TIFF", "PPM")
+_FORMATS: Final = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "PPM")
 _MODES: Final = {"L": 1, "RGB": 3}
 _CONVERTIBLE: Final = frozenset({"1", "P", "PA", "LA", "La", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"})
 # SyntaxError and struct.error are what Pillow's PNG and TIFF readers raise on broken chunks.

@@ -18,7 +18,7 @@ from fisherscope.data.named import ENVIRONMENT, find_root, list_sets, shards, sp
 from fisherscope.data.parquet import read_parquet
 from fisherscope.data.samples import Array, ReadOptions, Samples, Shape
 
-_BRACKET = re.compile(r"^(?P<base>.+)\[(?P<split>[^\[\]]*)\]$")
+_BRACKET = re.compile(r"^(?P<base>.+)\[(?P<split>[^\[\]]+)\]$")
 _ARRAY_SUFFIXES = (".npy", ".npz")
 _FILE_SUFFIXES = (*_ARRAY_SUFFIXES, ".parquet", *SUFFIXES)
 
@@ -85,6 +85,8 @@ def load_samples(
             raise SettingError(f"split '{split}' was asked of data in memory, which has no splits; leave it out")
         return _from_memory(spec, options)
     text = str(spec)
+    if not text.strip():
+        raise DataError("the data's name is empty; give a folder, a file or the name of a set")
     # An existing path wins over the bracket grammar: a folder may be called "shots[1]".
     match = None if Path(text).expanduser().exists() else _BRACKET.match(text)
     base, bracket = (match["base"], match["split"]) if match else (text, None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,7 @@ def samples_from_table(table: Table, name: str, options: ReadOptions = DEFAULTS)
     if column is None:
         ids = [f"{name}#{i}" for i in rows]
         return Samples.from_array(_numeric_rows(table, rows, name, options), ids, name, labels)
-    files = _encoded(table.column(column).take(rows), rows, name)
+    files = _encoded(table.column(column), rows, name)
     ids = [label for label, _ in files]
     x = decode_images(((f"{name}: {i}", source) for i, source in files), len(files), options.resize)
     return Samples.from_array(x, ids, name, labels, track_names([i.rpartition("#")[0] for i in ids]))
@@ -91,16 +91,17 @@ def _image_column(table: Table, name: str) -> str | None:
     return "image" if "image" in found else next(iter(found), None)
 
 
-def _encoded(column: Any, rows: NDArray[np.intp], name: str) -> list[tuple[str, bytes | Path]]:
-    def entries() -> Iterator[tuple[str, bytes | Path]]:
-        for row, cell in zip(rows, column.to_pylist(), strict=True):
-            content, path = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (cell, None)
-            label = f"{path or name}#{row}"
-            if content is None:
-                raise DataError(f"{name}: {label} holds no image bytes; embed the images in the file, or drop the row")
-            yield label, content
-
-    return list(entries())
+def _encoded(column: Any, rows: NDArray[np.intp], name: str) -> list[tuple[str, bytes]]:
+    files = []
+    for row in rows:
+        # one row at a time: Arrow cannot gather more than 2 GiB of bytes at once
+        cell = column[int(row)].as_py()
+        content, path = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (cell, None)
+        label = f"{path or name}#{row}"
+        if content is None:
+            raise DataError(f"{name}: {label} holds no image bytes; embed the images in the file, or drop the row")
+        files.append((label, content))
+    return files
 
 
 def _labels(table: Table, rows: NDArray[np.intp]) -> NDArray[np.int64] | None:
