@@ -1,10 +1,9 @@
 import numpy as np
 import pytest
-from scipy.stats import ks_2samp
+from scipy.stats import beta, ks_2samp
 
 from fisherscope.core.errors import DataError, SettingError
 from fisherscope.evaluation import check_calibration, false_alarm_interval
-from fisherscope.evaluation.calibration import allowed_rank
 
 
 def p_value(calibration, score):
@@ -44,15 +43,16 @@ def test_interval_is_that_of_beta_then_binomial_draws_and_wider_than_binomial():
     assert high - low > 2 * (2 * 1.96 * np.sqrt(2000 * 0.05 * 0.95))
 
 
-def test_rank_undoes_rounding():
-    assert allowed_rank(99, 0.29) == 29  # 0.29 * 100 = 28.999999999999996
-    assert allowed_rank(99, 0.01) == 1
-    assert allowed_rank(19, 0.05) == 1
+@pytest.mark.parametrize(("n", "level", "rank"), [(99, 0.29, 29), (99, 0.01, 1), (19, 0.05, 1)])
+def test_rank_undoes_rounding(n, level, rank):
+    # 0.29 * 100 = 28.999999999999996; the median of Beta(k, n + 1 - k) tells k from k - 1.
+    low, _ = false_alarm_interval(n, 20_000, level, coverage=1e-9)
+    assert low / 20_000 == pytest.approx(beta.median(rank, n + 1 - rank), abs=1e-3)
 
 
 @pytest.mark.parametrize(("n", "level", "needed"), [(98, 0.01, 99), (18, 0.05, 19), (8, 0.1, 9)])
 def test_too_few_calibration_groups_are_refused_with_the_number(n, level, needed):
-    with pytest.raises(DataError, match=f"at least {needed} calibration groups, found {n}"):
+    with pytest.raises(DataError, match=f"at least {needed} calibration groups to be counted, found {n}"):
         check_calibration(np.arange(float(n)), np.arange(5.0), level)
 
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import betabinom, ks_2samp
 
-from fisherscope.core.errors import DataError, SettingError
+from fisherscope.core.errors import DataError
+from fisherscope.detectors import ConformalCalibration
+from fisherscope.detectors.conformal import groups_needed
 from fisherscope.evaluation.metrics import check_scores
 
 
@@ -39,26 +40,6 @@ class CalibrationCheck:
     ks_p: float
 
 
-def allowed_rank(n_calibration: int, level: float) -> int:
-    """Return k: a sample is flagged when fewer than k of the calibration scores reach its score.
-
-    Raises:
-        SettingError: the level is not in (0, 1).
-        DataError: too few calibration groups for any p-value to reach the level.
-    """
-    if not 0 < level < 1:
-        raise SettingError(f"the false-positive rate is {level}, expected a number between 0 and 1")
-    # The margin undoes rounding of level * (n + 1), as in 0.29 * 100 = 28.999...
-    rank = math.floor(level * (n_calibration + 1) + 1e-9)
-    if rank < 1:
-        needed = math.ceil(1 / level - 1e-9) - 1
-        raise DataError(
-            f"a false-positive rate of {level:g} needs at least {needed} calibration groups, found {n_calibration}; "
-            "give more samples, a smaller group size or a higher rate"
-        )
-    return rank
-
-
 def false_alarm_interval(n_cal: int, n_test: int, level: float, coverage: float = 0.95) -> tuple[int, int]:
     """Return the equal-tailed interval of the number of false alarms among ``n_test`` in-distribution groups.
 
@@ -73,8 +54,18 @@ def false_alarm_interval(n_cal: int, n_test: int, level: float, coverage: float 
 
     Returns:
         Lowest and highest count, both included.
+
+    Raises:
+        DataError: too few calibration groups for any p-value to reach the level.
     """
-    rank = allowed_rank(n_cal, level)
+    needed = groups_needed(level)
+    if n_cal < needed:
+        raise DataError(
+            f"false alarms at a rate of {level:g} need at least {needed} calibration groups to be counted, found "
+            f"{n_cal}; give more in-distribution samples, a smaller group size or a higher rate"
+        )
+    # The margin undoes rounding, as in 0.29 * 100 = 28.999...
+    rank = math.floor(level * (n_cal + 1) + 1e-9)
     tail = (1 - coverage) / 2
     law = betabinom(n_test, rank, n_cal + 1 - rank)
     return int(law.ppf(tail)), int(law.ppf(1 - tail))
@@ -91,17 +82,15 @@ def check_calibration(
         level: wanted false-positive rate.
         coverage: of the beta-binomial interval.
     """
-    calibration = np.sort(check_scores(scores_calibration, "calibration"))
+    calibration = ConformalCalibration.from_scores(check_scores(scores_calibration, "calibration"))
     test = check_scores(scores_test, "in-distribution")
-    n, m = len(calibration), len(test)
-    low, high = false_alarm_interval(n, m, level, coverage)
-    reached_by = n - np.searchsorted(calibration, test, side="left")
+    low, high = false_alarm_interval(len(calibration.scores), len(test), level, coverage)
     return CalibrationCheck(
         level=level,
-        rate=float((reached_by < allowed_rank(n, level)).mean()),
-        low=low / m,
-        high=high / m,
-        n_calibration=n,
+        rate=float((calibration.p_value(test) <= level).mean()),
+        low=low / len(test),
+        high=high / len(test),
+        n_calibration=len(calibration.scores),
         # The exact law gives up with a warning at some sizes; the asymptotic one does not.
-        ks_p=float(ks_2samp(calibration, test, method="asymp").pvalue),
+        ks_p=float(ks_2samp(calibration.scores, test, method="asymp").pvalue),
     )
