@@ -81,9 +81,11 @@ def test_flipped_bytes_are_corrupt(save_image):
         decode(path)
 
 
-def test_other_decoders_are_never_tried():
-    with pytest.raises(DataError, match="x is corrupt or not an image"):
-        decode_images([("x", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")], 1)
+def test_other_decoders_are_never_tried(tmp_path):
+    Image.new("L", (4, 4)).save(tmp_path / "picture.gif")
+    (tmp_path / "picture.gif").rename(tmp_path / "picture.png")
+    with pytest.raises(DataError, match=r"picture\.png is corrupt or not an image"):
+        decode(tmp_path / "picture.png")
 
 
 def test_decompression_bombs_are_refused(save_image, monkeypatch):
