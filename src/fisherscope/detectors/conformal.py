@@ -41,7 +41,7 @@ class ConformalCalibration:
     def p_value(self, scores: Scores) -> Scores:
         """Return p = (1 + #{calibration scores >= score}) / (n + 1) for scores (m,)."""
         at_least = len(self.scores) - np.searchsorted(self.scores, scores, side="left")
-        p: Scores = (1.0 + at_least) / (len(self.scores) + 1.0)
+        p: Scores = np.asarray(1.0 + at_least, dtype=np.float64) / (len(self.scores) + 1.0)
         return p
 
     def require_groups(self, fpr: float) -> None:

@@ -246,7 +246,7 @@ class Glow(GenerativeModel):
 
     Args:
         data_shape: (C, H, W); H and W must be divisible by 2 ** levels.
-        levels: L, number of scales.
+        levels: L, number of scales; by default as many as the size allows, 3 at most.
         steps: K, steps of flow per scale.
         hidden: channels of the coupling networks.
         permutation: ``plain`` or ``lu``, the form of the 1x1 convolutions.
@@ -258,13 +258,14 @@ class Glow(GenerativeModel):
     def __init__(
         self,
         data_shape: tuple[int, int, int] = (3, 32, 32),
-        levels: int = 3,
+        levels: int | None = None,
         steps: int = 8,
         hidden: int = 64,
         permutation: Permutation = "plain",
         init_seed: int = 0,
     ) -> None:
         super().__init__(tuple(data_shape), (0.0, 255.0))
+        levels = min(3, _most_levels(data_shape)) if levels is None else levels
         _check_settings(data_shape, levels, steps, hidden, permutation)
         self._config = {
             "data_shape": list(data_shape),
@@ -347,13 +348,22 @@ class Glow(GenerativeModel):
             v = scale.initialise(v)
 
 
-def _check_settings(data_shape: Sequence[int], levels: int, steps: int, hidden: int, permutation: str) -> None:
+def _most_levels(data_shape: Sequence[int]) -> int:
     if len(data_shape) != 3:
         raise SettingError(f"data_shape is {tuple(data_shape)}, expected (channels, height, width)")
-    channels, height, width = data_shape
     most = 0
-    while height % 2 ** (most + 1) == 0 and width % 2 ** (most + 1) == 0:
+    while all(size % 2 ** (most + 1) == 0 for size in data_shape[1:]):
         most += 1
+    if most == 0:
+        raise SettingError(
+            f"images are {data_shape[1]}x{data_shape[2]}, but Glow needs even height and width; resize them"
+        )
+    return most
+
+
+def _check_settings(data_shape: Sequence[int], levels: int, steps: int, hidden: int, permutation: str) -> None:
+    channels, height, width = data_shape
+    most = _most_levels(data_shape)
     if not 1 <= levels <= most:
         raise SettingError(
             f"levels is {levels}, but images of {height}x{width} allow 1 to {most}: each level halves them"

@@ -55,8 +55,8 @@ class TrainSettings:
 
     steps: int | None = None
     minutes: float | None = None
-    batch_size: int = 64
-    learning_rate: float = 1e-3
+    batch_size: int = 32
+    learning_rate: float = 3e-3
     warmup_steps: int = 100
     gradient_clip: float = 1.0
     ema_decay: float = 0.998

@@ -1,0 +1,5 @@
+"""``python -m fisherscope``."""
+
+from fisherscope.cli import main
+
+main()

@@ -1,0 +1,407 @@
+"""The command line: parse, print, progress. Everything else happens in the pipeline."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from fisherscope import __version__
+from fisherscope.core.errors import FisherscopeError
+
+app = typer.Typer(
+    name="fisherscope",
+    help="Which inputs has a deep generative model never learnt? Novelty from gradients in parameter space.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+console = Console(stderr=True, soft_wrap=True, highlight=False)
+
+DataRoot = Annotated[
+    Path | None, typer.Option("--data-root", envvar="FISHERSCOPE_DATA", help="Folder of named sets.", metavar="DIR")
+]
+Device = Annotated[str, typer.Option(help="Torch device: cpu, cuda, cuda:1, ...")]
+Dtype = Annotated[str, typer.Option(help="Floating dtype: float32 or float64.")]
+Seed = Annotated[int, typer.Option(help="Seed of all randomness.")]
+MaxMemory = Annotated[
+    str | None, typer.Option("--max-memory", help="Memory for the gradient pass, e.g. 500MB or 2GiB.", metavar="SIZE")
+]
+
+
+@contextmanager
+def progress_bar(description: str, unit: str) -> Iterator[Callable[[float, float, str], None]]:
+    """Show a bar on stderr; yields ``update(done, total, note)``. Silent where stderr is no terminal."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+        task = progress.add_task(description, total=None, note="")
+
+        def update(done: float, total: float, note: str = "") -> None:
+            progress.update(task, completed=done, total=total, note=note)
+
+        yield update
+
+
+def command_line() -> str:
+    """Return the command that is running, as the user would type it."""
+    return shlex.join(["fisherscope", *sys.argv[1:]])
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"fisherscope {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Which inputs has a deep generative model never learnt? Novelty from gradients in parameter space."""
+
+
+@app.command()
+def train(
+    family: Annotated[str, typer.Argument(help="Model family: glow.")],
+    data: Annotated[str, typer.Option("--data", help="Training samples.", metavar="DATA")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the model.", metavar="DIR")],
+    minutes: Annotated[float | None, typer.Option(help="Wall-clock budget of the training.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps; instead of --minutes.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split of the set [default: train].")] = None,
+    limit: Annotated[int | None, typer.Option(help="Use at most so many samples.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Samples a step.")] = 32,
+    learning_rate: Annotated[float, typer.Option(help="Of Adam.")] = 3e-3,
+    levels: Annotated[
+        int | None, typer.Option(help="Glow: number of scales [default: as many as fit, 3 at most].")
+    ] = None,
+    flow_steps: Annotated[int, typer.Option(help="Glow: steps of flow per scale.")] = 8,
+    hidden: Annotated[int, typer.Option(help="Glow: channels of the coupling networks.")] = 64,
+    permutation: Annotated[str, typer.Option(help="Glow: 1x1 convolutions, plain or lu.")] = "plain",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted training in --out.")] = False,
+    resize: Annotated[str | None, typer.Option(help="Convert images to CxHxW, e.g. 3x32x32.")] = None,
+    seed: Seed = 0,
+    data_root: DataRoot = None,
+) -> None:
+    """Train a model and save it.
+
+    Example: fisherscope train glow --data fashion_mnist --out runs/glow --minutes 15
+    """
+    from fisherscope.data import load_samples
+    from fisherscope.models.training import Progress as TrainProgress
+    from fisherscope.models.training import TrainSettings
+    from fisherscope.pipeline.training import train_on
+
+    settings = TrainSettings(
+        steps=steps, minutes=minutes, batch_size=batch_size, learning_rate=learning_rate, seed=seed
+    )
+    samples = load_samples(
+        data,
+        split=split,
+        default_split="train",
+        data_root=data_root,
+        limit=limit,
+        seed=seed,
+        resize=parse_shape(resize),
+    )
+    config: dict[str, Any] = {"steps": flow_steps, "hidden": hidden, "permutation": permutation}
+    if levels is not None:
+        config["levels"] = levels
+    with progress_bar(f"{family} on {samples.name}", "steps" if steps else "seconds") as update:
+
+        def report(p: TrainProgress) -> None:
+            note = f"{p.bits_per_dim:.3f} bits/dim" + (f", validation {p.validation:.3f}" if p.validation else "")
+            update(p.step if steps else p.seconds, steps or 60 * (minutes or 0), note)
+
+        model = train_on(
+            family, samples, settings, out, config=config, resume=resume, command=command_line(), report=report
+        )
+    figures = ", ".join(f"{name} {value:.3f}" for name, value in model.card.bits_per_dim.items())
+    print(f"{out}: {model.family} after {model.card.steps} steps, bits/dim: {figures}")
+
+
+ModelArgument = Annotated[
+    str, typer.Argument(metavar="MODEL", help="Folder of a saved model, or package.module:factory.")
+]
+Data = Annotated[
+    str,
+    typer.Option("--data", metavar="DATA", help="Named set, folder of images, .parquet, .npy, .npz, or feature table."),
+]
+Split = Annotated[str | None, typer.Option(help="Split of the set [default: test].")]
+Limit = Annotated[int | None, typer.Option(help="Use at most so many samples, drawn at random.")]
+Resize = Annotated[str | None, typer.Option(help="Convert images to CxHxW, e.g. 3x32x32.", metavar="CxHxW")]
+GroupSize = Annotated[int, typer.Option("--group-size", help="How many samples are judged together.", metavar="B")]
+AllowTraining = Annotated[
+    bool, typer.Option("--allow-training-samples", help="Accept samples that the model was trained on.")
+]
+
+
+@app.command()
+def extract(
+    model: ModelArgument,
+    data: Data,
+    out: Annotated[Path, typer.Option("--out", metavar="TABLE.safetensors", help="Feature table to write.")],
+    group_size: GroupSize = 1,
+    blocks: Annotated[str, typer.Option(help="Blocks to fill: grad_norm, log_p, pixels.")] = "grad_norm,log_p,pixels",
+    split: Split = None,
+    limit: Limit = None,
+    resize: Resize = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    max_memory: MaxMemory = None,
+    data_root: DataRoot = None,
+) -> None:
+    """Extract gradient features into a table; an interrupted run resumes.
+
+    Example: fisherscope extract runs/glow --data fashion_mnist --group-size 5 --out runs/test.safetensors
+    """
+    from fisherscope.core.errors import SettingError
+    from fisherscope.data import load_samples
+    from fisherscope.pipeline.batches import as_batches
+    from fisherscope.pipeline.extraction import ExtractSettings, extract_table
+    from fisherscope.pipeline.target import load_target
+
+    if out.suffix != ".safetensors":
+        raise SettingError(f"{out} ends in '{out.suffix}', expected .safetensors")
+    target = load_target(model, device=device, dtype=dtype)
+    samples = load_samples(data, split=split, data_root=data_root, limit=limit, seed=seed, resize=parse_shape(resize))
+    settings = ExtractSettings(group_size, seed, max_memory=parse_bytes(max_memory))
+    with progress_bar(samples.name, "samples") as update:
+        table = extract_table(target, as_batches(samples, target), blocks.split(","), settings, out=out, report=update)
+    print(f"{out}: {len(table)} groups of {group_size}, blocks {', '.join(sorted(table.blocks))}")
+
+
+@app.command()
+def fit(
+    model: ModelArgument,
+    data: Data,
+    out: Annotated[Path, typer.Option("--out", metavar="DETECTOR", help="Folder for the fitted detector.")],
+    detector: Annotated[
+        str | None, typer.Option(help="Detector name, or package.module:Class.", metavar="NAME")
+    ] = None,
+    fpr: Annotated[float, typer.Option(help="Wanted false-alarm rate.")] = 0.01,
+    group_size: GroupSize = 1,
+    split: Split = None,
+    limit: Limit = None,
+    resize: Resize = None,
+    allow_training_samples: AllowTraining = False,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    max_memory: MaxMemory = None,
+    data_root: DataRoot = None,
+) -> None:
+    """Fit and calibrate a detector on in-distribution samples that the model was not trained on.
+
+    Example: fisherscope fit runs/glow --data fashion_mnist --fpr 0.01 --out runs/guard
+    """
+    from fisherscope.core.table import FeatureTable
+    from fisherscope.data import load_samples
+    from fisherscope.detectors import DEFAULT_DETECTOR
+    from fisherscope.pipeline.guard import fit as fit_guard
+    from fisherscope.pipeline.target import load_target
+
+    target = load_target(model, device=device, dtype=dtype)
+    shape = parse_shape(resize)
+    samples = (
+        FeatureTable.load(data)
+        if data.endswith(".safetensors")
+        else load_samples(data, split=split, data_root=data_root, limit=limit, seed=seed, resize=shape)
+    )
+    with progress_bar(f"fitting on {data}", "samples") as update:
+        guard = fit_guard(
+            target,
+            samples,
+            detector=detector or DEFAULT_DETECTOR,
+            fpr=fpr,
+            group_size=group_size,
+            seed=seed,
+            max_memory=parse_bytes(max_memory),
+            allow_training_samples=allow_training_samples,
+            report=update,
+        )
+    guard.save(out)
+    print(
+        f"{out}: {guard.detector.name}, calibrated on {len(guard.calibration.scores)} groups of "
+        f"{guard.card.group_size}, at most {fpr:.2%} false alarms above score {guard.calibration.threshold(fpr):.6g}"
+    )
+
+
+@app.command()
+def score(
+    detector: Annotated[Path, typer.Argument(metavar="DETECTOR", help="Folder that fit wrote.")],
+    data: Data,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Scores as .csv, .jsonl or .parquet.")],
+    fpr: Annotated[float | None, typer.Option(help="False-alarm rate [default: the one given to fit].")] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="package.module:factory of your own module.")
+    ] = None,
+    detector_class: Annotated[
+        str | None, typer.Option(metavar="NAME", help="package.module:Class of your own detector.")
+    ] = None,
+    split: Split = None,
+    limit: Limit = None,
+    resize: Resize = None,
+    device: Device = "cpu",
+    max_memory: MaxMemory = None,
+    data_root: DataRoot = None,
+) -> None:
+    """Score samples: one row a sample or group with id, score, p_value, novel.
+
+    Example: fisherscope score runs/guard --data holiday_pictures --out scores.csv
+    """
+    from fisherscope.core.table import FeatureTable
+    from fisherscope.data import load_samples
+    from fisherscope.detectors import make_detector
+    from fisherscope.pipeline.guard import load
+    from fisherscope.pipeline.output import require_known_format, write_verdict
+    from fisherscope.pipeline.target import load_target
+
+    require_known_format(out)
+    own = load_target(model, device=device) if model else None
+    guard = load(
+        detector,
+        own.module if own else None,
+        own.log_prob if own else None,
+        detector=make_detector(detector_class) if detector_class else None,
+        device=device,
+        max_memory=parse_bytes(max_memory),
+    ).at(fpr)
+    shape = parse_shape(resize)
+    samples = (
+        FeatureTable.load(data)
+        if data.endswith(".safetensors")
+        else load_samples(data, split=split, data_root=data_root, limit=limit, resize=shape)
+    )
+    with progress_bar(f"scoring {data}", "samples") as update:
+        verdict = guard.judge(samples, update)
+    write_verdict(out, verdict)
+    print(f"{out}: {int(verdict.novel.sum())} of {len(verdict.score)} novel at a false-alarm rate of {guard.fpr:g}")
+
+
+@app.command()
+def evaluate(
+    model: ModelArgument,
+    in_dist: Annotated[str, typer.Option("--in-dist", metavar="DATA", help="In-distribution, not trained on.")],
+    out_dist: Annotated[list[str], typer.Option("--out-dist", metavar="DATA", help="OOD set; may be repeated.")],
+    detector: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Detector; may be repeated [default: the standard set].")
+    ] = None,
+    group_size: Annotated[
+        list[int] | None, typer.Option(metavar="B", help="Group size; may be repeated [default: 1].")
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the records here.")] = None,
+    report: Annotated[Path | None, typer.Option(metavar="DIR", help="Write an HTML report with figures here.")] = None,
+    tables: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Keep feature tables here, to resume and to reuse.")
+    ] = None,
+    limit: Limit = None,
+    resize: Resize = None,
+    fpr: Annotated[float, typer.Option(help="False-alarm rate at which false alarms are counted.")] = 0.05,
+    allow_training_samples: AllowTraining = False,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    max_memory: MaxMemory = None,
+    data_root: DataRoot = None,
+) -> None:
+    """Evaluate detectors: AUROC, AUPR and FPR95 with intervals against OOD sets.
+
+    Example: fisherscope evaluate runs/glow --in-dist fashion_mnist --out-dist mnist --report runs/report
+    """
+    from fisherscope.data import load_samples
+    from fisherscope.evaluation import write_records
+    from fisherscope.pipeline.batches import as_batches
+    from fisherscope.pipeline.evaluation import STANDARD_DETECTORS, EvaluationSettings
+    from fisherscope.pipeline.evaluation import evaluate as run_evaluation
+    from fisherscope.pipeline.report import write_evaluation_report
+    from fisherscope.pipeline.target import load_target
+    from fisherscope.report import print_table
+
+    settings = EvaluationSettings(
+        detectors=tuple(detector or STANDARD_DETECTORS),
+        group_sizes=tuple(group_size or (1,)),
+        seed=seed,
+        fpr_level=fpr,
+        max_memory=parse_bytes(max_memory),
+        tables=tables,
+        allow_training_samples=allow_training_samples,
+    )
+    target = load_target(model, device=device, dtype=dtype)
+    sets = [
+        as_batches(load_samples(d, data_root=data_root, limit=limit, seed=seed, resize=parse_shape(resize)), target)
+        for d in (in_dist, *out_dist)
+    ]
+    with progress_bar("extracting", "samples") as update:
+        evaluation = run_evaluation(
+            target, sets[0], sets[1:], settings, report=lambda what, done, total: update(done, total, what)
+        )
+    if json_file is not None:
+        write_records(json_file, evaluation.records)
+    if report is not None:
+        page = write_evaluation_report(evaluation, target, sets, report, command_line())
+    print_table(evaluation.records)
+    print(evaluation.protocol.statement())
+    if report is not None:
+        print(f"report: {page}")
+
+
+def parse_bytes(text: str | None) -> int | None:
+    """Return the number of bytes for ``500MB``, ``2GiB`` or a plain number."""
+    import re
+
+    from fisherscope.core.errors import SettingError
+
+    if text is None:
+        return None
+    units = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", text.strip().lower())
+    if match is None or match[2] not in units or float(match[1]) <= 0:
+        raise SettingError(f"'{text}' is no amount of memory, expected a number with KB, MB, GB, KiB, MiB or GiB")
+    return int(float(match[1]) * units[match[2]])
+
+
+def parse_shape(text: str | None) -> tuple[int, int, int] | None:
+    """Return (C, H, W) for ``CxHxW``."""
+    from fisherscope.core.errors import SettingError
+
+    if text is None:
+        return None
+    try:
+        channels, height, width = (int(part) for part in text.lower().split("x"))
+    except ValueError:
+        raise SettingError(f"'{text}' is no image shape, expected CxHxW such as 3x32x32") from None
+    return channels, height, width
+
+
+def main() -> None:
+    """Run the command line; an expected error is one line on stderr and exit code 2."""
+    try:
+        app(sys.argv[1:] or ["--help"], standalone_mode=False)
+    except typer.TyperException as error:
+        console.print(f"fisherscope: {error.format_message()} See 'fisherscope --help'.", markup=False)
+        sys.exit(2)
+    except FisherscopeError as error:
+        console.print(f"fisherscope: {error}", markup=False)
+        sys.exit(2)
+    except (KeyboardInterrupt, typer.Abort):
+        console.print("fisherscope: interrupted; what was finished is kept, the same command resumes", markup=False)
+        sys.exit(130)

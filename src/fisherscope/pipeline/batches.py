@@ -1,0 +1,103 @@
+"""What Python code may pass as data, as one thing: arrays with names and keys, in the order given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils import _pytree as pytree
+
+from fisherscope.core.errors import DataError
+from fisherscope.core.keys import KeyArray, fingerprint_keys, sample_keys
+from fisherscope.data import Samples, load_samples, require_shape
+from fisherscope.pipeline.target import Target
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Samples of any structure.
+
+    Attributes:
+        x: pytree of arrays, shape (n, ...) each.
+        ids: n names.
+        keys: n keys, uint64.
+        name: what the user called them.
+        clusters: name of the cluster (a video track) each sample belongs to, or None where they are independent.
+    """
+
+    x: Any
+    ids: tuple[str, ...]
+    keys: KeyArray
+    name: str
+    clusters: tuple[str, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @property
+    def fingerprint(self) -> str:
+        """Fingerprint of the samples in their order."""
+        return fingerprint_keys(self.keys)
+
+    def select(self, rows: Sequence[int] | NDArray[np.intp]) -> Batches:
+        """Return some samples, in the order given."""
+        index = np.asarray(rows, dtype=np.intp)
+        return replace(
+            self,
+            x=pytree.tree_map(lambda leaf: leaf[index], self.x),
+            ids=tuple(self.ids[i] for i in index),
+            keys=self.keys[index],
+            clusters=None if self.clusters is None else tuple(self.clusters[i] for i in index),
+        )
+
+
+def as_batches(data: Any, target: Target | None = None) -> Batches:
+    """Return the batches for data, checked against what the model expects.
+
+    Args:
+        data: samples, the name or path of a set, an array, a tensor, or a pytree of tensors with the batch first.
+        target: the model, where there is one; its shape and value range are checked.
+
+    Raises:
+        DataError: empty, ragged, NaN or inf, or not what the model expects.
+    """
+    if isinstance(data, Batches):
+        return data
+    if isinstance(data, (str, Path)):
+        data = load_samples(data)
+    if not isinstance(data, Samples):
+        data = _from_tree(data)
+        if isinstance(data, Batches):
+            return data
+    if target is not None and target.data_shape is not None:
+        require_shape(data, target.data_shape, target.value_range)
+    return Batches(data.x, data.ids, data.keys, data.name, data.clusters)
+
+
+def _from_tree(data: Any) -> Batches | Samples:
+    tree = pytree.tree_map(_to_array, data)
+    leaves = pytree.tree_leaves(tree)
+    lengths = {len(leaf) for leaf in leaves}
+    if len(lengths) != 1 or 0 in lengths:
+        raise DataError(f"data has first axes of {sorted(lengths)} samples, expected one number above 0")
+    n = lengths.pop()
+    ids = tuple(f"[{i}]" for i in range(n))
+    if isinstance(tree, np.ndarray):
+        return Samples.from_array(tree, ids, "array")
+    for leaf in leaves:
+        if leaf.dtype.kind == "f" and not np.isfinite(leaf).all():
+            raise DataError("data holds NaN or inf; remove those samples")
+    return Batches(tree, ids, sample_keys(leaves), "arrays")
+
+
+def _to_array(leaf: Any) -> NDArray[Any]:
+    if isinstance(leaf, torch.Tensor):
+        leaf = leaf.detach().cpu().numpy()
+    if not isinstance(leaf, np.ndarray) or leaf.ndim == 0 or leaf.dtype.kind not in "biuf":
+        raise DataError(f"data holds {type(leaf).__name__}, expected numeric arrays or tensors with the batch first")
+    return leaf

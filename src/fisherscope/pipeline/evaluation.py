@@ -1,0 +1,219 @@
+"""The evaluation: one model, one in-distribution set, several OOD sets, several detectors and group sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from fisherscope.core.errors import SettingError
+from fisherscope.core.table import FeatureTable
+from fisherscope.detectors import ConformalCalibration, Detector, detector_names, make_detector
+from fisherscope.detectors.base import Scores
+from fisherscope.evaluation import PairScores, Protocol, Record, evaluate_pair, out_dist_groups, split_in_dist
+from fisherscope.models.base import require_not_trained_on
+from fisherscope.pipeline.batches import Batches
+from fisherscope.pipeline.extraction import ExtractSettings, extract_table, table_card
+from fisherscope.pipeline.target import Target
+
+STANDARD_DETECTORS: Final = detector_names()
+
+ReportProgress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """What to run.
+
+    Attributes:
+        detectors: names, see :func:`fisherscope.detectors.make_detector`.
+        group_sizes: every B to judge groups of.
+        seed: of split, grouping, model noise and bootstrap.
+        fpr_level: false-alarm rate at which false alarms are counted.
+        replicates: of the bootstrap.
+        max_memory: bytes that one gradient pass may use, or None.
+        tables: folder where feature tables are kept and found again, or None.
+        allow_training_samples: evaluate even on samples that the model was trained on.
+    """
+
+    detectors: tuple[str, ...] = STANDARD_DETECTORS
+    group_sizes: tuple[int, ...] = (1,)
+    seed: int = 0
+    fpr_level: float = 0.05
+    replicates: int = 1000
+    max_memory: int | None = None
+    tables: Path | None = None
+    allow_training_samples: bool = False
+
+    def __post_init__(self) -> None:
+        """Check that names are known and unique before anything is computed."""
+        for values in (self.detectors, self.group_sizes):
+            if not values or len(set(values)) != len(values):
+                raise SettingError(f"expected at least one of each kind and none twice, given {list(values)}")
+        for name in self.detectors:
+            make_detector(name)
+
+
+@dataclass(frozen=True)
+class GroupResult:
+    """Everything at one group size.
+
+    Attributes:
+        group_size: B.
+        parts: tables of the in-distribution parts ``fit``, ``calibration`` and ``test``.
+        out: table by OOD set.
+        pairs: scores by OOD set.
+        detectors: the fitted detectors by name.
+        calibrations: conformal calibrations by detector.
+    """
+
+    group_size: int
+    parts: Mapping[str, FeatureTable]
+    out: Mapping[str, FeatureTable]
+    pairs: Mapping[str, PairScores]
+    detectors: Mapping[str, Detector]
+    calibrations: Mapping[str, ConformalCalibration]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Result of :func:`evaluate`.
+
+    Attributes:
+        protocol: what was done with which samples.
+        records: one for each OOD set, group size and detector.
+        groups: everything by group size.
+    """
+
+    protocol: Protocol
+    records: tuple[Record, ...]
+    groups: Mapping[int, GroupResult]
+
+
+def evaluate(
+    target: Target,
+    in_dist: Batches,
+    out_dists: Sequence[Batches],
+    settings: EvaluationSettings | None = None,
+    *,
+    report: ReportProgress | None = None,
+) -> Evaluation:
+    """Evaluate detectors on a model: fit and calibrate on in-distribution parts, test against OOD sets.
+
+    Args:
+        target: the model.
+        in_dist: in-distribution samples that the model was not trained on; half fit, a quarter calibrate and a
+            quarter test.
+        out_dists: out-of-distribution samples; used for the test only.
+        settings: detectors, group sizes, seed.
+        report: called with (what, samples done, samples in all).
+
+    Raises:
+        DataError: too few samples, or samples the model was trained on.
+    """
+    settings = settings or EvaluationSettings()
+    names = [d.name for d in (in_dist, *out_dists)]
+    if not out_dists or len(set(names)) != len(names):
+        raise SettingError(f"expected an in-distribution set and others, each once, given {names}")
+    if not settings.allow_training_samples:
+        for data in (in_dist, *out_dists):
+            require_not_trained_on(target.module, data.keys, f"evaluate ({data.name})")
+    job = _Evaluation(target, in_dist, tuple(out_dists), settings, report)
+    groups = {size: job.at_group_size(size) for size in settings.group_sizes}
+    records = [record for group in groups.values() for pair in group.pairs.values() for record in job.records(pair)]
+    return Evaluation(job.protocol(), tuple(records), groups)
+
+
+@dataclass(frozen=True)
+class _Evaluation:
+    target: Target
+    in_dist: Batches
+    out_dists: tuple[Batches, ...]
+    settings: EvaluationSettings
+    report: ReportProgress | None
+
+    def protocol(self) -> Protocol:
+        split = split_in_dist(len(self.in_dist), 1, self.settings.seed, clusters=self.in_dist.clusters)
+        clustered = [d.name for d in (self.in_dist, *self.out_dists) if d.clusters is not None]
+        return Protocol(
+            in_dist=self.in_dist.name,
+            out_dists=tuple(d.name for d in self.out_dists),
+            n_out=tuple(len(d) for d in self.out_dists),
+            n_fit=len(split.fit),
+            n_calibration=len(split.calibration),
+            n_test=len(split.test),
+            group_sizes=self.settings.group_sizes,
+            seed=self.settings.seed,
+            training_checked=getattr(self.target.module, "train_keys", None) is not None,
+            replicates=self.settings.replicates,
+            clustered=tuple(clustered) if 1 in self.settings.group_sizes else (),
+        )
+
+    def records(self, pair: PairScores) -> list[Record]:
+        return evaluate_pair(
+            pair, seed=self.settings.seed, fpr_level=self.settings.fpr_level, replicates=self.settings.replicates
+        )
+
+    def at_group_size(self, size: int) -> GroupResult:
+        parts = dict(self._in_dist_parts(size))
+        out = {
+            d.name: self._table(d, out_dist_groups(len(d), size, self.settings.seed).ravel(), size)
+            for d in self.out_dists
+        }
+        detectors = {name: make_detector(name).fit(parts["fit"]) for name in self.settings.detectors}
+        scores = {part: _score_all(detectors, table) for part, table in parts.items() if part != "fit"}
+        calibrations = {n: ConformalCalibration.from_scores(s) for n, s in scores["calibration"].items()}
+        pairs = {
+            d.name: PairScores(
+                in_dist=self.in_dist.name,
+                out_dist=d.name,
+                group_size=size,
+                scores_in=scores["test"],
+                scores_out=_score_all(detectors, out[d.name]),
+                scores_calibration=scores["calibration"],
+                clusters_in=_clusters(self.in_dist, parts["test"]),
+                clusters_out=_clusters(d, out[d.name]),
+            )
+            for d in self.out_dists
+        }
+        return GroupResult(size, parts, out, pairs, detectors, calibrations)
+
+    def _in_dist_parts(self, size: int) -> Iterator[tuple[str, FeatureTable]]:
+        split = split_in_dist(len(self.in_dist), size, self.settings.seed, clusters=self.in_dist.clusters)
+        index = {"fit": split.fit, "calibration": split.calibration, "test": split.test}
+        table = self._table(self.in_dist, np.concatenate(list(index.values())), size)
+        start = 0
+        for part, rows in index.items():
+            stop = start + len(rows) // size
+            yield part, table.select(slice(start, stop))
+            start = stop
+
+    def _table(self, data: Batches, rows: np.typing.NDArray[np.intp], size: int) -> FeatureTable:
+        blocks = {block for name in self.settings.detectors for block in make_detector(name).requires} | {"log_p"}
+        settings = ExtractSettings(size, self.settings.seed, max_memory=self.settings.max_memory)
+        chosen = data.select(rows)
+        out = None
+        if self.settings.tables is not None:
+            card = table_card(self.target, chosen, settings, blocks)
+            out = self.settings.tables / f"{card.digest()}.safetensors"
+
+        def report(done: int, total: int) -> None:
+            if self.report is not None:
+                self.report(f"{data.name}, B = {size}", done, total)
+
+        return extract_table(self.target, chosen, blocks, settings, out=out, report=report)
+
+
+def _score_all(detectors: Mapping[str, Detector], table: FeatureTable) -> dict[str, Scores]:
+    return {name: detector.score(table) for name, detector in detectors.items()}
+
+
+def _clusters(data: Batches, table: FeatureTable) -> list[str] | None:
+    # A group of several samples is drawn from several clusters; only single samples can be resampled by cluster.
+    if data.clusters is None or table.card.group_size > 1:
+        return None
+    by_id = dict(zip(data.ids, data.clusters, strict=True))
+    return [by_id[ids[0]] for ids in table.ids]

@@ -1,0 +1,266 @@
+"""The engineer's front door: fit on good samples, promise a false-alarm rate, save, reload, score."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from fisherscope.core.errors import CardMismatchError, DataError, ModelError, SettingError
+from fisherscope.core.store import read_arrays, write_arrays
+from fisherscope.core.table import Card, FeatureTable
+from fisherscope.detectors import DEFAULT_DETECTOR, ConformalCalibration, Detector, detector_names, make_detector
+from fisherscope.detectors.base import Scores, require_columns
+from fisherscope.detectors.conformal import groups_needed
+from fisherscope.models.base import GenerativeModel, load_model, require_not_trained_on
+from fisherscope.pipeline.batches import as_batches
+from fisherscope.pipeline.extraction import ExtractSettings, extract_table
+from fisherscope.pipeline.target import LogProb, Target, as_target, parse_dtype
+
+FORMAT_VERSION: Final = 1
+_GUARD_FILE: Final = "guard.safetensors"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a guard says of groups of samples, arrays of shape (n_groups,).
+
+    Attributes:
+        ids: names of each group's samples.
+        score: higher = more novel.
+        p_value: share of in-distribution groups at least as novel, see :class:`ConformalCalibration`.
+        novel: whether p_value <= the guard's false-alarm rate.
+    """
+
+    ids: tuple[tuple[str, ...], ...]
+    score: Scores
+    p_value: Scores
+    novel: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Guard:
+    """A model, a detector fitted to its features, and a calibration. Make one with :func:`fit` or :func:`load`.
+
+    Attributes:
+        target: the model that is guarded.
+        detector: fitted on one part of the in-distribution samples.
+        calibration: scores of the other part.
+        fpr: wanted false-alarm rate.
+        card: card of the fit table; every later table must agree with it.
+        columns: layer names of the fit table.
+        max_memory: bytes that one gradient pass may use, or None.
+    """
+
+    target: Target
+    detector: Detector
+    calibration: ConformalCalibration
+    fpr: float
+    card: Card
+    columns: dict[str, tuple[str, ...]]
+    max_memory: int | None = None
+
+    def extract(self, x: Any, report: Callable[[int, int], None] | None = None) -> FeatureTable:
+        """Return the feature table of samples, extracted as the fit samples were."""
+        settings = ExtractSettings(self.card.group_size, self.card.seed, max_memory=self.max_memory)
+        return extract_table(self.target, as_batches(x, self.target), self.detector.requires, settings, report=report)
+
+    def judge(self, x: Any, report: Callable[[int, int], None] | None = None) -> Verdict:
+        """Return score, p-value and verdict of each group.
+
+        Args:
+            x: samples (n, ...) as for :func:`fit`, or a :class:`FeatureTable` of the same model and settings.
+            report: called with (samples done, samples in all).
+
+        Raises:
+            CardMismatchError: a table of another model, group size, seed or dtype.
+        """
+        table = x if isinstance(x, FeatureTable) else self.extract(x, report)
+        _require_fitting_table(self.card, self.columns, table)
+        score = self.detector.score(table)
+        p_value = self.calibration.p_value(score)
+        return Verdict(table.ids, score, p_value, p_value <= self.fpr + 1e-12)
+
+    def at(self, fpr: float | None) -> Guard:
+        """Return the same guard with another false-alarm rate (None: the same one), checked to be attainable."""
+        rate = self.fpr if fpr is None else fpr
+        self.calibration.require_groups(rate)
+        return replace(self, fpr=rate)
+
+    def score(self, x: Any) -> Scores:
+        """Return the novelty of each group, shape (n_groups,). Higher = more novel."""
+        return self.judge(x).score
+
+    def p_value(self, x: Any) -> Scores:
+        """Return the conformal p-value of each group, shape (n_groups,). Small = novel."""
+        return self.judge(x).p_value
+
+    def predict(self, x: Any) -> NDArray[np.bool_]:
+        """Return whether each group is novel, shape (n_groups,), at the guard's false-alarm rate."""
+        return self.judge(x).novel
+
+    def save(self, folder: str | Path) -> None:
+        """Write the guard as safetensors and JSON; a :class:`GenerativeModel` is saved along with it.
+
+        A user's own module is not saved, only its fingerprint: pass it to :func:`load`.
+        """
+        folder = Path(folder)
+        if isinstance(self.target.module, GenerativeModel) and self.target.log_prob is None:
+            self.target.module.save(folder / "model")
+        head = {
+            "format_version": FORMAT_VERSION,
+            "detector": self.detector.name,
+            "fpr": self.fpr,
+            "card": asdict(self.card),
+            "columns": {k: list(v) for k, v in self.columns.items()},
+        }
+        arrays = {f"detector.{k}": v for k, v in self.detector.state().items()}
+        write_arrays(folder / _GUARD_FILE, {**arrays, "calibration": self.calibration.scores}, head)
+
+
+def fit(
+    model: nn.Module | Target | str | Path,
+    data: Any,
+    *,
+    log_prob: LogProb | None = None,
+    detector: str | Detector = DEFAULT_DETECTOR,
+    fpr: float = 0.01,
+    group_size: int = 1,
+    seed: int = 0,
+    max_memory: int | None = None,
+    allow_training_samples: bool = False,
+    report: Callable[[int, int], None] | None = None,
+) -> Guard:
+    """Fit a guard on in-distribution samples that the model was not trained on.
+
+    A random half (by ``seed``) fits the detector, the other half calibrates it.
+
+    Args:
+        model: a module in the mode, dtype and on the device where it will serve, or the folder of a saved model.
+        data: in-distribution samples: an array, tensor or pytree of tensors with the batch first, samples, the name
+            or path of a set, or a :class:`FeatureTable` extracted from such samples.
+        log_prob: callable ``(module, x) -> (n,)`` in nats; it receives ``seed`` and ``keys`` if it accepts them.
+            Images reach it as 0..255 in the module's dtype. None for a model with its own ``log_prob``.
+        detector: a name (``fisherscope.detector_names()``), ``package.module:Class``, or an unfitted detector.
+        fpr: wanted false-alarm rate; it needs at least ceil(1/fpr) - 1 calibration groups.
+        group_size: B, how many samples are judged together.
+        seed: of the split and of the model's noise.
+        max_memory: bytes that one gradient pass may use.
+        allow_training_samples: fit even on samples that the model was trained on.
+        report: called with (samples done, samples in all).
+
+    Returns:
+        A guard that scores, gives p-values, predicts and saves.
+
+    Raises:
+        DataError: too few samples (the message names the number), NaN, or samples the model was trained on.
+    """
+    target = as_target(model, log_prob)
+    chosen = make_detector(detector) if isinstance(detector, str) else detector
+    needed = groups_needed(fpr)
+    if isinstance(data, FeatureTable):
+        table = data.select(np.random.default_rng(seed).permutation(len(data)))
+        target_fingerprint = target.fingerprint()
+        if table.card.model != target_fingerprint:
+            raise CardMismatchError("model", target_fingerprint, table.card.model, "extract the table with this model")
+    else:
+        batches = as_batches(data, target)
+        order = np.random.default_rng(seed).permutation(len(batches))
+        n_groups = len(batches) // max(1, group_size)
+        _require_enough(n_groups, needed, chosen, fpr)
+        if not allow_training_samples:
+            require_not_trained_on(target.module, batches.keys, "fit")
+        settings = ExtractSettings(group_size, seed, max_memory=max_memory)
+        table = extract_table(target, batches.select(order), chosen.requires, settings, report=report)
+    if not allow_training_samples:
+        require_not_trained_on(target.module, table.keys, "fit")
+    _require_enough(len(table), needed, chosen, fpr)
+    n_fit = min(len(table) // 2, len(table) - needed)
+    chosen.fit(table.select(slice(0, n_fit)))
+    calibration = ConformalCalibration.from_scores(chosen.score(table.select(slice(n_fit, None))))
+    columns = {k: v for k, v in table.columns.items() if k in chosen.requires}
+    return Guard(target, chosen, calibration, fpr, table.card, columns, max_memory)
+
+
+def _require_enough(n_groups: int, needed: int, detector: Detector, fpr: float) -> None:
+    if n_groups < needed + detector.min_fit:
+        raise DataError(
+            f"{n_groups} groups were given; a false-alarm rate of {fpr:g} needs {needed} to calibrate and "
+            f"{detector.name} at least {detector.min_fit} to fit, {needed + detector.min_fit} in all; "
+            "give more in-distribution samples or a larger fpr"
+        )
+
+
+def _require_fitting_table(card: Card, columns: dict[str, tuple[str, ...]], table: FeatureTable) -> None:
+    for name in ("model", "group_size", "seed", "dtype"):
+        if getattr(card, name) != getattr(table.card, name):
+            raise CardMismatchError(
+                name, getattr(card, name), getattr(table.card, name), "extract with the model and settings of the fit"
+            )
+    for block, names in columns.items():
+        require_columns(names, table.columns.get(block, ()))
+
+
+def load(
+    folder: str | Path,
+    module: nn.Module | None = None,
+    log_prob: LogProb | None = None,
+    *,
+    detector: Detector | None = None,
+    device: str = "cpu",
+    max_memory: int | None = None,
+) -> Guard:
+    """Load a guard that :meth:`Guard.save` wrote. Nothing in the folder is executed or unpickled.
+
+    Args:
+        folder: the saved folder.
+        module: the guarded module; None where it was saved along (a :class:`GenerativeModel`).
+        log_prob: its log-prob callable, as it was given to :func:`fit`.
+        detector: an unfitted instance, needed only for a detector class of your own.
+        device: where a model that was saved along goes.
+        max_memory: bytes that one gradient pass may use.
+
+    Raises:
+        CardMismatchError: the module is not the one the guard was fitted for.
+        ModelError: no module was saved along and none is given.
+    """
+    folder = Path(folder)
+    if not (folder / _GUARD_FILE).is_file():
+        raise DataError(f"{folder} is not a saved detector: it holds no {_GUARD_FILE}")
+    arrays, head = read_arrays(folder / _GUARD_FILE)
+    if head.get("format_version") != FORMAT_VERSION:
+        raise CardMismatchError("format_version", FORMAT_VERSION, head.get("format_version"), "fit the detector again")
+    card = Card.from_json(head["card"])
+    target = _guarded_target(folder, module, log_prob, card, device)
+    fingerprint = target.fingerprint()
+    if fingerprint != card.model:
+        raise CardMismatchError("model", card.model, fingerprint, "give the module that the guard was fitted for")
+    if target.dtype_name != card.dtype:
+        raise CardMismatchError("dtype", card.dtype, target.dtype_name, f"convert the module to {card.dtype}")
+    chosen = detector or _built_in(head["detector"])
+    chosen.restore({k.removeprefix("detector."): v for k, v in arrays.items() if k.startswith("detector.")})
+    columns = {k: tuple(v) for k, v in head["columns"].items()}
+    calibration = ConformalCalibration.from_scores(arrays["calibration"])
+    return Guard(target, chosen, calibration, head["fpr"], card, columns, max_memory)
+
+
+def _guarded_target(
+    folder: Path, module: nn.Module | None, log_prob: LogProb | None, card: Card, device: str
+) -> Target:
+    if module is not None:
+        return as_target(module, log_prob)
+    if not (folder / "model").is_dir():
+        raise ModelError(f"{folder} guards a module of your own ({card.model_name}); pass module= and log_prob=")
+    return Target(load_model(folder / "model", device=device, dtype=parse_dtype(card.dtype)), None, card.model_name)
+
+
+def _built_in(name: str) -> Detector:
+    # A name from a file must not decide what gets imported.
+    if name not in detector_names():
+        raise SettingError(f"the guard uses a detector of your own, '{name}'; pass an unfitted one as detector=")
+    return make_detector(name)

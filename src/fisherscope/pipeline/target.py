@@ -1,0 +1,139 @@
+"""What is judged: a module, how to ask it for log p, and what it is called."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fisherscope.core.errors import ModelError, SettingError
+from fisherscope.models.base import GenerativeModel, load_model, model_fingerprint
+
+LogProb = Callable[..., Tensor]
+
+_DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+@dataclass(frozen=True)
+class Target:
+    """A model as the pipeline sees it.
+
+    Attributes:
+        module: the model.
+        log_prob: callable ``(module, x) -> (n,)`` in nats; None for a :class:`GenerativeModel`, which has its own.
+        name: what the user called it.
+    """
+
+    module: nn.Module
+    log_prob: LogProb | None
+    name: str
+
+    def __post_init__(self) -> None:
+        """Check that log p can be had, and that there are parameters to differentiate by."""
+        if self.log_prob is None and not callable(getattr(self.module, "log_prob", None)):
+            raise ModelError(
+                f"{self.name} has no log_prob method; give log_prob, a callable (module, x) -> (n,) log-likelihoods"
+            )
+        if not any(p.requires_grad for p in self.module.parameters()):
+            raise ModelError(f"{self.name} has no parameter that requires a gradient; unfreeze those to be looked at")
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the parameters."""
+        return next(self.module.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating dtype of the parameters."""
+        return next(p.dtype for p in self.module.parameters() if p.is_floating_point())
+
+    @property
+    def dtype_name(self) -> str:
+        """The dtype as cards write it, e.g. ``float32``."""
+        return str(self.dtype).removeprefix("torch.")
+
+    @property
+    def data_shape(self) -> tuple[int, ...] | None:
+        """Shape of one sample where the model says it."""
+        return getattr(self.module, "data_shape", None)
+
+    @property
+    def value_range(self) -> tuple[float, float] | None:
+        """Range of a sample's values where the model says it."""
+        return getattr(self.module, "value_range", None)
+
+    def fingerprint(self) -> str:
+        """Fingerprint of the module's parameters and buffers."""
+        return model_fingerprint(self.module)
+
+
+def parse_dtype(name: str) -> torch.dtype:
+    """Return the torch dtype of a name."""
+    if name not in _DTYPES:
+        raise SettingError(f"unknown dtype '{name}'; expected {' or '.join(_DTYPES)}")
+    return _DTYPES[name]
+
+
+def parse_device(name: str) -> torch.device:
+    """Return the torch device of a name, checked to exist."""
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as cause:
+        raise SettingError(f"device '{name}' cannot be used: {str(cause).splitlines()[0]}") from None
+    return device
+
+
+def load_target(spec: str | Path, *, device: str = "cpu", dtype: str = "float32") -> Target:
+    """Return the target for what the command line calls MODEL.
+
+    Args:
+        spec: folder of a saved model, or ``package.module:factory``; the factory takes no argument and returns a
+            :class:`GenerativeModel` or a pair (module, log_prob).
+        device: where it goes.
+        dtype: floating dtype of its parameters.
+
+    Raises:
+        ModelError: there is no such model, or the factory returns something else.
+    """
+    text = str(spec)
+    place, kind = parse_device(device), parse_dtype(dtype)
+    if Path(text).is_dir():
+        return Target(load_model(text, device=place, dtype=kind), None, Path(text).name)
+    module_name, colon, attribute = text.partition(":")
+    if not colon:
+        raise ModelError(f"'{text}' is no folder of a saved model and no package.module:factory; check the path")
+    made = _call_factory(text, module_name, attribute)
+    module, log_prob = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+    if not isinstance(module, nn.Module):
+        raise ModelError(f"{text} returned {type(made).__name__}, expected a GenerativeModel or (module, log_prob)")
+    return Target(module.to(device=place, dtype=kind).eval(), log_prob, text)
+
+
+def _call_factory(text: str, module_name: str, attribute: str) -> Any:
+    # The console script does not have the working directory on its path, where a user's own module usually lies.
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        factory = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError, ValueError) as cause:
+        raise ModelError(f"model factory '{text}' cannot be imported: {cause}") from None
+    return factory()
+
+
+def as_target(model: nn.Module | Target | str | Path, log_prob: LogProb | None = None) -> Target:
+    """Return the target for whatever Python code passes as a model; a module is taken as it is, where it is."""
+    if isinstance(model, Target):
+        return model
+    if isinstance(model, (str, Path)):
+        return load_target(model)
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"model is {type(model).__name__}, expected a torch.nn.Module, a saved folder or a Target")
+    name = model.card.name if isinstance(model, GenerativeModel) else ""
+    return Target(model, log_prob, name or type(model).__name__)
