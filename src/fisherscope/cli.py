@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 import typer
 from rich.console import Console
@@ -37,8 +37,15 @@ MaxMemory = Annotated[
 ]
 
 
+class Update(Protocol):
+    """What moves a progress bar."""
+
+    def __call__(self, done: float, total: float, note: str = "") -> None:
+        """Show ``done`` of ``total`` and a note."""
+
+
 @contextmanager
-def progress_bar(description: str, unit: str) -> Iterator[Callable[[float, float, str], None]]:
+def progress_bar(description: str, unit: str) -> Iterator[Update]:
     """Show a bar on stderr; yields ``update(done, total, note)``. Silent where stderr is no terminal."""
     columns = (
         TextColumn("{task.description}"),

@@ -22,8 +22,11 @@ def resolution(norms: NDArray[np.float64], dtype: str) -> float:
     A gradient that is zero by symmetry (the bias of attention keys) is computed as round-off, whose logarithm is
     noise; comparing with the size of the model's whole gradient tells it from a small one.
     """
-    eps = float(np.finfo(np.float64 if dtype == "float64" else np.float32).eps)
-    return (_ROUND_OFF * eps) ** 2 * float(np.median(norms.sum(1)))
+    return _relative_round_off(dtype) ** 2 * float(np.median(norms.sum(1)))
+
+
+def _relative_round_off(dtype: str) -> float:
+    return _ROUND_OFF * float(np.finfo(np.float64 if dtype == "float64" else np.float32).eps)
 
 
 class LayerwiseGaussian(Detector):
@@ -46,7 +49,8 @@ class LayerwiseGaussian(Detector):
         norms = table.block("grad_norm").astype(np.float64)
         self.floor_ = resolution(norms, table.card.dtype)
         log_norms = self._log_norms(norms)
-        varies = (log_norms.std(0) > 0) & (np.median(norms, axis=0) > self.floor_)
+        spread = log_norms.std(0)
+        varies = (spread > _relative_round_off(table.card.dtype)) & (np.median(norms, axis=0) > self.floor_)
         if not varies.any():
             raise DataError(
                 f"no layer's gradient norm varies over the {len(table)} fit groups; "

@@ -1,0 +1,47 @@
+# `make help` lists the targets.
+PYTHON ?= python3.11
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: help demo test test-slow lint format docs bench bench-engine clean
+.DEFAULT_GOAL := help
+
+help:  ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+$(VENV)/demo.stamp: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(INSTALL) -e ".[demo]"
+	@touch $@
+
+$(VENV)/dev.stamp: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(INSTALL) -e ".[data,flows,diffusers,language,demo,dev]"
+	@touch $@
+
+demo: $(VENV)/demo.stamp  ## Set up, train a small Glow on bundled images and write a report (runs/demo)
+	$(BIN)/fisherscope demo --out runs/demo
+
+test: $(VENV)/dev.stamp lint  ## Set up, lint, check the layers, run the default tests
+	$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m "not slow"
+
+test-slow: $(VENV)/dev.stamp  ## Run the long tests too
+	$(BIN)/python -m pytest -q -n 2 --dist loadgroup
+
+lint: $(VENV)/dev.stamp  ## ruff, mypy and the import contracts
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+format: $(VENV)/dev.stamp  ## Let ruff format the code
+	$(BIN)/ruff format src tests benchmarks
+
+bench: bench-engine  ## Run all benchmarks; they write the tables in docs/
+
+bench-engine: $(VENV)/dev.stamp  ## Time the gradient engine against its rivals (docs/performance.md)
+	$(BIN)/python benchmarks/engine.py
+
+clean:  ## Remove the virtual environment and caches
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

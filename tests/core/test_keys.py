@@ -1,0 +1,64 @@
+"""Keys name samples, fingerprints name artefacts."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from fisherscope.core.keys import fingerprint_arrays, fingerprint_keys, sample_keys
+
+images = hnp.arrays(np.uint8, st.tuples(st.integers(1, 5), st.just(1), st.integers(1, 4), st.integers(1, 4)))
+
+
+@given(images)
+def test_key_depends_on_the_values_not_on_the_dtype(x):
+    keys = sample_keys(x)
+    assert keys.dtype == np.uint64 and keys.shape == (len(x),)
+    for dtype in (np.float32, np.float64, np.int32):
+        np.testing.assert_array_equal(sample_keys(x.astype(dtype)), keys)
+
+
+@given(images, st.randoms(use_true_random=False))
+def test_key_of_a_sample_does_not_depend_on_its_batch(x, random):
+    order = list(range(len(x)))
+    random.shuffle(order)
+    np.testing.assert_array_equal(sample_keys(x[order]), sample_keys(x)[order])
+    np.testing.assert_array_equal(sample_keys(x[:1]), sample_keys(x)[:1])
+
+
+def test_key_sees_every_entry_and_the_shape():
+    x = np.arange(12.0).reshape(1, 3, 4)
+    changed = {tuple(sample_keys(x))}
+    for i in range(12):
+        y = x.copy().reshape(-1)
+        y[i] += 1e-9
+        changed.add(tuple(sample_keys(y.reshape(1, 3, 4))))
+    changed.add(tuple(sample_keys(x.reshape(1, 4, 3))))
+    assert len(changed) == 14
+
+
+def test_minus_zero_is_zero():
+    assert sample_keys(np.array([[-0.0]]))[0] == sample_keys(np.array([[0.0]]))[0]
+
+
+def test_large_integers_are_not_rounded():
+    keys = sample_keys(np.array([[2**53], [2**53 + 1]], dtype=np.int64))
+    assert keys[0] != keys[1]
+
+
+def test_several_leaves_make_one_key():
+    a, b = np.array([[1.0], [1.0]]), np.array([[2.0], [3.0]])
+    keys = sample_keys([a, b])
+    assert keys[0] != keys[1]
+    assert keys[0] != sample_keys(a)[0]
+
+
+def test_fingerprint_depends_on_order_name_and_shape():
+    assert fingerprint_keys(np.array([1, 2], np.uint64)) != fingerprint_keys(np.array([2, 1], np.uint64))
+    a = np.zeros((2, 3), np.float32)
+    base = fingerprint_arrays([("w", a)])
+    assert base == fingerprint_arrays([("w", a.astype(np.float64))])
+    assert (
+        len({base, fingerprint_arrays([("v", a)]), fingerprint_arrays([("w", a.T)]), fingerprint_arrays([("w", a)], 1)})
+        == 4
+    )

@@ -1,0 +1,60 @@
+"""Split-conformal p-values: by hand, against their guarantee, and at the edges."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fisherscope.core.errors import DataError, SettingError
+from fisherscope.detectors.conformal import ConformalCalibration, groups_needed
+
+
+def test_p_values_by_hand():
+    calibration = ConformalCalibration.from_scores(np.array([3.0, 1.0, 2.0, 2.0]))
+    np.testing.assert_allclose(calibration.p_value(np.array([0.0, 2.0, 2.5, 3.0, 4.0])), [1.0, 0.8, 0.4, 0.4, 0.2])
+
+
+@given(
+    st.lists(st.integers(-5, 5), min_size=1, max_size=60),
+    st.lists(st.integers(-6, 6), min_size=1, max_size=20),
+    st.sampled_from([0.02, 0.05, 0.1, 0.25, 0.5, 0.9]),
+)
+def test_threshold_and_p_value_are_one_verdict(calibration_scores, scores, fpr):
+    calibration = ConformalCalibration.from_scores(np.array(calibration_scores, float))
+    x = np.array(scores, float)
+    np.testing.assert_allclose(
+        calibration.p_value(x),
+        [(1 + sum(c >= s for c in calibration_scores)) / (1 + len(calibration_scores)) for s in x],
+    )
+    if len(calibration_scores) < groups_needed(fpr):
+        with pytest.raises(DataError, match=f"at least {groups_needed(fpr)} are needed"):
+            calibration.threshold(fpr)
+    else:
+        np.testing.assert_array_equal(x > calibration.threshold(fpr), calibration.p_value(x) <= fpr + 1e-12)
+
+
+@pytest.mark.parametrize(("fpr", "needed"), [(0.01, 99), (0.05, 19), (0.1, 9), (0.3, 3), (0.5, 1)])
+def test_groups_needed(fpr, needed):
+    assert groups_needed(fpr) == needed
+    assert ConformalCalibration.from_scores(np.arange(float(needed))).p_value(np.array([1e9]))[0] <= fpr + 1e-12
+
+
+@pytest.mark.parametrize("fpr", [0.0, 1.0, -1.0, 2.0])
+def test_rates_out_of_range(fpr):
+    with pytest.raises(SettingError, match="between 0 and 1"):
+        groups_needed(fpr)
+
+
+def test_the_guarantee_holds_on_average_over_calibration_sets():
+    rng = np.random.default_rng(0)
+    n, level, alarms = 39, 0.1, []
+    for _ in range(2000):
+        calibration = ConformalCalibration.from_scores(rng.normal(size=n))
+        alarms.append((calibration.p_value(rng.normal(size=20)) <= level).mean())
+    mean, error = np.mean(alarms), np.std(alarms) / np.sqrt(len(alarms))
+    assert level - 1 / (n + 1) - 4 * error <= mean <= level + 4 * error
+
+
+def test_nan_is_refused():
+    with pytest.raises(DataError, match="finite"):
+        ConformalCalibration.from_scores(np.array([1.0, np.nan]))

@@ -1,0 +1,113 @@
+"""Each detector against a calculation by other means."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from fisherscope.core.errors import DataError, NotFittedError, SettingError
+from fisherscope.core.table import Card, FeatureTable
+from fisherscope.detectors import make_detector
+from fisherscope.detectors.pixel_mahalanobis import PixelMahalanobis
+
+
+def table_of(group_size=1, dtype="float64", **blocks):
+    n = len(next(iter(blocks.values())))
+    columns = (
+        {"grad_norm": tuple(f"l{i}" for i in range(blocks["grad_norm"].shape[1]))} if "grad_norm" in blocks else {}
+    )
+    return FeatureTable(
+        blocks=blocks,
+        columns=columns,
+        ids=tuple(tuple(f"{i}.{j}" for j in range(group_size)) for i in range(n)),
+        keys=np.arange(n * group_size, dtype=np.uint64).reshape(n, group_size),
+        card=Card("m", "m", "d", "d", group_size, 0, dtype),
+    )
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def test_layerwise_gaussian_is_minus_the_log_density_of_log_f(rng):
+    fit, new = rng.chisquare(3, (50, 4)), rng.chisquare(3, (7, 4))
+    got = make_detector("layerwise-gaussian").fit(table_of(grad_norm=fit)).score(table_of(grad_norm=new))
+    v = np.log(fit)
+    want = -sum(stats.norm.logpdf(np.log(new[:, j]), v[:, j].mean(), v[:, j].std(ddof=1)) for j in range(4))
+    np.testing.assert_allclose(got, want, rtol=1e-12)
+
+
+def test_layerwise_gaussian_drops_constant_and_round_off_layers(rng):
+    fit = rng.chisquare(3, (50, 4))
+    fit[:, 1] = 2.0
+    fit[:, 2] = 1e-33 * rng.chisquare(3, 50)  # zero by symmetry: round-off of a gradient of size 1
+    detector = make_detector("layerwise-gaussian").fit(table_of(grad_norm=fit))
+    assert detector.kept_.tolist() == [0, 3]
+    alone = make_detector("layerwise-gaussian").fit(table_of(grad_norm=fit[:, [0, 3]]))
+    np.testing.assert_allclose(
+        detector.score(table_of(grad_norm=fit)), alone.score(table_of(grad_norm=fit[:, [0, 3]])), rtol=1e-6
+    )
+
+
+def test_layerwise_gaussian_of_an_unreached_layer_is_large_and_finite(rng):
+    fit = rng.chisquare(3, (50, 2))
+    detector = make_detector("layerwise-gaussian").fit(table_of(grad_norm=fit))
+    score = detector.score(table_of(grad_norm=np.array([[0.0, 1.0]])))
+    assert np.isfinite(score).all() and score[0] > detector.score(table_of(grad_norm=fit)).max()
+
+
+def test_layerwise_gaussian_needs_a_layer_that_varies():
+    with pytest.raises(DataError, match="no layer's gradient norm varies"):
+        make_detector("layerwise-gaussian").fit(table_of(grad_norm=np.ones((5, 3))))
+
+
+def test_total_norm_is_the_sum(rng):
+    norms = rng.random((6, 3))
+    detector = make_detector("total-norm").fit(table_of(grad_norm=norms))
+    np.testing.assert_allclose(detector.score(table_of(grad_norm=norms)), [sum(row) for row in norms.tolist()])
+
+
+def test_likelihood_of_a_group_is_minus_its_mean(rng):
+    log_p = rng.normal(-100, 5, (6, 3))
+    detector = make_detector("likelihood").fit(table_of(3, log_p=log_p))
+    np.testing.assert_allclose(detector.score(table_of(3, log_p=log_p)), [-math.fsum(r) / 3 for r in log_p.tolist()])
+
+
+def test_typicality_by_hand():
+    detector = make_detector("typicality").fit(table_of(2, log_p=np.array([[-10.0, -12.0], [-14.0, -16.0]])))
+    assert detector.entropy_ == 13.0
+    scores = detector.score(table_of(2, log_p=np.array([[-13.0, -13.0], [-10.0, -12.0], [-20.0, -10.0]])))
+    np.testing.assert_allclose(scores, [0.0, 2.0, 2.0])
+
+
+@pytest.mark.parametrize("n_fit", [5, 200])
+def test_pixel_mahalanobis_against_the_explicit_inverse(rng, n_fit):
+    from sklearn.covariance import LedoitWolf
+
+    fit = rng.integers(0, 256, (n_fit, 2, 1, 3, 3), dtype=np.uint8)
+    new = rng.integers(0, 256, (4, 2, 1, 3, 3), dtype=np.uint8)
+    got = PixelMahalanobis().fit(table_of(2, pixels=fit)).score(table_of(2, pixels=new))
+    estimate = LedoitWolf().fit(fit.reshape(-1, 9).astype(float))
+    want = estimate.mahalanobis(new.reshape(-1, 9).astype(float)).reshape(4, 2).mean(1)
+    np.testing.assert_allclose(got, want, rtol=1e-8)
+
+
+def test_unknown_detector_lists_the_known_ones():
+    with pytest.raises(SettingError, match="unknown detector 'nope'; known: layerwise-gaussian"):
+        make_detector("nope")
+    with pytest.raises(SettingError, match="cannot be imported"):
+        make_detector("no.such.module:Thing")
+    with pytest.raises(SettingError, match="expected a subclass"):
+        make_detector("math:pi")
+
+
+def test_too_few_fit_groups():
+    with pytest.raises(DataError, match="1 fit groups of 1, it needs at least 2"):
+        make_detector("layerwise-gaussian").fit(table_of(grad_norm=np.ones((1, 3))))
+
+
+def test_a_score_before_fit_is_an_error():
+    with pytest.raises(NotFittedError, match="before it was fitted"):
+        make_detector("typicality").score(table_of(log_p=np.zeros((3, 1))))
