@@ -48,7 +48,7 @@ class LayerwiseGaussian(Detector):
     def _fit(self, table: FeatureTable) -> None:
         norms = table.block("grad_norm").astype(np.float64)
         self.floor_ = resolution(norms, table.card.dtype)
-        log_norms = self._log_norms(norms)
+        log_norms = self._log(norms)
         spread = log_norms.std(0)
         varies = (spread > _relative_round_off(table.card.dtype)) & (np.median(norms, axis=0) > self.floor_)
         if not varies.any():
@@ -59,12 +59,15 @@ class LayerwiseGaussian(Detector):
         self.kept_ = np.flatnonzero(varies)
         self.mean_, self.std_ = log_norms[:, varies].mean(0), log_norms[:, varies].std(0, ddof=1)
 
-    def _log_norms(self, norms: NDArray[np.float64]) -> NDArray[np.float64]:
+    def log_norms(self, table: FeatureTable) -> NDArray[np.float64]:
+        """Return log f_l of the layers that are kept, shape (N, len(kept_))."""
+        return self._log(table.block("grad_norm").astype(np.float64))[:, self.kept_]
+
+    def _log(self, norms: NDArray[np.float64]) -> NDArray[np.float64]:
         smallest = max(float(self.floor_), float(np.finfo(np.float64).tiny))
         return np.log(np.maximum(norms, smallest))
 
     def _score(self, table: FeatureTable) -> Scores:
-        log_norms = self._log_norms(table.block("grad_norm").astype(np.float64))[:, self.kept_]
-        z = (log_norms - self.mean_) / self.std_
+        z = (self.log_norms(table) - self.mean_) / self.std_
         scores: Scores = (0.5 * z**2 + np.log(self.std_) + 0.5 * _LOG_2_PI).sum(1)
         return scores
