@@ -1,0 +1,108 @@
+"""One op that mixes data with weight-like tensors, and what its rule needs of it between forward and backward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Final, Protocol
+
+from torch import Tensor
+
+from fisherscope.features.gradients.forms import GradientForm
+from fisherscope.features.gradients.layout import Fold
+from fisherscope.features.gradients.weights import UnsupportedError
+
+IN_PLACE_DUNDERS: Final = frozenset(
+    {"__iadd__", "__isub__", "__imul__", "__itruediv__", "__ifloordiv__", "__ipow__", "__imod__", "__iand__",
+     "__ior__", "__ixor__", "__ilshift__", "__irshift__", "__setitem__"}
+)  # fmt: skip
+
+Gradients = Iterable[tuple[Tensor, GradientForm]]
+Backward = Callable[[list[Tensor | None]], Gradients]
+
+
+class _Weights(Protocol):
+    def __contains__(self, tensor: Tensor) -> bool: ...
+
+
+def is_in_place(func: Callable[..., Any]) -> bool:
+    """Whether a torch function writes to its first argument."""
+    name = getattr(func, "__name__", "")
+    return (name.endswith("_") and not name.endswith("__")) or name in IN_PLACE_DUNDERS
+
+
+class Call:
+    """A torch function with its operands.
+
+    Args:
+        func: the function.
+        args, kwargs: its arguments, weight-like tensors included.
+        weights: the weight-like ones.
+        graph: tells weight-like tensors from others.
+        fold: where the samples lie in the output, and how they are grouped.
+        sliceable: whether every data operand is (n, ...), so that samples can be cut out of all of them.
+    """
+
+    def __init__(
+        self,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        weights: list[Tensor],
+        graph: _Weights,
+        fold: Fold,
+        sliceable: bool,
+    ) -> None:
+        self.func = func
+        self.name: str = getattr(func, "__name__", str(func))
+        self.args = args
+        self.kwargs = kwargs
+        self.fold = fold
+        self.sliceable = sliceable
+        self.in_place = is_in_place(func)
+        self.nbytes = 0
+        self._weights = weights
+        self._graph = graph
+        self._watched: list[tuple[Tensor, int]] = []
+        self._backward: Backward | None = None
+
+    def is_weight(self, value: object) -> bool:
+        """Whether a value is a weight-like tensor."""
+        return isinstance(value, Tensor) and value in self._graph
+
+    def distinct_weights(self) -> list[Tensor]:
+        """Return each weight-like operand once."""
+        return list({id(w): w for w in self._weights}.values())
+
+    def bind(self, *names: str) -> dict[str, Any]:
+        """Return the arguments by name, given the names in their order; missing ones are None."""
+        bound = dict.fromkeys(names)
+        bound.update(zip(names, self.args, strict=False))
+        bound.update(self.kwargs)
+        return bound
+
+    def saved(self, value: Any) -> Any:
+        """Return a data operand to be read in the backward pass, and watch that nobody overwrites it until then."""
+        if isinstance(value, (list, tuple)):
+            return type(value)(self.saved(item) for item in value)
+        if not isinstance(value, Tensor) or self.is_weight(value):
+            return value
+        kept = value.detach()
+        if self.in_place and self.args and value is self.args[0]:
+            kept = kept.clone()
+        self._watched.append((kept, kept._version))
+        self.nbytes += kept.numel() * kept.element_size()
+        return kept
+
+    def serve(self, backward: Backward) -> None:
+        """Set what turns the output gradients into forms, and let go of the operands."""
+        self._backward = backward
+        self.args, self.kwargs = (), {}
+
+    def gradients(self, output_gradients: list[Tensor | None]) -> Gradients:
+        """Return (weight-like operand, form) pairs."""
+        for kept, version in self._watched:
+            if kept._version != version:
+                raise UnsupportedError(f"an input of {self.name} is overwritten in place after its use")
+        if self._backward is None:
+            raise AssertionError(f"no rule was prepared for {self.name}")
+        return self._backward(output_gradients)

@@ -1,0 +1,105 @@
+"""The per-group weight gradient of a convolution, by its input and output gradient."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fisherscope.features.gradients import kernels
+from fisherscope.features.gradients.forms import GradientForm, KroneckerFactors
+from fisherscope.features.gradients.kernels import Geometry
+
+
+class ConvForm(GradientForm):
+    """Weight gradient of the convolution that maps ``x`` to something shaped like ``g``.
+
+    A transposed convolution has the same weight gradient with its input and output gradient exchanged.
+
+    Args:
+        x: (M*S, C, *spatial).
+        g: (M*S, O, *out).
+        geometry: of the convolution.
+        n_groups: M.
+        inputs_first: True for transposed convolutions, where ``g`` holds the layer's inputs.
+    """
+
+    def __init__(self, x: Tensor, g: Tensor, geometry: Geometry, n_groups: int, *, inputs_first: bool) -> None:
+        self.x = x
+        self.g = g
+        self.geometry = geometry
+        self.inputs_first = inputs_first
+        self._n_groups = n_groups
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.geometry.weight
+
+    @property
+    def n_groups(self) -> int:
+        return self._n_groups
+
+    @property
+    def nbytes(self) -> int:
+        return (self.x.numel() + self.g.numel()) * self.x.element_size()
+
+    def dense(self) -> Tensor:
+        return kernels.weight_gradient(self.x, self.g, self.geometry, self._n_groups)
+
+    def squared_norm(self) -> Tensor:
+        return kernels.squared_norm(self.x, self.g, self.geometry, self._n_groups)
+
+    def project(self, left: Tensor | None, right: Tensor | None) -> Tensor:
+        rows, columns = self._project_rows(left), self._project_columns(right)
+        return torch.bmm(rows, columns.mT)
+
+    def kronecker(self) -> KroneckerFactors | None:
+        if self.geometry.groups > 1:
+            return None
+        rows = self.g.movedim(1, -1).flatten(0, -2)
+        view = kernels.patches(self.x, self.g, self.geometry)
+        spatial = len(self.geometry.kernel)
+        positions = (0, *range(2, 2 + spatial))
+        columns = view.permute(*positions, 1, *range(2 + spatial, 2 + 2 * spatial)).reshape(len(rows), -1)
+        inputs, outputs = (rows, columns) if self.inputs_first else (columns, rows)
+        return KroneckerFactors(inputs.mT @ inputs, outputs.mT @ outputs, len(rows), self._n_groups, self.inputs_first)
+
+    def _project_rows(self, left: Tensor | None) -> Tensor:
+        """Return (M, q, groups * S * positions): each channel group's part of ``left @ g``, side by side."""
+        n, out = self.g.shape[:2]
+        groups, each = self.geometry.groups, out // self.geometry.groups
+        matrix = torch.eye(out, dtype=self.g.dtype, device=self.g.device) if left is None else left
+        if left is None and groups == 1:
+            return kernels.fold_positions(self.g, self._n_groups)
+        parts = matrix.reshape(len(matrix), groups, each).transpose(0, 1)  # (groups, q, each)
+        rows = torch.matmul(parts, self.g.reshape(n, groups, each, -1))
+        return self._side_by_side(rows)
+
+    def _project_columns(self, right: Tensor | None) -> Tensor:
+        """Return (M, p, groups * S * positions): ``right`` applied to every patch, by one convolution."""
+        weight, groups = self.geometry.weight, self.geometry.groups
+        columns = math.prod(weight[1:])
+        matrix = torch.eye(columns, dtype=self.x.dtype, device=self.x.device) if right is None else right
+        filters = matrix.reshape(-1, *weight[1:])
+        p = len(filters)
+        convolve = (F.conv1d, F.conv2d, F.conv3d)[len(self.geometry.kernel) - 1]
+        out = convolve(
+            self.x,
+            filters.repeat(groups, *(1,) * (filters.dim() - 1)) if groups > 1 else filters,
+            None,
+            self.geometry.stride,
+            self.geometry.padding,
+            self.geometry.dilation,
+            groups,
+        )
+        for axis, size in enumerate(self.g.shape[2:]):
+            out = out.narrow(2 + axis, 0, size)
+        return self._side_by_side(out.reshape(len(self.x), groups, p, -1))
+
+    def _side_by_side(self, value: Tensor) -> Tensor:
+        """(M*S, groups, q, T) -> (M, q, S * groups * T)."""
+        n, groups, q, positions = value.shape
+        folded = value.reshape(self._n_groups, n // self._n_groups * groups, q, positions)
+        return folded.transpose(1, 2).reshape(self._n_groups, q, -1)

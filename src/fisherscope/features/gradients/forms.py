@@ -1,0 +1,299 @@
+"""Per-group gradients of one parameter tensor, kept in the cheapest form that still answers every question.
+
+A weight gradient is a sum over positions of outer products, ``sum_t g_t a_t^T``. Its squared norm, its random
+projection and its Kronecker factors all follow from (a, g) without the sum itself, which is the expensive part of
+an ordinary backward pass. Rules make forms, reductions consume them. M is the number of groups everywhere; the
+matrix view of a parameter is (shape[0], the rest).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class KroneckerFactors:
+    """Sums behind the Kronecker factors of one matrix-shaped parameter (METHOD.md).
+
+    Attributes:
+        inputs: sum over groups and positions of a a^T.
+        outputs: sum over groups and positions of g g^T.
+        positions: number of terms in ``inputs``.
+        groups: number of groups.
+        inputs_first: whether the inputs run along the parameter's first axis (``x @ w``, transposed convolutions)
+            and the output gradients along the rest, or the other way round (``linear``, convolutions).
+    """
+
+    inputs: Tensor
+    outputs: Tensor
+    positions: int
+    groups: int
+    inputs_first: bool
+
+
+class GradientForm(ABC):
+    """Gradient of each group's summed log p with respect to one parameter tensor."""
+
+    @property
+    @abstractmethod
+    def shape(self) -> torch.Size:
+        """Shape of the parameter."""
+
+    @property
+    @abstractmethod
+    def n_groups(self) -> int:
+        """M."""
+
+    @property
+    @abstractmethod
+    def nbytes(self) -> int:
+        """Bytes that the form keeps alive."""
+
+    @abstractmethod
+    def dense(self) -> Tensor:
+        """Return the gradients themselves, (M, *shape)."""
+
+    @abstractmethod
+    def squared_norm(self) -> Tensor:
+        """Return the squared L2 norm of each, (M,)."""
+
+    @abstractmethod
+    def project(self, left: Tensor | None, right: Tensor | None) -> Tensor:
+        """Return ``left @ G @ right.T`` of the matrix view G (R, C), shape (M, q, p).
+
+        Args:
+            left: (q, R), or None for the identity.
+            right: (p, C), or None for the identity.
+        """
+
+    @abstractmethod
+    def kronecker(self) -> KroneckerFactors | None:
+        """Return the sums behind the Kronecker factors, or None where the gradient has no such structure."""
+
+
+class DenseForm(GradientForm):
+    """Gradients as they are, (M, *shape)."""
+
+    def __init__(self, gradients: Tensor) -> None:
+        self.gradients = gradients
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.gradients.shape[1:]
+
+    @property
+    def n_groups(self) -> int:
+        return len(self.gradients)
+
+    @property
+    def nbytes(self) -> int:
+        return self.gradients.numel() * self.gradients.element_size()
+
+    def dense(self) -> Tensor:
+        return self.gradients
+
+    def squared_norm(self) -> Tensor:
+        return row_squares(self.gradients)
+
+    def project(self, left: Tensor | None, right: Tensor | None) -> Tensor:
+        matrix = self.gradients.reshape(self.n_groups, *matrix_view(self.shape))
+        if left is not None:
+            matrix = torch.matmul(left, matrix)
+        return matrix if right is None else torch.matmul(matrix, right.mT)
+
+    def kronecker(self) -> KroneckerFactors | None:
+        return None
+
+
+class OuterForm(GradientForm):
+    """``sum_t g_t a_t^T``: linear maps, 1x1 convolutions, matrix products.
+
+    Args:
+        rows: (M, T, R), what runs along the parameter's first axis.
+        columns: (M, T, C), what runs along the rest.
+        shape: shape of the parameter, matrix view (R, C).
+        inputs_first: whether ``rows`` are the inputs (``x @ w``) or the output gradients (``linear``).
+    """
+
+    def __init__(self, rows: Tensor, columns: Tensor, shape: Sequence[int], *, inputs_first: bool = False) -> None:
+        self.rows = rows
+        self.columns = columns
+        self.inputs_first = inputs_first
+        self._shape = torch.Size(shape)
+
+    @property
+    def shape(self) -> torch.Size:
+        return self._shape
+
+    @property
+    def n_groups(self) -> int:
+        return len(self.rows)
+
+    @property
+    def nbytes(self) -> int:
+        return (self.rows.numel() + self.columns.numel()) * self.rows.element_size()
+
+    def dense(self) -> Tensor:
+        return torch.bmm(self.rows.mT, self.columns).reshape(self.n_groups, *self._shape)
+
+    def squared_norm(self) -> Tensor:
+        positions, r, c = self.rows.shape[1], self.rows.shape[2], self.columns.shape[2]
+        if positions == 1:
+            return row_squares(self.rows) * row_squares(self.columns)
+        if positions * (r + c) < r * c:
+            return self.inner(self)
+        return row_squares(torch.bmm(self.rows.mT, self.columns))
+
+    def inner(self, other: OuterForm) -> Tensor:
+        """Return the inner product with another form of the same parameter, (M,), without forming either."""
+        rows, columns = torch.bmm(self.rows, other.rows.mT), torch.bmm(self.columns, other.columns.mT)
+        return row_inner(rows, columns)
+
+    def project(self, left: Tensor | None, right: Tensor | None) -> Tensor:
+        rows = self.rows if left is None else torch.matmul(self.rows, left.mT)
+        columns = self.columns if right is None else torch.matmul(self.columns, right.mT)
+        return torch.bmm(rows.mT, columns)
+
+    def kronecker(self) -> KroneckerFactors | None:
+        rows, columns = self.rows.flatten(0, 1), self.columns.flatten(0, 1)
+        inputs, outputs = (rows, columns) if self.inputs_first else (columns, rows)
+        return KroneckerFactors(inputs.mT @ inputs, outputs.mT @ outputs, len(rows), self.n_groups, self.inputs_first)
+
+
+class RowsForm(GradientForm):
+    """Gradients of some rows of a table: embeddings and lookups.
+
+    Args:
+        index: (M, T), the row that each position read.
+        gradients: (M, T, D), what arrived there.
+        shape: (V, ...) with D the product of the rest.
+    """
+
+    def __init__(self, index: Tensor, gradients: Tensor, shape: Sequence[int]) -> None:
+        self.index = index
+        self.gradients = gradients
+        self._shape = torch.Size(shape)
+
+    @property
+    def shape(self) -> torch.Size:
+        return self._shape
+
+    @property
+    def n_groups(self) -> int:
+        return len(self.index)
+
+    @property
+    def nbytes(self) -> int:
+        return self.gradients.numel() * self.gradients.element_size() + self.index.numel() * 8
+
+    def dense(self) -> Tensor:
+        m, t, d = self.gradients.shape
+        table = self.gradients.new_zeros(m, self._shape[0], d)
+        table.scatter_add_(1, self.index[..., None].expand(m, t, d), self.gradients)
+        return table.reshape(m, *self._shape)
+
+    def squared_norm(self) -> Tensor:
+        same = self.index[:, :, None] == self.index[:, None, :]
+        products = torch.bmm(self.gradients, self.gradients.mT)
+        return row_inner(products, same.to(products.dtype))
+
+    def inner_outer(self, other: OuterForm) -> Tensor:
+        """Return the inner product with an outer form of the same table (a tied output layer), (M,)."""
+        m, t = self.index.shape
+        picked = other.rows.gather(2, self.index[:, None, :].expand(m, other.rows.shape[1], t))
+        return row_inner(picked, torch.bmm(other.columns, self.gradients.mT))
+
+    def project(self, left: Tensor | None, right: Tensor | None) -> Tensor:
+        columns = self.gradients if right is None else torch.matmul(self.gradients, right.mT)
+        if left is None:
+            return RowsForm(self.index, columns, (self._shape[0], columns.shape[2])).dense()
+        return torch.bmm(left.mT[self.index].mT, columns)
+
+    def kronecker(self) -> KroneckerFactors | None:
+        return None
+
+
+class TiedForm(GradientForm):
+    """A table that is read by row and multiplied by: an embedding tied to the output layer."""
+
+    def __init__(self, rows: RowsForm, outer: OuterForm) -> None:
+        self.rows = rows
+        self.outer = outer
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.outer.shape
+
+    @property
+    def n_groups(self) -> int:
+        return self.outer.n_groups
+
+    @property
+    def nbytes(self) -> int:
+        return self.rows.nbytes + self.outer.nbytes
+
+    def dense(self) -> Tensor:
+        return self.rows.dense() + self.outer.dense()
+
+    def squared_norm(self) -> Tensor:
+        cross = self.rows.inner_outer(self.outer)
+        return (self.rows.squared_norm() + self.outer.squared_norm() + 2 * cross).clamp_min(0)
+
+    def project(self, left: Tensor | None, right: Tensor | None) -> Tensor:
+        return self.rows.project(left, right) + self.outer.project(left, right)
+
+    def kronecker(self) -> KroneckerFactors | None:
+        return None
+
+
+def add_forms(first: GradientForm, second: GradientForm) -> GradientForm:
+    """Return the sum of the gradients of two uses of one parameter, in the form that takes less memory."""
+    joined: GradientForm | None = None
+    match first, second:
+        case (OuterForm(), OuterForm()) if first.inputs_first == second.inputs_first:
+            rows, columns = torch.cat([first.rows, second.rows], 1), torch.cat([first.columns, second.columns], 1)
+            joined = OuterForm(rows, columns, first.shape, inputs_first=first.inputs_first)
+        case (RowsForm(), RowsForm()):
+            index, gradients = (
+                torch.cat([first.index, second.index], 1),
+                torch.cat([first.gradients, second.gradients], 1),
+            )
+            joined = RowsForm(index, gradients, first.shape)
+        case (RowsForm(), OuterForm()) if not second.inputs_first:
+            joined = TiedForm(first, second)
+        case (OuterForm(), RowsForm()) if not first.inputs_first:
+            joined = TiedForm(second, first)
+        case _:
+            pass
+    if joined is not None and joined.nbytes <= 4 * joined.n_groups * joined.shape.numel():
+        return joined
+    return DenseForm(first.dense() + second.dense())
+
+
+def row_inner(first: Tensor, second: Tensor) -> Tensor:
+    """Return the inner product of each pair of rows, (M, ...) x (M, ...) -> (M,); half precision in float32."""
+    a, b = first.reshape(len(first), -1), second.reshape(len(second), -1)
+    if a.dtype in (torch.float16, torch.bfloat16):
+        a, b = a.float(), b.float()
+    return torch.linalg.vecdot(a, b)
+
+
+def matrix_view(shape: Sequence[int]) -> tuple[int, int]:
+    """Return (R, C), the matrix view of a parameter's shape: (shape[0], product of the rest); scalars are (1, 1)."""
+    columns = 1
+    for size in shape[1:]:
+        columns *= size
+    return (shape[0] if shape else 1), columns
+
+
+def row_squares(values: Tensor) -> Tensor:
+    """Return the sum of squares of each row, (M, ...) -> (M,); half precision is summed in float32."""
+    flat = values.reshape(len(values), -1)
+    if flat.dtype in (torch.float16, torch.bfloat16):
+        flat = flat.float()
+    return torch.linalg.vector_norm(flat, dim=1).square()

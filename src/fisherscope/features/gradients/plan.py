@@ -1,0 +1,210 @@
+"""Once for each model and shape of input: find the batch in every use, check the engine against the loop, remember.
+
+The probe runs a few samples at two batch sizes. It finds on which axis each op's output carries the samples
+(``layout.py``), which parameters the tape cannot serve, and what a sample costs in memory; then it compares the
+batched gradients of the probe samples with the plain loop. A parameter that fails any of this is served by the loop
+from then on: exact, only slower. A model whose samples interact is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+from fisherscope.features.gradients import guards
+from fisherscope.features.gradients.batch import Batch
+from fisherscope.features.gradients.layout import Observation, infer_layout
+from fisherscope.features.gradients.logprob import BoundLogProb
+from fisherscope.features.gradients.loop import group_gradient
+from fisherscope.features.gradients.memory import MemoryMeter
+from fisherscope.features.gradients.reductions import SquaredNorms
+from fisherscope.features.gradients.run import backward, forward, tape_pass
+from fisherscope.features.gradients.tape import PlanMismatchError, Tape, Use, UsePlan
+from fisherscope.features.gradients.weights import UnsupportedError
+
+PROBE_SIZES: Final = (3, 2)
+CACHED_PLANS: Final = 8
+
+_AGREEMENT = {torch.float64: 1e-6, torch.float32: 2e-2}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one model is served.
+
+    Attributes:
+        uses: its uses of parameters in order.
+        looped: parameters that the loop serves, by name, with the reason.
+        loop_all: why everything is looped, or None.
+        bytes_fixed: memory of a pass that does not grow with the batch.
+        bytes_per_sample: memory that does.
+        final: whether later batches may rely on it; not if some use got no gradient at all from the probe samples.
+    """
+
+    uses: tuple[UsePlan, ...] = ()
+    looped: Mapping[str, str] = field(default_factory=dict)
+    loop_all: str | None = None
+    bytes_fixed: int = 0
+    bytes_per_sample: int = 0
+    final: bool = True
+
+
+_plans: WeakKeyDictionary[nn.Module, dict[Any, Plan]] = WeakKeyDictionary()
+
+
+def plan_for(
+    module: nn.Module,
+    log_prob: Callable[..., Tensor] | None,
+    bound: BoundLogProb,
+    batch: Batch,
+    parameters: Mapping[str, Parameter],
+    seed: int,
+    *,
+    fresh: bool = False,
+) -> Plan:
+    """Return the plan of a model for inputs like these, from memory unless ``fresh``."""
+    shapes = tuple((leaf.shape[1:], leaf.dtype, leaf.device) for leaf in batch.leaves)
+    modes = tuple(m.training for m in module.modules())
+    types = tuple((name, p.dtype, p.device) for name, p in parameters.items())
+    key = (log_prob, str(batch.spec), shapes, modes, types, torch.is_autocast_enabled())
+    known = _plans.setdefault(module, {})
+    if fresh or key not in known:
+        with guards.unchanged_state(module):
+            plan = make_plan(module, bound, batch, parameters, seed)
+        known.pop(key, None)
+        if not plan.final:
+            return plan
+        while len(known) >= CACHED_PLANS:
+            known.pop(next(iter(known)))
+        known[key] = plan
+    return known[key]
+
+
+def make_plan(
+    module: nn.Module, bound: BoundLogProb, batch: Batch, parameters: Mapping[str, Parameter], seed: int
+) -> Plan:
+    """Probe a model with some samples of a batch."""
+    samples = [batch.rows([i % len(batch) for i in range(size)]) for size in PROBE_SIZES]
+    alone = [group_gradient(bound, samples[0].rows([i]), parameters, seed) for i in range(PROBE_SIZES[0])]
+    singly = torch.cat([values[0] for values, _ in alone])
+    try:
+        probes = [_Probe(bound, sample, parameters, seed) for sample in samples]
+    except UnsupportedError as reason:
+        plan = Plan(loop_all=str(reason))
+        values = bound(samples[0].tree(), seed, samples[0].keys).detach()
+        guards.check_alone(values, bound(samples[0].tree(), seed, samples[0].keys).detach(), singly, "")
+        return plan
+    with torch.no_grad():
+        again = bound(samples[0].tree(), seed, samples[0].keys).detach()
+    guards.check_alone(probes[0].log_p, again, singly, probes[0].meeting_place())
+    plan = _drafted(probes, parameters)
+    return plan if plan.loop_all else _verified(plan, bound, samples[0], parameters, seed, [g for _, g in alone])
+
+
+class _Probe:
+    """One forward pass and, for each sample, one backward pass that notes where its gradient goes."""
+
+    def __init__(self, bound: BoundLogProb, batch: Batch, parameters: Mapping[str, Parameter], seed: int) -> None:
+        self.n = len(batch)
+        tape = Tape(parameters, self.n, 1, lambda name, form: None)
+        with MemoryMeter() as meter:
+            tape.meter = meter
+            value = forward(tape, bound, batch, seed)
+            tape.meter = None
+        self.nbytes = meter.nbytes
+        leaves = guards.graph_leaves(value)
+        self.leaked = guards.leaked(leaves, parameters)
+        for sample in range(self.n):
+            tape.sample = sample
+            backward(tape, value[sample], leaves, retain_graph=True)
+        self.log_p = value.detach()
+        self.uses: Sequence[Use] = tape.uses
+
+    def observation(self, index: int) -> Observation:
+        use = self.uses[index]
+        return Observation(self.n, use.shape, [use.support.get(i, []) for i in range(self.n)])
+
+    def meeting_place(self) -> str:
+        """Say between which uses samples meet, if any output gradient belongs to several samples."""
+        mixed = [use for use in self.uses if _mixed(use, self.n)]
+        if not mixed:
+            return ""
+        return f" after the op '{mixed[-1].key.op}' on {', '.join(mixed[-1].key.parameters)}"
+
+
+def _mixed(use: Use, n: int) -> bool:
+    marks = [use.support.get(i) for i in range(n)]
+    if any(not m for m in marks):
+        return False
+    return all(bool((a & b).any()) for a, b in zip(marks[0] or [], marks[1] or [], strict=True))
+
+
+def _drafted(probes: Sequence[_Probe], parameters: Mapping[str, Parameter]) -> Plan:
+    first, second = probes
+    if [u.key for u in first.uses] != [u.key for u in second.uses]:
+        return Plan(loop_all="the ops on parameters change with the batch")
+    uses: list[UsePlan] = []
+    looped: dict[str, str] = dict.fromkeys(first.leaked, "reaches log p outside torch functions")
+    final = True
+    for index, use in enumerate(first.uses):
+        seen = [probe.observation(index) for probe in probes]
+        reached = any(o.reached for o in seen)
+        layout = infer_layout(seen) if reached else None
+        final = final and not (reached and all(o.dead for o in seen))
+        uses.append(UsePlan(use.key, layout, use.batch_sized and second.uses[index].batch_sized))
+        if layout is None and reached:
+            looped |= dict.fromkeys(use.key.parameters, f"no batch axis in the output of '{use.key.op}'")
+    each = max(0, first.nbytes - second.nbytes)
+    return Plan(
+        tuple(uses),
+        _spread(looped, uses),
+        bytes_fixed=max(0, second.nbytes - each * second.n),
+        bytes_per_sample=each,
+        final=final,
+    )
+
+
+def _spread(looped: Mapping[str, str], uses: Iterable[UsePlan]) -> dict[str, str]:
+    """Extend the looped parameters to those that share a use with one of them."""
+    spread = dict(looped)
+    while True:
+        size = len(spread)
+        for use in uses:
+            reasons = [spread[name] for name in use.key.parameters if name in spread]
+            if reasons:
+                spread |= {name: reasons[0] for name in use.key.parameters if name not in spread}
+        if len(spread) == size:
+            return spread
+
+
+def _verified(
+    plan: Plan,
+    bound: BoundLogProb,
+    batch: Batch,
+    parameters: Mapping[str, Parameter],
+    seed: int,
+    reference: Sequence[Mapping[str, Tensor]],
+) -> Plan:
+    """Compare the batched gradients with the loop's; move what differs to the loop."""
+    norms = SquaredNorms()
+    try:
+        tape_pass(bound, batch, parameters, [norms], seed, plan.uses, frozenset(plan.looped))
+    except (UnsupportedError, PlanMismatchError) as reason:
+        return replace(plan, loop_all=str(reason))
+    names = [name for name in parameters if name not in plan.looped]
+    found = norms.result(names)
+    exact = {name: torch.stack([g[name].double().norm() for g in reference]) for name in parameters}
+    floor = torch.stack(list(exact.values())).norm(dim=0)
+    wrong = {}
+    for name in names:
+        kind = parameters[name].dtype
+        error = (found[name].double().sqrt() - exact[name]).abs()
+        if not bool((error <= _AGREEMENT.get(kind, 0.3) * exact[name] + 64 * torch.finfo(kind).eps * floor).all()):
+            wrong[name] = "the batched gradient differs from the loop's"
+    return replace(plan, looped=_spread({**plan.looped, **wrong}, plan.uses)) if wrong else plan

@@ -1,0 +1,94 @@
+"""Convolutions and transposed convolutions in one to three dimensions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fisherscope.features.gradients.call import Backward, Call, Gradients
+from fisherscope.features.gradients.conv_form import ConvForm
+from fisherscope.features.gradients.forms import DenseForm, GradientForm, OuterForm
+from fisherscope.features.gradients.kernels import Geometry
+
+
+def convolution(call: Call) -> Backward | None:
+    """``F.conv{1,2,3}d(input, weight, bias, stride, padding, dilation, groups)``."""
+    bound = call.bind("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+    padding = bound["padding"]
+    if padding == "same" and any(d * (k - 1) % 2 for d, k in zip(*_dilated(bound), strict=True)):
+        return None
+    return _served(call, bound, transposed=False)
+
+
+def transposed_convolution(call: Call) -> Backward | None:
+    """``F.conv_transpose{1,2,3}d(input, weight, bias, stride, padding, output_padding, groups, dilation)``."""
+    bound = call.bind("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
+    return _served(call, bound, transposed=True)
+
+
+def _served(call: Call, bound: dict[str, Any], *, transposed: bool) -> Backward | None:
+    x, weight, bias = bound["input"], bound["weight"], bound["bias"]
+    if call.is_weight(x) or call.fold.layout.axis != 0 or x.dim() != weight.dim():
+        return None
+    geometry = _geometry(bound)
+    heavy, light = call.is_weight(weight), call.is_weight(bias)
+    kept = call.saved(x) if heavy else None
+    fold = call.fold
+
+    def backward(gradients: list[Tensor | None]) -> Gradients:
+        (g,) = gradients
+        assert g is not None
+        g = _instances_first(g, fold.layout.batch_first(g, fold.n))
+        if light:
+            sums = g.flatten(2).sum(2).reshape(fold.n_groups, -1, g.shape[1])
+            yield bias, DenseForm(sums.sum(1) if sums.shape[1] > 1 else sums[:, 0])
+        if kept is not None:
+            a = _instances_first(kept, fold.layout.batch_first(kept, fold.n)).to(g.dtype)
+            yield weight, _weight_form(a, g, geometry, fold.n_groups, transposed)
+
+    return backward
+
+
+def _weight_form(a: Tensor, g: Tensor, geometry: Geometry, n_groups: int, transposed: bool) -> GradientForm:
+    if transposed:
+        a, g = g, a
+    if not geometry.pointwise:
+        return ConvForm(a, g, geometry, n_groups, inputs_first=transposed)
+    rows, columns = (v.flatten(2).mT.reshape(n_groups, -1, v.shape[1]) for v in (g, a))
+    return OuterForm(rows, columns, geometry.weight, inputs_first=transposed)
+
+
+def _instances_first(value: Tensor, batch_first: Tensor) -> Tensor:
+    """(n, outer, inner, C, ...) -> (n * outer * inner, C, ...)."""
+    return batch_first.reshape(-1, *value.shape[1:])
+
+
+def _geometry(bound: dict[str, Any]) -> Geometry:
+    weight: Tensor = bound["weight"]
+    spatial = weight.dim() - 2
+    dilation = _per_axis(bound["dilation"], spatial, 1)
+    match bound["padding"]:
+        case "same":
+            padding = tuple(d * (k - 1) // 2 for d, k in zip(dilation, weight.shape[2:], strict=True))
+        case "valid":
+            padding = (0,) * spatial
+        case given:
+            padding = _per_axis(given, spatial, 0)
+    groups = 1 if bound["groups"] is None else bound["groups"]
+    return Geometry(torch.Size(weight.shape), _per_axis(bound["stride"], spatial, 1), padding, dilation, groups)
+
+
+def _dilated(bound: dict[str, Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    kernel = tuple(bound["weight"].shape[2:])
+    return _per_axis(bound["dilation"], len(kernel), 1), kernel
+
+
+def _per_axis(value: Any, spatial: int, default: int) -> tuple[int, ...]:
+    if value is None:
+        return (default,) * spatial
+    if isinstance(value, int):
+        return (value,) * spatial
+    given = tuple(value)
+    return given * spatial if len(given) == 1 else given

@@ -1,0 +1,114 @@
+"""The rule for every op without a rule of its own: the vector-Jacobian product of that one op, group by group.
+
+Where all data operands are (n, ...), the op is run on each group's slice under vmap. Otherwise, and where vmap has no
+batching rule, the whole op is differentiated once a group with the other groups' output gradients set to zero, which
+is exact whatever the op does with its operands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from fisherscope.features.gradients.call import Backward, Call, Gradients
+from fisherscope.features.gradients.forms import DenseForm
+
+Closed = Callable[[Sequence[Tensor], Sequence[Any]], list[Tensor]]
+
+
+def generic(call: Call) -> Backward:
+    """Any op."""
+    flat, spec = pytree.tree_flatten((list(call.args), call.kwargs))
+    slots = [i for i, value in enumerate(flat) if call.is_weight(value)]
+    weights = [flat[i] for i in slots]
+    others = [call.saved(value) for value in flat]
+    run = _closed(call, spec, slots)
+    fold, sliceable = call.fold, call.sliceable and call.fold.layout.plain
+
+    def backward(gradients: list[Tensor | None]) -> Gradients:
+        found = None
+        if sliceable:
+            found = _sliced(run, weights, others, gradients, fold.n_groups, fold.n)
+        if found is None:
+            found = _masked(run, weights, others, [None if g is None else fold.blocks(g) for g in gradients])
+        for weight, gradient in zip(weights, found, strict=True):
+            yield weight, DenseForm(gradient)
+
+    return backward
+
+
+def _closed(call: Call, spec: pytree.TreeSpec, slots: list[int]) -> Closed:
+    func, in_place = call.func, call.in_place
+
+    def run(weights: Sequence[Tensor], others: Sequence[Any]) -> list[Tensor]:
+        values = list(others)
+        for slot, weight in zip(slots, weights, strict=True):
+            values[slot] = weight
+        if in_place:
+            values[0] = values[0].clone()
+        args, kwargs = pytree.tree_unflatten(values, spec)
+        result = func(*args, **kwargs)
+        return pytree.tree_leaves(args[0] if in_place else result)
+
+    return run
+
+
+def _sliced(
+    run: Closed,
+    weights: Sequence[Tensor],
+    others: Sequence[Any],
+    gradients: Sequence[Tensor | None],
+    n_groups: int,
+    n: int,
+) -> list[Tensor] | None:
+    def folded(value: Any) -> Any:
+        if not isinstance(value, Tensor) or value.dim() == 0 or len(value) != n:
+            return value
+        return value.reshape(n_groups, -1, *value.shape[1:])
+
+    data = [folded(v) for v in others]
+    moving = [i for i, (new, old) in enumerate(zip(data, others, strict=True)) if new is not old]
+    arrived = [folded(g) for g in gradients if g is not None]
+    wanted = [i for i, g in enumerate(gradients) if g is not None]
+
+    def one(*values: Tensor) -> tuple[Tensor, ...]:
+        mine = list(data)
+        for slot, value in zip(moving, values[: len(moving)], strict=True):
+            mine[slot] = value
+
+        def outputs(*parameters: Tensor) -> tuple[Tensor, ...]:
+            results = run(parameters, mine)
+            return tuple(results[i] for i in wanted)
+
+        _, pull = torch.func.vjp(outputs, *weights)
+        return tuple(pull(tuple(values[len(moving) :])))
+
+    try:
+        weights = [w.detach() for w in weights]
+        return list(torch.func.vmap(one)(*(data[i] for i in moving), *arrived))
+    except (RuntimeError, ValueError, NotImplementedError):
+        return None
+
+
+def _masked(
+    run: Closed, weights: Sequence[Tensor], others: Sequence[Any], blocks: Sequence[Tensor | None]
+) -> list[Tensor]:
+    own = [w.detach().requires_grad_() for w in weights]
+    with torch.enable_grad():
+        results = run(own, others)
+        pairs = [(r, b) for r, b in zip(results, blocks, strict=True) if b is not None and r.requires_grad]
+        rows = [
+            torch.autograd.grad(
+                [r for r, _ in pairs], own, [b[m] for _, b in pairs], allow_unused=True, retain_graph=True
+            )
+            for m in range(len(pairs[0][1]))
+        ]
+    columns = zip(*rows, strict=True)
+    return [
+        torch.stack([torch.zeros_like(w) if g is None else g for g in column])
+        for w, column in zip(own, columns, strict=True)
+    ]

@@ -1,0 +1,93 @@
+"""Normalisation layers: y = xhat * weight + bias, so the gradients are sums of g * xhat and of g."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fisherscope.features.gradients.call import Backward, Call, Gradients
+from fisherscope.features.gradients.forms import DenseForm
+
+
+def group_norm(call: Call) -> Backward | None:
+    """``torch.group_norm(input, num_groups, weight, bias, eps)``."""
+    bound = call.bind("input", "num_groups", "weight", "bias", "eps", "cudnn_enabled")
+    groups, eps = bound["num_groups"], _or(bound["eps"], 1e-5)
+    return _affine(call, bound, lambda x: torch.group_norm(x, groups, None, None, eps), channel_axis=1)
+
+
+def layer_norm(call: Call) -> Backward | None:
+    """``torch.layer_norm(input, normalized_shape, weight, bias, eps)``."""
+    bound = call.bind("input", "normalized_shape", "weight", "bias", "eps", "cudnn_enable")
+    shape, eps = list(bound["normalized_shape"]), _or(bound["eps"], 1e-5)
+    return _affine(call, bound, lambda x: torch.layer_norm(x, shape, None, None, eps), last=len(shape))
+
+
+def rms_norm(call: Call) -> Backward | None:
+    """``torch.rms_norm(input, normalized_shape, weight, eps)``."""
+    bound = {"bias": None, **call.bind("input", "normalized_shape", "weight", "eps")}
+    shape, eps = list(bound["normalized_shape"]), bound["eps"]
+    return _affine(call, bound, lambda x: torch.rms_norm(x, shape, None, eps), last=len(shape))
+
+
+def instance_norm(call: Call) -> Backward | None:
+    """``torch.instance_norm(input, weight, bias, running_mean, running_var, use_input_stats, momentum, eps)``."""
+    names = ("running_mean", "running_var", "use_input_stats", "momentum", "eps", "cudnn_enabled")
+    bound = call.bind("input", "weight", "bias", *names)
+    mean, var, own, momentum, eps, _ = (bound[name] for name in names)
+    if own:
+        # own statistics never read the running ones, but would update them a second time
+        mean = var = None
+    return _affine(
+        call, bound, lambda x: torch.instance_norm(x, None, None, mean, var, own, momentum, eps, False), channel_axis=1
+    )
+
+
+def batch_norm(call: Call) -> Backward | None:
+    """``torch.batch_norm(input, weight, bias, running_mean, running_var, training, momentum, eps)``, fixed statistics."""
+    names = ("running_mean", "running_var", "training", "momentum", "eps", "cudnn_enabled")
+    bound = call.bind("input", "weight", "bias", *names)
+    mean, var, training, momentum, eps, _ = (bound[name] for name in names)
+    if training:
+        return None
+    return _affine(
+        call, bound, lambda x: torch.batch_norm(x, None, None, mean, var, False, momentum, eps, False), channel_axis=1
+    )
+
+
+def _affine(
+    call: Call,
+    bound: dict[str, Any],
+    normalise: Callable[[Tensor], Tensor],
+    *,
+    channel_axis: int | None = None,
+    last: int = 0,
+) -> Backward | None:
+    x, weight, bias = bound["input"], bound["weight"], bound["bias"]
+    fold = call.fold
+    batch_axes = 1 if channel_axis == 1 else x.dim() - last
+    if call.is_weight(x) or fold.layout.axis >= batch_axes:
+        return None
+    heavy, light = call.is_weight(weight), call.is_weight(bias)
+    kept = call.saved(x) if heavy else None
+
+    def backward(gradients: list[Tensor | None]) -> Gradients:
+        (g,) = gradients
+        assert g is not None
+        if light:
+            yield bias, _summed(g, bias.shape)
+        if kept is not None:
+            yield weight, _summed(g * normalise(kept), weight.shape)
+
+    def _summed(value: Tensor, shape: Sequence[int]) -> DenseForm:
+        aligned = (*shape, *(1,) * (value.dim() - 2)) if channel_axis == 1 else tuple(shape)
+        return DenseForm(fold.sum_to(value, aligned).reshape(fold.n_groups, *shape))
+
+    return backward
+
+
+def _or(value: Any, default: Any) -> Any:
+    return default if value is None else value

@@ -1,0 +1,82 @@
+"""One forward and one backward pass under the tape."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from fisherscope.features.gradients import guards
+from fisherscope.features.gradients.batch import Batch
+from fisherscope.features.gradients.forms import GradientForm
+from fisherscope.features.gradients.logprob import BoundLogProb, check_log_prob
+from fisherscope.features.gradients.reductions import Reduction
+from fisherscope.features.gradients.tape import PlanMismatchError, Tape, Use, UsePlan
+
+
+def forward(tape: Tape, log_prob: BoundLogProb, batch: Batch, seed: int) -> Tensor:
+    """Return log p (n,), a tensor of the data graph even if it was computed from parameters alone."""
+    leaves = [leaf.detach() for leaf in batch.leaves]
+    for leaf in leaves:
+        tape.mark_data(leaf)
+    with torch.enable_grad(), tape:
+        value = check_log_prob(log_prob(batch.tree(leaves), seed, batch.keys), len(batch), batch.first)
+        if value in tape.graph:
+            nothing = torch.zeros_like(value)
+            tape.mark_data(nothing)
+            value = torch.add(nothing, value)
+    return value
+
+
+def backward(tape: Tape, value: Tensor, leaves: Sequence[Tensor], *, retain_graph: bool = False) -> None:
+    """Run autograd through the data graph; the tape's hooks do the work.
+
+    Args:
+        tape: the tape of the forward pass.
+        value: what to differentiate, a scalar.
+        leaves: every leaf of its graph, so that no part of it is pruned.
+        retain_graph: whether to keep the graph.
+    """
+    inputs = [leaf for leaf in leaves if leaf.requires_grad]
+    if not inputs:
+        return
+    tape.backward_runs = True
+    with tape:  # checkpointed segments run their forward ops again, and must meet the same detached weights
+        torch.autograd.grad(value, inputs, allow_unused=True, retain_graph=retain_graph)
+
+
+def tape_pass(
+    log_prob: BoundLogProb,
+    batch: Batch,
+    parameters: Mapping[str, Parameter],
+    reductions: Sequence[Reduction],
+    seed: int,
+    uses: Sequence[UsePlan],
+    skipped: frozenset[str],
+) -> tuple[Tensor, list[Use]]:
+    """Feed the reductions with every parameter but the skipped ones; return log p (n,) and the uses.
+
+    Raises:
+        PlanMismatchError: the forward pass did not go as planned; nothing was fed.
+    """
+
+    def sink(name: str, form: GradientForm) -> None:
+        if name not in skipped:
+            for reduction in reductions:
+                reduction.update(name, form)
+
+    tape = Tape(parameters, len(batch), batch.group_size, sink, uses, skipped)
+    value = forward(tape, log_prob, batch, seed)
+    if len(tape.uses) != len(uses):
+        raise PlanMismatchError(f"{len(tape.uses)} uses instead of {len(uses)}")
+    leaves = guards.graph_leaves(value)
+    unserved = set(guards.leaked(leaves, parameters)) - skipped
+    if unserved:
+        raise PlanMismatchError(f"{sorted(unserved)} reach log p outside torch functions")
+    log_p = value.detach()
+    backward(tape, value.sum(), leaves)
+    with torch.no_grad():
+        tape.graph.finish()
+    return log_p, tape.uses

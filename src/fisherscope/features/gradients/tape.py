@@ -1,0 +1,333 @@
+"""Intercepting the uses of parameters, wherever a model keeps them.
+
+A forward pass runs under :class:`Tape`, which sees every torch function called with tensors:
+
+1. an op on parameters and constants runs as usual, its result is weight-like (``weights.py``);
+2. an op on data runs as usual;
+3. an op that mixes data with weight-like tensors, a USE, runs with the weights detached, so that autograd never
+   computes their ordinary gradient; a hook on its output turns (inputs, output gradient) into per-group forms.
+
+The user's tensors carry no marks afterwards and no parameter's ``.grad`` is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+from torch.overrides import TorchFunctionMode
+
+from fisherscope.features.gradients import rules
+from fisherscope.features.gradients.call import Call, is_in_place
+from fisherscope.features.gradients.forms import GradientForm, add_forms
+from fisherscope.features.gradients.layout import Fold, Layout, support_of
+from fisherscope.features.gradients.memory import MemoryMeter
+from fisherscope.features.gradients.weights import Sink, UnsupportedError, WeightGraph
+
+MARK: Final = "_fisherscope_tape"
+
+CONSTANT_MAKERS: Final = frozenset(
+    {"zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones", "new_full", "new_empty",
+     "new_tensor", "rand_like", "randn_like", "randint_like", "size", "dim", "stride"}
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class UseKey:
+    """What identifies a use from one forward pass to the next.
+
+    Attributes:
+        op: name of the torch function.
+        parameters: names of the parameters behind its weight-like operands.
+        context: names of the data ops since the use before.
+    """
+
+    op: str
+    parameters: tuple[str, ...]
+    context: frozenset[str]
+
+
+@dataclass
+class Use:
+    """One use as it happened.
+
+    Attributes:
+        key: identity.
+        call: the op with its operands; dropped once its gradients are delivered.
+        shape: shape of the output.
+        batch_sized: whether every data operand's first axis was as long as the batch.
+        rule: name of the rule that serves it.
+        seconds: time spent in that rule.
+        nbytes: bytes kept for it between forward and backward.
+        support: in a probe, the support of the output gradient by sample.
+    """
+
+    key: UseKey
+    call: Call | None
+    shape: torch.Size
+    batch_sized: bool
+    rule: str = ""
+    seconds: float = 0.0
+    nbytes: int = 0
+    support: dict[int, list[Tensor]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class UsePlan:
+    """How a use is to be served: its key, the layout of its output, whether operands may be cut into samples."""
+
+    key: UseKey
+    layout: Layout | None
+    sliceable: bool
+
+
+class _Source(torch.autograd.Function):
+    """Make a tensor that autograd does not know part of the graph, without a copy."""
+
+    @staticmethod
+    def forward(ctx: Any, anchor: Tensor, *values: Tensor) -> Any:
+        ctx.mark_dirty(*values)
+        return values
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        return (None,) * (1 + len(gradients))
+
+
+class Tape(TorchFunctionMode):
+    """One forward and backward pass.
+
+    Args:
+        parameters: trainable parameters by name.
+        n: number of samples.
+        group_size: B.
+        sink: receives each parameter's gradients.
+        plan: layouts of the uses; None in a probe, where supports are observed instead.
+        skipped: names of the parameters that something else will serve.
+    """
+
+    def __init__(
+        self,
+        parameters: Mapping[str, Parameter],
+        n: int,
+        group_size: int,
+        sink: Sink,
+        plan: Sequence[UsePlan] | None = None,
+        skipped: frozenset[str] = frozenset(),
+    ) -> None:
+        super().__init__()
+        self.graph = WeightGraph(parameters, n // group_size, sink)
+        self.uses: list[Use] = []
+        self.anchor = torch.zeros((), requires_grad=True)
+        self.backward_runs = False
+        self.sample = 0
+        self.meter: MemoryMeter | None = None
+        self._n = n
+        self._group_size = group_size
+        self._plan = plan
+        self._skipped = skipped
+        self._context: set[str] = set()
+        self._token = object()
+
+    def mark_data(self, tensor: Tensor) -> None:
+        """Declare a tensor to depend on the samples."""
+        setattr(tensor, MARK, self._token)
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run one torch function."""
+        kwargs = kwargs or {}
+        weights: list[Tensor] = []
+        data = False
+        for tensor in operands(args, kwargs):
+            if tensor in self.graph:
+                weights.append(tensor)
+            elif tensor.requires_grad or getattr(tensor, MARK, None) is self._token:
+                data = True
+        if not weights:
+            result = func(*args, **kwargs)
+            if data:
+                self._note_data(func, args, result)
+            return result
+        if not torch.is_grad_enabled():
+            result = func(*args, **kwargs)
+            if data:
+                self._note_data(func, args, result)
+            return result
+        if not data:
+            return self._parameter_op(func, args, kwargs, weights)
+        return self._use(func, args, kwargs, weights)
+
+    def _note_data(self, func: Callable[..., Any], args: tuple[Any, ...], result: Any) -> None:
+        name = getattr(func, "__name__", "")
+        if name == "__get__" or name in CONSTANT_MAKERS:
+            if name == "__get__" and isinstance(result, Tensor):
+                self.mark_data(result)
+            return
+        self._context.add(name)
+        for tensor in tensors_of(args[0] if result is None and args else result):
+            if not tensor.requires_grad:
+                self.mark_data(tensor)
+
+    def _parameter_op(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], weights: list[Tensor]
+    ) -> Any:
+        result = func(*args, **kwargs)
+        for tensor in tensors_of(args[0] if result is None and args else result):
+            if tensor.requires_grad:
+                self.graph.derive(weights, tensor)
+        return result
+
+    def _use(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], weights: list[Tensor]
+    ) -> Any:
+        plain = rules.decomposition(func)
+        if plain is not None:
+            with self:
+                return plain(*args, **kwargs)
+        if torch._C._functorch.peek_interpreter_stack() is not None:
+            raise UnsupportedError("log_prob uses torch.func transforms")
+        in_place = is_in_place(func)
+        if in_place and args[0] in self.graph:
+            raise UnsupportedError(f"{func.__name__} writes data into a parameter or a tensor computed from parameters")
+        use = None if self.backward_runs else self._record(func, args, kwargs, weights)
+        result = func(*_detached(args, self.graph), **_detached(kwargs, self.graph))
+        outputs = [args[0]] if result is None else list(tensors_of(result))
+        made = self._outputs(outputs)
+        if use is not None:
+            self._listen(use, made, in_place)
+        if result is None or isinstance(result, Tensor):
+            return None if result is None else made[0]
+        return type(result)(made) if type(result) in (tuple, list) else _renamed(result, made)
+
+    def _outputs(self, outputs: list[Tensor]) -> list[Tensor]:
+        """Make floating outputs part of the graph and mark the rest as data."""
+        made = []
+        for tensor in outputs:
+            if not tensor.requires_grad and tensor.is_floating_point():
+                made.append(_Source.apply(self.anchor, tensor)[0])
+            else:
+                made.append(tensor)
+            if not made[-1].requires_grad:
+                self.mark_data(made[-1])
+        return made
+
+    def _record(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], weights: list[Tensor]
+    ) -> Use | None:
+        names = self.graph.names(weights)
+        key = UseKey(getattr(func, "__name__", str(func)), tuple(names), frozenset(self._context))
+        self._context = set()
+        for weight in {id(w): w for w in weights}.values():
+            self.graph.note_use(weight)
+        sized = [t.dim() > 0 and len(t) == self._n for t in operands(args, kwargs) if t not in self.graph and t.dim()]
+        use = Use(key, None, torch.Size(), all(sized))
+        self.uses.append(use)
+        if self._plan is None:
+            if self.meter is not None:
+                for tensor in operands(args, kwargs):
+                    if tensor not in self.graph:
+                        self.meter.note(tensor)
+            return use
+        index = len(self.uses) - 1
+        if index >= len(self._plan) or self._plan[index].key != key:
+            raise PlanMismatchError(f"use {index} is {key}")
+        layout = self._plan[index].layout
+        if layout is None or any(name in self._skipped for name in names):
+            return use
+        fold = Fold(self._n, self._group_size, layout)
+        use.call = Call(func, args, kwargs, weights, self.graph, fold, self._plan[index].sliceable)
+        use.rule = rules.prepare(use.call)
+        use.nbytes = use.call.nbytes
+        return use
+
+    def _listen(self, use: Use, outputs: list[Tensor], in_place: bool) -> None:
+        heard = [t for t in outputs if t.requires_grad]
+        if not heard:
+            return
+        use.shape = heard[0].shape
+        if len(outputs) == 1:
+            heard[0].register_hook(lambda gradient: self._fire(use, [gradient]))
+        else:
+            slots = [i for i, t in enumerate(outputs) if t.requires_grad]
+            zeros = [torch.zeros_like(t) for t in heard]
+            count = len(outputs)
+
+            def hook(gradients: Sequence[Tensor | None]) -> None:
+                full: list[Tensor | None] = [None] * count
+                for slot, gradient, zero in zip(slots, gradients, zeros, strict=True):
+                    full[slot] = zero if gradient is None else gradient
+                self._fire(use, full)
+
+            torch.autograd.graph.register_multi_grad_hook(heard, hook)
+
+    def _fire(self, use: Use, gradients: list[Tensor | None]) -> None:
+        """Serve one use, now that its output gradient is known."""
+        if not self.backward_runs:
+            raise UnsupportedError("log_prob calls autograd itself")
+        with torch.no_grad(), torch._C.DisableTorchFunction():
+            if self._plan is None:
+                use.support[self.sample] = support_of(next(g for g in gradients if g is not None))
+                return
+            call, use.call = use.call, None
+            if call is None:
+                if self._skipped.isdisjoint(use.key.parameters):
+                    raise UnsupportedError(f"the output of '{use.key.op}' reached log p, but did not in the probe")
+                return
+            start = perf_counter()
+            collected: dict[int, GradientForm] = {}
+            for weight, form in call.gradients(gradients):
+                old = collected.get(id(weight))
+                collected[id(weight)] = form if old is None else add_forms(old, form)
+            for weight in call.distinct_weights():
+                self.graph.add(weight, collected.pop(id(weight), None))
+            use.seconds = perf_counter() - start
+
+
+class PlanMismatchError(Exception):
+    """A forward pass did not use its parameters as the plan says. Never leaves the package."""
+
+
+def operands(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[Tensor]:
+    """Yield the tensors among an op's arguments, those in lists included."""
+    for value in args:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from tensors_of(value)
+    for value in kwargs.values():
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from tensors_of(value)
+
+
+def tensors_of(value: Any) -> Iterator[Tensor]:
+    """Yield a tensor, or the tensors of a list or tuple."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from tensors_of(item)
+
+
+def _detached(value: Any, graph: WeightGraph) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach() if value in graph else value
+    if isinstance(value, (list, tuple)):
+        items = [_detached(item, graph) for item in value]
+        return items if isinstance(value, list) else tuple(items)
+    if isinstance(value, dict):
+        return {key: _detached(item, graph) for key, item in value.items()}
+    return value
+
+
+def _renamed(result: Any, values: list[Tensor]) -> Any:
+    # torch.return_types are tuples built from one sequence
+    return type(result)(values)
