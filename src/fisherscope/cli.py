@@ -86,6 +86,35 @@ def _options(
 
 
 @app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the model and the report.")] = Path(
+        "fisherscope-demo"
+    ),
+    minutes: Annotated[float, typer.Option(help="Training time.")] = 0.7,
+    seed: Seed = 0,
+) -> None:
+    """Train a small Glow on bundled images and report what its likelihood and its gradients say of others.
+
+    Example: fisherscope demo --out runs/demo
+    """
+    from fisherscope.pipeline.demo import run_demo
+    from fisherscope.report import print_table
+
+    with progress_bar("demo", "") as update:
+        made = run_demo(
+            out,
+            minutes=minutes,
+            seed=seed,
+            command=command_line(),
+            report_training=lambda p: update(p.seconds, 60 * minutes, f"seconds, {p.bits_per_dim:.3f} bits/dim"),
+            report_extraction=lambda what, done, total: update(done, total, f"samples of {what}"),
+        )
+    print_table(made.evaluation.records)
+    print(made.evaluation.protocol.statement())
+    print(f"model: {made.model}\nreport: {made.page}")
+
+
+@app.command()
 def train(
     family: Annotated[str, typer.Argument(help="Model family: glow.")],
     data: Annotated[str, typer.Option("--data", help="Training samples.", metavar="DATA")],

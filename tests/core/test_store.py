@@ -40,7 +40,7 @@ def test_nan_is_not_json(tmp_path):
 
 def test_arrays_round_trip_with_their_card(tmp_path):
     path = tmp_path / "a.safetensors"
-    arrays = {"x": np.arange(6.0).reshape(2, 3).T, "k": np.array([2**64 - 1], np.uint64)}
+    arrays = {"x": np.arange(6.0).reshape(2, 3).T, "scalar": np.array(1.5), "k": np.array([2**64 - 1], np.uint64)}
     store.write_arrays(path, arrays, {"c": [1, "two"]})
     read, card = store.read_arrays(path)
     assert card == {"c": [1, "two"]}

@@ -83,7 +83,7 @@ def read_json(path: Path, error: Callable[[str], FisherscopeError] = DataError) 
 
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], card: JSON) -> None:
     """Write named arrays and a JSON card into one safetensors file, atomically."""
-    contiguous = {name: np.ascontiguousarray(a) for name, a in arrays.items()}
+    contiguous = {name: np.asarray(a, order="C") for name, a in arrays.items()}
     metadata = {"card": json.dumps(card, allow_nan=False)}
     write_atomic(path, dump_safetensors(contiguous, metadata=metadata))
 

@@ -1,0 +1,15 @@
+"""Shared by all tests."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """Folder of the real data sets; skips where they are missing."""
+    root = Path(os.environ.get("FISHERSCOPE_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not root.is_dir():
+        pytest.skip(f"the real data sets are missing: set FISHERSCOPE_DATA (looked at {root})")
+    return root

@@ -1,0 +1,185 @@
+"""The engineer's front door."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import fisherscope
+from fisherscope.core.errors import CardMismatchError, DataError, ModelError, SettingError
+from fisherscope.evaluation import false_alarm_interval
+from fisherscope.pipeline.batches import as_batches
+from fisherscope.pipeline.extraction import extract_table
+from fisherscope.pipeline.target import Target
+
+
+class Gaussian(torch.nn.Module):
+    """A model of the user's own."""
+
+    def __init__(self, dims=4):
+        super().__init__()
+        self.mean = torch.nn.Parameter(torch.zeros(dims))
+        self.log_std = torch.nn.Parameter(torch.zeros(dims))
+
+
+def gaussian_log_prob(module, x):
+    return torch.distributions.Normal(module.mean, module.log_std.exp()).log_prob(x).sum(1)
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return np.random.default_rng(0).normal(size=(600, 4))
+
+
+@pytest.fixture(scope="module")
+def guard(glow, digits):
+    return fisherscope.fit(glow, digits.select(range(400)), fpr=0.05)
+
+
+def test_a_users_own_module_and_callable(rows):
+    guard = fisherscope.fit(Gaussian().double(), rows[:400], log_prob=gaussian_log_prob, fpr=0.05)
+    far = rows[400:] + 10
+    assert guard.predict(far).all() and guard.p_value(far).max() <= 0.05
+    assert guard.predict(rows[400:]).mean() < 0.12
+    assert guard.score(far).min() > np.median(guard.score(rows[400:]))
+
+
+def test_data_may_be_a_pytree(rows):
+    def log_prob(module, x):
+        return gaussian_log_prob(module, x["a"]) + x["b"][:, 0] * module.mean[0]
+
+    data = {"a": torch.from_numpy(rows), "b": torch.from_numpy(rows[:, :1])}
+    guard = fisherscope.fit(Gaussian().double(), data, log_prob=log_prob, fpr=0.05)
+    assert guard.score({"a": rows[:7], "b": rows[:7, :1]}).shape == (7,)
+
+
+def test_verdict_is_one_story(guard, digits):
+    verdict = guard.judge(digits.select(range(400, 500)))
+    np.testing.assert_array_equal(verdict.novel, verdict.p_value <= 0.05)
+    np.testing.assert_array_equal(verdict.novel, verdict.score > guard.calibration.threshold(0.05))
+    assert verdict.ids[3] == (digits.ids[403],)
+
+
+def test_batch_and_order_do_not_matter(guard, digits):
+    some = digits.select(range(400, 440))
+    scores = guard.score(some)
+    np.testing.assert_array_equal(guard.score(some), scores)
+    order = np.random.default_rng(1).permutation(40)
+    np.testing.assert_allclose(guard.score(some.select(order)), scores[order], rtol=1e-4)
+    np.testing.assert_allclose(guard.score(some.select(range(3))), scores[:3], rtol=1e-4)
+
+
+@pytest.mark.parametrize("detector", fisherscope.detector_names())
+def test_save_and_load_in_another_process_gives_identical_scores(glow, digits, tmp_path, detector):
+    guard = fisherscope.fit(glow, digits.select(range(200)), detector=detector, fpr=0.05, group_size=2)
+    guard.save(tmp_path / "guard")
+    some = digits.select(range(200, 240))
+    np.save(tmp_path / "x.npy", some.x)
+    code = (
+        "import sys, numpy as np, fisherscope\n"
+        "guard = fisherscope.load(sys.argv[1] + '/guard')\n"
+        "verdict = guard.judge(np.load(sys.argv[1] + '/x.npy'))\n"
+        "np.savez(sys.argv[1] + '/scores.npz', s=verdict.score, p=verdict.p_value)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+    verdict = guard.judge(some.x)
+    loaded = np.load(tmp_path / "scores.npz")
+    np.testing.assert_array_equal(loaded["s"], verdict.score)
+    np.testing.assert_array_equal(loaded["p"], verdict.p_value)
+
+
+def test_a_users_own_module_is_checked_by_its_fingerprint(rows, tmp_path):
+    module = Gaussian().double()
+    guard = fisherscope.fit(module, rows, log_prob=gaussian_log_prob, fpr=0.05)
+    guard.save(tmp_path)
+    loaded = fisherscope.load(tmp_path, module, gaussian_log_prob)
+    np.testing.assert_array_equal(loaded.score(rows), guard.score(rows))
+    with pytest.raises(ModelError, match="guards a module of your own"):
+        fisherscope.load(tmp_path)
+    with pytest.raises(CardMismatchError, match="'dtype'"):
+        fisherscope.load(tmp_path, Gaussian(), gaussian_log_prob)
+    with torch.no_grad():
+        module.mean += 1
+    with pytest.raises(CardMismatchError, match="'model'"):
+        fisherscope.load(tmp_path, module, gaussian_log_prob)
+
+
+def test_a_name_in_a_file_is_never_imported(guard, digits, tmp_path):
+    class Mine(fisherscope.Detector):
+        name = "os:system"
+        requires = ("log_p",)
+
+        def _fit(self, table):
+            self.shift_ = 1.0
+
+        def _score(self, table):
+            return -table.block("log_p").sum(1) + self.shift_
+
+    mine = fisherscope.fit(guard.target, digits.select(range(100)), detector=Mine(), fpr=0.1)
+    mine.save(tmp_path)
+    with pytest.raises(SettingError, match="a detector of your own, 'os:system'"):
+        fisherscope.load(tmp_path)
+    loaded = fisherscope.load(tmp_path, detector=Mine())
+    np.testing.assert_array_equal(loaded.score(digits.x[:5]), mine.score(digits.x[:5]))
+
+
+def test_training_samples_are_refused_unless_asked_for(glow):
+    train = fisherscope.load_samples("digits[train]", limit=120)
+    with pytest.raises(DataError, match="120 of 120 samples given to fit are samples the model was trained on"):
+        fisherscope.fit(glow, train, fpr=0.05)
+    fisherscope.fit(glow, train, fpr=0.05, allow_training_samples=True)
+
+
+def test_tables_are_data_too(guard, glow, digits, make_glow):
+    some = digits.select(range(300))
+    table = extract_table(guard.target, as_batches(some))
+    fitted = fisherscope.fit(glow, table, fpr=0.05)
+    np.testing.assert_allclose(fitted.score(table), fitted.score(some), rtol=1e-4)
+    other = Target(make_glow(hidden=4), None, "other")
+    foreign = extract_table(other, as_batches(some))
+    with pytest.raises(CardMismatchError, match="'model'"):
+        guard.judge(foreign)
+    with pytest.raises(CardMismatchError, match="'model'"):
+        fisherscope.fit(glow, foreign)
+
+
+def test_too_few_samples_names_the_number(glow, digits):
+    with pytest.raises(
+        DataError, match=r"50 groups .* 0.01 needs 99 to calibrate and .* at least 2 to fit, 101 in all"
+    ):
+        fisherscope.fit(glow, digits.select(range(50)))
+    with pytest.raises(DataError, match="19 groups were given"):
+        fisherscope.fit(glow, digits.select(range(99)), group_size=5, fpr=0.05)
+
+
+def test_a_stricter_rate_than_the_calibration_allows(guard):
+    assert guard.at(0.1).fpr == 0.1
+    with pytest.raises(DataError, match="at least 999 are needed"):
+        guard.at(0.001)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_nan_in_the_input_is_refused(rows, bad):
+    guard = fisherscope.fit(Gaussian().double(), rows, log_prob=gaussian_log_prob, fpr=0.05)
+    x = rows[:5].copy()
+    x[3, 1] = bad
+    with pytest.raises(DataError, match="NaN or inf, first in row 3"):
+        guard.score(x)
+
+
+def test_wrong_shape_says_what_is_expected(guard):
+    with pytest.raises(DataError, match="28x28 grey, the model expects 8x8 grey"):
+        guard.score(np.zeros((3, 1, 28, 28), np.uint8))
+
+
+@pytest.mark.parametrize("detector", ["layerwise-gaussian", "typicality"])
+def test_false_alarms_are_as_promised(make_glow, digits, detector):
+    glow = make_glow(hidden=4)
+    samples = digits.select(np.random.default_rng(0).permutation(len(digits)))
+    guard = fisherscope.fit(glow, samples.select(range(400)), detector=detector, fpr=0.01)
+    p_values = guard.p_value(samples.select(range(400, 599)))
+    for level in (0.01, 0.05, 0.1):
+        low, high = false_alarm_interval(len(guard.calibration.scores), len(p_values), level, coverage=0.99)
+        assert low <= (p_values <= level).sum() <= high

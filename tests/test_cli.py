@@ -1,0 +1,281 @@
+"""The command line: the road from images to scores, and one clear line for every mistake."""
+
+import csv
+import json
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fisherscope.cli import main, parse_bytes, parse_shape
+from fisherscope.core.errors import SettingError
+from fisherscope.data import load_samples
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run a command line in this process; return exit code, stdout and stderr."""
+
+    def run_command(*arguments):
+        monkeypatch.setattr(sys, "argv", ["fisherscope", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run_command
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A trained model, a fitted detector and ten pictures, made by the commands themselves."""
+    home = tmp_path_factory.mktemp("cli")
+    test = load_samples("digits[test]")
+    np.save(home / "test.npy", test.x)
+    (home / "pictures").mkdir()
+    for i in range(10):
+        Image.fromarray(test.x[-1 - i, 0]).save(home / "pictures" / f"{i}.png")
+    with pytest.MonkeyPatch.context() as patch:
+        for command in (
+            [
+                "train",
+                "glow",
+                "--data",
+                "digits",
+                "--out",
+                "glow",
+                "--steps",
+                "20",
+                "--flow-steps",
+                "2",
+                "--hidden",
+                "8",
+            ],
+            ["fit", "glow", "--data", "digits", "--limit", "300", "--fpr", "0.05", "--out", "guard"],
+        ):
+            patch.chdir(home)
+            patch.setattr(sys, "argv", ["fisherscope", *command])
+            main()
+    return home
+
+
+def test_a_folder_of_pictures_is_scored_in_one_command(run, folder, tmp_path):
+    code, out, _ = run("score", folder / "guard", "--data", folder / "pictures", "--out", tmp_path / "s.csv")
+    assert code == 0 and "of 10 novel" in out
+    rows = list(csv.DictReader((tmp_path / "s.csv").open()))
+    assert list(rows[0]) == ["id", "score", "p_value", "novel"]
+    assert [r["id"] for r in rows] == [f"{i}.png" for i in range(10)]
+    assert all(0 < float(r["p_value"]) <= 1 for r in rows)
+    assert all((r["novel"] == "true") == (float(r["p_value"]) <= 0.05) for r in rows)
+
+
+def test_score_formats_agree(run, folder, tmp_path):
+    from pyarrow import parquet
+
+    for suffix in ("csv", "jsonl", "parquet"):
+        assert run("score", folder / "guard", "--data", folder / "pictures", "--out", tmp_path / f"s.{suffix}")[0] == 0
+    by_csv = [float(r["score"]) for r in csv.DictReader((tmp_path / "s.csv").open())]
+    by_json = [json.loads(line) for line in (tmp_path / "s.jsonl").read_text().splitlines()]
+    by_parquet = parquet.read_table(tmp_path / "s.parquet").to_pylist()
+    assert by_csv == [r["score"] for r in by_json]
+    assert by_json == by_parquet
+
+
+def test_extract_then_fit_then_score_on_tables(run, folder, tmp_path):
+    table = tmp_path / "t.safetensors"
+    code, out, _ = run("extract", folder / "glow", "--data", folder / "test.npy", "--group-size", 2, "--out", table)
+    assert code == 0 and "299 groups of 2" in out
+    code, out, _ = run("fit", folder / "glow", "--data", table, "--fpr", 0.05, "--out", tmp_path / "guard")
+    assert code == 0 and "calibrated on" in out
+    code, out, _ = run("score", tmp_path / "guard", "--data", table, "--out", tmp_path / "s.jsonl")
+    assert code == 0
+    rows = [json.loads(line) for line in (tmp_path / "s.jsonl").read_text().splitlines()]
+    assert len(rows) == 299 and ";" in rows[0]["id"]
+
+
+def test_evaluate_writes_records_and_a_report(run, folder, tmp_path):
+    json_file, report = tmp_path / "r.json", tmp_path / "report"
+    code, out, _ = run(
+        *("evaluate", folder / "glow", "--in-dist", "digits", "--out-dist", "noise.npy", "--limit", 200),
+        *("--group-size", 1, "--group-size", 5, "--json", json_file, "--report", report),
+    )
+    assert code == 2  # there is no noise.npy here
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "noise.npy", rng.integers(0, 256, (120, 1, 8, 8), dtype=np.uint8))
+    code, out, _ = run(
+        *("evaluate", folder / "glow", "--in-dist", "digits", "--out-dist", tmp_path / "noise.npy", "--limit", 200),
+        *("--group-size", 1, "--group-size", 5, "--json", json_file, "--report", report),
+    )
+    assert code == 0 and "In-distribution: 200 samples of digits[test]" in out
+    records = json.loads(json_file.read_text())
+    assert len(records) == 2 * 5
+    wanted = {"in_dist", "out_dist", "group_size", "detector", "auroc", "auroc_low", "auroc_high", "aupr", "fpr95"}
+    assert wanted | {"n_in", "n_out", "seed"} <= set(records[0])
+    by_name = {(r["detector"], r["group_size"]): r for r in records}
+    assert by_name["likelihood", 1]["auroc"] > 0.99  # white noise is the one thing a likelihood always notices
+    assert by_name["likelihood", 1]["n_in"] == 50 and by_name["likelihood", 5]["n_out"] == 24
+    assert all(r["auroc_low"] <= r["auroc"] <= r["auroc_high"] for r in records)
+    assert (report / "index.html").is_file()
+
+
+def test_a_users_factory_is_a_model(run, tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(
+        "import torch\n"
+        "class Net(torch.nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.mean = torch.nn.Parameter(torch.full((1, 8, 8), 100.0))\n"
+        "def log_prob(net, x):\n"
+        "    return -((x - net.mean) / 50).square().flatten(1).sum(1)\n"
+        "def make():\n"
+        "    return Net(), log_prob\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run("fit", "mine:make", "--data", "digits", "--limit", 200, "--fpr", 0.05, "--out", "guard")
+    assert (code, err) == (0, "")
+    code, _, err = run("score", "guard", "--data", "digits", "--limit", 20, "--out", "s.csv")
+    assert code == 2 and "guards a module of your own" in err
+    code, out, _ = run("score", "guard", "--model", "mine:make", "--data", "digits", "--limit", 20, "--out", "s.csv")
+    assert code == 0 and "of 20 novel" in out
+
+
+def corrupt_folder(folder, tmp_path):
+    (tmp_path / "bad").mkdir()
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "bad" / "a.png")
+    (tmp_path / "bad" / "b.png").write_bytes((tmp_path / "bad" / "a.png").read_bytes()[:40])
+    return tmp_path / "bad"
+
+
+def empty_folder(folder, tmp_path):
+    (tmp_path / "empty").mkdir()
+    return tmp_path / "empty"
+
+
+def colour_folder(folder, tmp_path):
+    (tmp_path / "colour").mkdir()
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "colour" / "a.png")
+    return tmp_path / "colour"
+
+
+def large_images(folder, tmp_path):
+    np.save(tmp_path / "large.npy", np.zeros((5, 1, 16, 16), np.uint8))
+    return tmp_path / "large.npy"
+
+
+def nan_array(folder, tmp_path):
+    x = np.full((5, 1, 8, 8), 7.0)
+    x[3, 0, 1, 1] = np.nan
+    np.save(tmp_path / "nan.npy", x)
+    return tmp_path / "nan.npy"
+
+
+BAD_DATA = {
+    "missing file": (lambda folder, tmp_path: tmp_path / "no.npy", "does not exist"),
+    "empty folder": (empty_folder, "empty"),
+    "corrupt PNG": (corrupt_folder, "b.png"),
+    "wrong mode": (colour_folder, "8x8 RGB, the model expects 8x8 grey"),
+    "wrong shape": (large_images, "16x16 grey, the model expects 8x8 grey"),
+    "NaN": (nan_array, "NaN or inf, first in row 3"),
+    "unknown name": (lambda folder, tmp_path: "no-such-set", "no-such-set"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_DATA)
+def test_bad_data_is_one_line_and_leaves_nothing(run, folder, tmp_path, case):
+    make, message = BAD_DATA[case]
+    data = make(folder, tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    for command in (
+        ["score", folder / "guard", "--data", data, "--out", tmp_path / "out.csv"],
+        ["fit", folder / "glow", "--data", data, "--out", tmp_path / "out"],
+        ["extract", folder / "glow", "--data", data, "--out", tmp_path / "out.safetensors"],
+        ["evaluate", folder / "glow", "--in-dist", "digits", "--out-dist", data, "--json", tmp_path / "out.json"],
+    ):
+        code, out, err = run(*command)
+        assert code == 2, command
+        assert message in err and err.count("\n") == 1 and err.startswith("fisherscope: "), err
+        assert out == "" and sorted(tmp_path.rglob("*")) == before
+
+
+def test_other_mistakes_are_one_line_and_leave_nothing(run, folder, tmp_path):
+    out = tmp_path / "out"
+    truncated = tmp_path / "truncated"
+    truncated.mkdir()
+    for name in ("model.json", "model.safetensors"):
+        content = (folder / "glow" / name).read_bytes()
+        (truncated / name).write_bytes(content[:-100] if name.endswith("tensors") else content)
+    foreign = tmp_path / "foreign.safetensors"
+    other = tmp_path / "other"
+    train = ["train", "glow", "--data", "digits", "--steps", 1, "--flow-steps", 1, "--hidden", 4]
+    assert run(*train, "--out", other)[0] == 0
+    assert run("extract", other, "--data", "digits", "--limit", 200, "--out", foreign)[0] == 0
+    before = sorted(tmp_path.rglob("*"))
+    fit = ["fit", folder / "glow", "--data", "digits", "--out", out]
+    cases = {
+        "unknown detector 'nope'": [*fit, "--detector", "nope"],
+        "card field 'model' does not match": [
+            "score",
+            folder / "guard",
+            "--data",
+            foreign,
+            "--out",
+            tmp_path / "s.csv",
+        ],
+        "truncated": ["fit", truncated, "--data", "digits", "--out", out],
+        "is no folder of a saved model": ["fit", tmp_path / "no", "--data", "digits", "--out", out],
+        "is not a saved model": ["fit", folder / "pictures", "--data", "digits", "--out", out],
+        "is not a saved detector": ["score", folder / "glow", "--data", "digits", "--out", tmp_path / "s.csv"],
+        "larger than the data": [
+            *("evaluate", folder / "glow", "--in-dist", "digits", "--out-dist", folder / "pictures"),
+            *("--group-size", 50, "--json", tmp_path / "r.json"),
+        ],
+        "0 groups were given": [*fit, "--group-size", 1000],
+        "20 groups were given": [*fit, "--limit", 20],
+        "the model was trained on": ["fit", folder / "glow", "--data", "digits[train]", "--out", out],
+        "between 0 and 1": [*fit, "--fpr", 2],
+        "unknown dtype": [*fit, "--dtype", "float8"],
+        "cannot be used": [*fit, "--device", "cuda:99"],
+        "no amount of memory": [*fit, "--max-memory", "lots"],
+        "expected .csv, .jsonl, .parquet": ["score", folder / "guard", "--data", "digits", "--out", tmp_path / "s.txt"],
+        "already holds a model": [*train, "--out", folder / "glow"],
+        "nothing to resume": [*train, "--out", out, "--resume"],
+        "either steps or minutes": ["train", "glow", "--data", "digits", "--out", out],
+        "unknown model family": ["train", "gloww", "--data", "digits", "--steps", 1, "--out", out],
+        "levels is 9": [*train, "--out", out, "--levels", 9],
+        "Missing option '--out'": ["fit", folder / "glow", "--data", "digits"],
+        "No such command": ["fitt"],
+    }
+    for message, command in cases.items():
+        code, printed, err = run(*command)
+        assert code == 2, (command, err)
+        assert message in err and err.count("\n") == 1, (command, err)
+        assert printed == ""
+        assert sorted(tmp_path.rglob("*")) == before, command
+
+
+def test_an_interrupted_training_resumes(run, tmp_path):
+    base = ["train", "glow", "--data", "digits", "--out", tmp_path / "m", "--flow-steps", 1, "--hidden", 4]
+    assert run(*base, "--steps", 3)[0] == 0
+    code, out, _ = run(*base, "--steps", 5, "--resume")
+    assert code == 0 and "after 5 steps" in out
+
+
+def test_every_command_has_an_example_in_its_help(run):
+    code, out, _ = run("--help")
+    assert code == 0
+    for command in ("demo", "train", "extract", "fit", "score", "evaluate"):
+        assert command in out
+        code, text, _ = run(command, "--help")
+        assert code == 0 and f"Example: fisherscope {command}" in text
+
+
+def test_parse_bytes_and_shape():
+    assert [parse_bytes(t) for t in (None, "5", "1.5KB", "2 GiB", "3mb")] == [None, 5, 1500, 2 * 2**30, 3 * 10**6]
+    assert parse_shape("3x32X16") == (3, 32, 16)
+    for text in ("3x32", "axbxc", ""):
+        with pytest.raises(SettingError, match="CxHxW"):
+            parse_shape(text)
