@@ -23,10 +23,9 @@ _SEED_BITS: Final = (1 << 64) - 1
 def _draw(
     keys: KeyArray, seed: int, stream: int, draw: Callable[[np.random.Generator], NDArray[np.float64]]
 ) -> NDArray[np.float64]:
-    generators = (
-        np.random.Generator(np.random.Philox(key=[int(key), seed & _SEED_BITS], counter=[0, 0, 0, stream]))
-        for key in keys
-    )
+    # As a list of integers the pair would pass through float64, where keys above 2**63 lose their last digits.
+    pairs = np.stack([keys, np.full_like(keys, seed & _SEED_BITS)], axis=1)
+    generators = (np.random.Generator(np.random.Philox(key=pair, counter=[0, 0, 0, stream])) for pair in pairs)
     return np.stack([draw(g) for g in generators])
 
 
@@ -44,7 +43,9 @@ def uniform_noise(keys: KeyArray, shape: Sequence[int], *, seed: int, stream: in
         Tensor (n, *shape). The numbers are drawn in float64, so float32 and float64 models see the same noise.
     """
     noise = _draw(keys, seed, stream, lambda g: g.random(tuple(shape)))
-    return torch.from_numpy(noise).to(device=like.device, dtype=like.dtype)
+    # Rounding to a narrower dtype would turn the highest draws into 1, the next level of a dequantised pixel.
+    below_one = 1 - torch.finfo(like.dtype).eps / 2
+    return torch.from_numpy(noise).to(device=like.device, dtype=like.dtype).clamp(max=below_one)
 
 
 def normal_noise(keys: KeyArray, shape: Sequence[int], *, seed: int, stream: int = 0, like: Tensor) -> Tensor:
@@ -56,7 +57,9 @@ def normal_noise(keys: KeyArray, shape: Sequence[int], *, seed: int, stream: int
 def keys_of(x: Tensor, keys: KeyArray | None) -> KeyArray:
     """Return ``keys``, or where None is given the keys of the samples in ``x`` (n, ...), shape (n,), uint64."""
     if keys is None:
-        return sample_keys(x.detach().cpu().numpy())
+        plain = x.detach().cpu()
+        # numpy knows no bfloat16; float32 holds each of its values
+        return sample_keys((plain.float() if plain.dtype == torch.bfloat16 else plain).numpy())
     if len(keys) != len(x):
         raise ModelError(f"{len(keys)} keys were given for {len(x)} samples; give one uint64 key a sample")
     return keys
