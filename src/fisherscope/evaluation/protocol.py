@@ -164,7 +164,7 @@ class Protocol:
             "run or fit part.",
         ]
         if self.clustered:
-            sentences.append(f"Split and resampled by cluster (dependent samples kept together): {self._clusters()}.")
+            sentences.append(self._clusters())
         return " ".join(sentences)
 
     def _training(self) -> str:
@@ -182,7 +182,10 @@ class Protocol:
         )
 
     def _clusters(self) -> str:
-        return ", ".join(self.clustered)
+        text = f"Split and resampled by cluster (dependent samples kept together): {', '.join(self.clustered)}."
+        if max(self.group_sizes) > 1:
+            text += " Groups of several samples are resampled as if independent, so their intervals are too narrow."
+        return text
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields and the statement as JSON values."""

@@ -1,1 +1,33 @@
 """Figures, tables and one self-contained HTML page."""
+
+from fisherscope.report.content import LayerHistogram, RankedImage, ReportContent
+from fisherscope.report.figures import (
+    image_strip,
+    layer_histogram,
+    likelihood_histogram,
+    roc_figure,
+    sample_grid,
+    save_figure,
+)
+from fisherscope.report.html import write_report
+from fisherscope.report.tables import latex_table, markdown_table, metric_grid, print_table, rich_tables
+from fisherscope.report.verdict import pair_verdicts
+
+__all__ = [
+    "LayerHistogram",
+    "RankedImage",
+    "ReportContent",
+    "image_strip",
+    "latex_table",
+    "layer_histogram",
+    "likelihood_histogram",
+    "markdown_table",
+    "metric_grid",
+    "pair_verdicts",
+    "print_table",
+    "rich_tables",
+    "roc_figure",
+    "sample_grid",
+    "save_figure",
+    "write_report",
+]

@@ -1,0 +1,218 @@
+"""Tables of one metric with its intervals: rows are detectors, columns are pairs and group sizes, the best is bold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from fisherscope.core.errors import DataError, SettingError
+from fisherscope.evaluation import METRICS, Record
+from fisherscope.report.theme import display_name
+
+METRIC_LABELS = {
+    "auroc": "AUROC",
+    "aupr": "AUPR (OOD positive)",
+    "aupr_in": "AUPR (in-dist. positive)",
+    "fpr95": "FPR95",
+}
+LOWER_IS_BETTER = frozenset({"fpr95"})
+
+_LATEX_ESCAPES = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        **{c: "\\" + c for c in "_&%#${}"},
+    }
+)
+
+
+@dataclass(frozen=True)
+class Column:
+    """One pair of sets at one group size.
+
+    Attributes:
+        in_dist: name of the in-distribution set.
+        out_dist: name of the OOD set.
+        group_size: B.
+    """
+
+    in_dist: str
+    out_dist: str
+    group_size: int
+
+    @property
+    def pair(self) -> str:
+        """Return the pair as ``in → out``."""
+        return f"{display_name(self.in_dist)} → {display_name(self.out_dist)}"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A figure with its interval.
+
+    Attributes:
+        estimate: the metric.
+        low: lower end of its interval.
+        high: upper end.
+        best: whether no detector of the column is better, to the three digits shown.
+    """
+
+    estimate: float
+    low: float
+    high: float
+    best: bool
+
+    @property
+    def number(self) -> str:
+        """Return the estimate to three digits."""
+        return f"{self.estimate:.3f}"
+
+    @property
+    def interval(self) -> str:
+        """Return the interval to three digits, in brackets."""
+        return f"[{self.low:.3f}, {self.high:.3f}]"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A metric of every detector on every pair.
+
+    Attributes:
+        metric: its name in :data:`METRICS`.
+        columns: in order of first appearance.
+        rows: by detector, in order of first appearance, one cell a column; None where it was not run.
+    """
+
+    metric: str
+    columns: tuple[Column, ...]
+    rows: Mapping[str, tuple[Cell | None, ...]]
+
+
+def metric_grid(records: Sequence[Record], metric: str = "auroc") -> Grid:
+    """Arrange a metric of some records as a table.
+
+    Raises:
+        SettingError: the metric is unknown.
+        DataError: there is no record, or two of one detector on one pair and group size.
+    """
+    if metric not in METRICS:
+        raise SettingError(f"unknown metric '{metric}'; known: {', '.join(METRICS)}")
+    if not records:
+        raise DataError("there are no records to tabulate; evaluate at least one detector")
+    found: dict[tuple[str, Column], Record] = {}
+    for record in records:
+        key = (record.detector, Column(record.in_dist, record.out_dist, record.group_size))
+        if key in found:
+            raise DataError(
+                f"{record.detector} has two records on {key[1].pair} with B = {record.group_size}; give one"
+            )
+        found[key] = record
+    columns = tuple(dict.fromkeys(column for _, column in found))
+    best = {c: _best([r for (_, column), r in found.items() if column == c], metric) for c in columns}
+
+    def cell(detector: str, column: Column) -> Cell | None:
+        record = found.get((detector, column))
+        if record is None:
+            return None
+        estimate, low, high = (getattr(record, metric + end) for end in ("", "_low", "_high"))
+        return Cell(estimate, low, high, round(estimate, 3) == best[column])
+
+    detectors = dict.fromkeys(detector for detector, _ in found)
+    return Grid(metric, columns, {d: tuple(cell(d, c) for c in columns) for d in detectors})
+
+
+def _best(records: Sequence[Record], metric: str) -> float:
+    figures: list[float] = [round(getattr(record, metric), 3) for record in records]
+    return min(figures) if metric in LOWER_IS_BETTER else max(figures)
+
+
+def rich_tables(records: Sequence[Record], metric: str = "auroc", width: int = 80) -> list[Table]:
+    """Return the table for a terminal, as several where all columns do not fit ``width`` characters.
+
+    The best of a column is bold and marked by a star.
+    """
+    grid = metric_grid(records, metric)
+    heads = [f"{display_name(c.in_dist)} →\n{display_name(c.out_dist)}\nB = {c.group_size}" for c in grid.columns]
+    room = width - max(len(name) for name in ("detector", *grid.rows)) - 4
+    widest = max(len(line) for line in ("[0.000, 0.000]", *"\n".join(heads).splitlines()))
+    step = max(1, room // (widest + 3))
+    return [_rich_table(grid, heads, range(len(heads))[i : i + step]) for i in range(0, len(heads), step)]
+
+
+def _rich_table(grid: Grid, heads: Sequence[str], columns: range) -> Table:
+    table = Table(title=f"{METRIC_LABELS[grid.metric]} with interval", caption="* best of the column")
+    table.add_column("detector", no_wrap=True)
+    for i in columns:
+        table.add_column(Text(heads[i]), justify="center", no_wrap=True)
+    for detector, cells in grid.rows.items():
+        table.add_row(Text(detector), *(_rich_cell(cells[i]) for i in columns))
+    return table
+
+
+def _rich_cell(cell: Cell | None) -> Text:
+    if cell is None:
+        return Text("-")
+    return Text(f"{cell.number}{'*' if cell.best else ' '}", style="bold" if cell.best else "").append(
+        f"\n{cell.interval}", style="not bold dim"
+    )
+
+
+def print_table(records: Sequence[Record], metric: str = "auroc", console: Console | None = None) -> None:
+    """Print :func:`rich_tables` to the console given, or to standard output."""
+    console = console or Console()
+    for table in rich_tables(records, metric, console.width):
+        console.print(table)
+
+
+def markdown_table(records: Sequence[Record], metric: str = "auroc") -> str:
+    """Return the table in Markdown; the best of a column is bold."""
+    grid = metric_grid(records, metric)
+    head = [f"{c.pair}, B = {c.group_size}".replace("|", r"\|") for c in grid.columns]
+    lines = [["detector", *head], ["---", *(":-:" for _ in head)]]
+    for detector, cells in grid.rows.items():
+        lines.append([detector, *(_markdown_cell(cell) for cell in cells)])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _markdown_cell(cell: Cell | None) -> str:
+    if cell is None:
+        return "-"
+    return f"{f'**{cell.number}**' if cell.best else cell.number} {cell.interval}"
+
+
+def latex_table(records: Sequence[Record], metric: str = "auroc") -> str:
+    r"""Return the table as a LaTeX ``tabular``; needs ``\usepackage{booktabs}``. The best of a column is bold."""
+    grid = metric_grid(records, metric)
+    pairs = " & ".join(_latex_pair(column) for column in grid.columns)
+    sizes = " & ".join(f"$B = {column.group_size}$" for column in grid.columns)
+    lines = [
+        rf"\begin{{tabular}}{{l{'c' * len(grid.columns)}}}",
+        r"\toprule",
+        rf" & {pairs} \\",
+        rf"detector & {sizes} \\",
+        r"\midrule",
+        *(
+            rf"{detector.translate(_LATEX_ESCAPES)} & {' & '.join(_latex_cell(cell) for cell in cells)} \\"
+            for detector, cells in grid.rows.items()
+        ),
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _latex_pair(column: Column) -> str:
+    inside, outside = (display_name(name).translate(_LATEX_ESCAPES) for name in (column.in_dist, column.out_dist))
+    return rf"{inside} $\to$ {outside}"
+
+
+def _latex_cell(cell: Cell | None) -> str:
+    if cell is None:
+        return "--"
+    number = rf"\textbf{{{cell.number}}}" if cell.best else cell.number
+    return rf"{number} {{\scriptsize {cell.interval}}}"
