@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
@@ -56,6 +58,14 @@ def test_fitted_normal_has_the_area_of_the_histogram(content):
     # The normal is cut at the ends of the axis: P(N(3, .5) inside).
     assert inside == pytest.approx(100, abs=1.5)
     assert layer.layer in figure.axes[0].get_xlabel()
+
+
+def test_nothing_is_cut_off_above_or_floats_below(content):
+    narrow = replace(content.layers[0], deviation=0.1)
+    axes = layer_histogram(narrow, content.protocol.in_dist).axes[0]
+    bottom, top = axes.get_ylim()
+    highest = max(line.get_ydata().max() for line in axes.lines)
+    assert bottom == 0 and top > highest
 
 
 def test_roc_figure_draws_the_roc_points_and_sorts_the_legend(pairs):

@@ -14,8 +14,8 @@ def luminance(color):
 def test_a_set_keeps_its_style_in_every_figure():
     alone, together = set_styles(("mnist",)), set_styles(KNOWN)
     assert alone["mnist"] == together["mnist"]
-    names = ("mnist[train]", "mnist[test]", "somewhere/mnist", "mnist-16")
-    assert [set_styles((name,))[name] for name in names] == [alone["mnist"]] * 4
+    names = ("mnist[train]", "mnist[test]", "somewhere/mnist", "mnist-16[train]", "mnist-rgb")
+    assert [set_styles((name,))[name] for name in names] == [alone["mnist"]] * len(names)
 
 
 def test_styles_of_one_figure_differ_even_for_unknown_sets():

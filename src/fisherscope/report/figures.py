@@ -71,7 +71,6 @@ def _histograms(axes: Axes, values: Mapping[str, NDArray[Any]], in_dist: str) ->
         axes.stairs(share, edges, color=style.color, linestyle=style.dash, linewidth=1.6, label=label)
     axes.set_ylabel("% of set per bin")
     axes.set_xlim(edges[0], edges[-1])
-    axes.set_ylim(bottom=0)
     return edges
 
 

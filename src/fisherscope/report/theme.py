@@ -145,7 +145,7 @@ def detector_styles(names: tuple[str, ...]) -> dict[str, Style]:
 def _styles(names: tuple[str, ...], known: Mapping[str, Style], others: tuple[Style, ...]) -> dict[str, Style]:
     styles: dict[str, Style] = {}
     for name in names:
-        key = re.sub(r"\[.*\]$|\.(parquet|npy|npz)$|-\d+$", "", re.sub(r"\[.*\]$", "", display_name(name)))
+        key = re.sub(r"\[.*\]$|\.(parquet|npy|npz)$|-(\d+|rgb)$", "", re.sub(r"\[.*\]$", "", display_name(name)))
         start = hashlib.blake2b(key.encode(), digest_size=8).digest()[0]
         rotation = [others[(start + i) % len(others)] for i in range(len(others))]
         candidates = [known[key]] if key in known else rotation
