@@ -1,6 +1,6 @@
 """Exact per-sample gradients of log p with respect to every parameter, at the price of one backward pass."""
 
-from fisherscope.features.gradients.api import PassResult, gradient_norms, gradient_pass
+from fisherscope.features.gradients.api import PassResult, gradient_norms, gradient_pass, gradient_sketch, rules_report
 from fisherscope.features.gradients.logprob import bind_log_prob, pytree_keys
 from fisherscope.features.gradients.reductions import (
     GramBlocks,
@@ -10,17 +10,25 @@ from fisherscope.features.gradients.reductions import (
     SquaredNorms,
     SquareSums,
 )
+from fisherscope.features.gradients.report import RulesReport
+from fisherscope.features.gradients.sketch import Projection, Sketch, random_projection
 
 __all__ = [
     "GramBlocks",
     "GroupGradients",
     "Kronecker",
     "PassResult",
+    "Projection",
     "Reduction",
+    "RulesReport",
+    "Sketch",
     "SquareSums",
     "SquaredNorms",
     "bind_log_prob",
     "gradient_norms",
     "gradient_pass",
+    "gradient_sketch",
     "pytree_keys",
+    "random_projection",
+    "rules_report",
 ]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +13,12 @@ from fisherscope.core.errors import SettingError
 from fisherscope.core.keys import KeyArray
 from fisherscope.features.gradients import guards
 from fisherscope.features.gradients.batch import make_batch
-from fisherscope.features.gradients.engine import batched_pass
+from fisherscope.features.gradients.engine import Job, batched_pass
 from fisherscope.features.gradients.logprob import LogProb, bind_log_prob
 from fisherscope.features.gradients.loop import loop_pass
 from fisherscope.features.gradients.reductions import Reduction, SquaredNorms
-
-Method = Literal["batched", "loop"]
+from fisherscope.features.gradients.report import RulesReport, make_report
+from fisherscope.features.gradients.sketch import Projection, Sketch
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def gradient_pass(
     group_size: int = 1,
     seed: int = 0,
     keys: KeyArray | None = None,
-    method: Method = "batched",
+    method: str = "batched",
     max_memory: int | None = None,
 ) -> PassResult:
     """Run a model forward and backward once and hand every parameter's per-group gradients to some reductions.
@@ -77,7 +77,7 @@ def gradient_pass(
         if method == "loop":
             log_p = loop_pass(bound, batch, parameters, reductions, seed)
         else:
-            log_p = batched_pass(module, log_prob, bound, batch, parameters, reductions, seed, max_memory)
+            log_p = batched_pass(Job(module, log_prob, bound, parameters, reductions, seed), batch, max_memory)
     return PassResult(log_p, tuple(r.result(list(parameters)) for r in reductions))
 
 
@@ -89,7 +89,7 @@ def gradient_norms(
     group_size: int = 1,
     seed: int = 0,
     keys: KeyArray | None = None,
-    method: Method = "batched",
+    method: str = "batched",
     max_memory: int | None = None,
 ) -> dict[str, Tensor]:
     """Return ``f_l``, the squared L2 norm of the gradient of each group's summed log p, parameter by parameter.
@@ -103,7 +103,7 @@ def gradient_norms(
     Returns:
         ``named_parameters`` name -> (n_groups,); float32 for half-precision parameters, else the parameter's dtype.
     """
-    return gradient_pass(
+    done = gradient_pass(
         module,
         x,
         [SquaredNorms()],
@@ -113,4 +113,110 @@ def gradient_norms(
         keys=keys,
         method=method,
         max_memory=max_memory,
-    ).results[0]
+    )
+    norms: dict[str, Tensor] = done.results[0]
+    return norms
+
+
+@overload
+def gradient_sketch(
+    module: nn.Module,
+    x: Any,
+    *,
+    log_prob: LogProb | None = None,
+    size: int = 512,
+    group_size: int = 1,
+    seed: int = 0,
+    projection_seed: int = 0,
+    keys: KeyArray | None = None,
+    projections: Mapping[str, Projection] | None = None,
+    per_layer: Literal[False] = False,
+    max_memory: int | None = None,
+) -> Tensor: ...
+
+
+@overload
+def gradient_sketch(
+    module: nn.Module,
+    x: Any,
+    *,
+    log_prob: LogProb | None = None,
+    size: int = 512,
+    group_size: int = 1,
+    seed: int = 0,
+    projection_seed: int = 0,
+    keys: KeyArray | None = None,
+    projections: Mapping[str, Projection] | None = None,
+    per_layer: Literal[True],
+    max_memory: int | None = None,
+) -> dict[str, Tensor]: ...
+
+
+def gradient_sketch(
+    module: nn.Module,
+    x: Any,
+    *,
+    log_prob: LogProb | None = None,
+    size: int = 512,
+    group_size: int = 1,
+    seed: int = 0,
+    projection_seed: int = 0,
+    keys: KeyArray | None = None,
+    projections: Mapping[str, Projection] | None = None,
+    per_layer: bool = False,
+    max_memory: int | None = None,
+) -> Tensor | dict[str, Tensor]:
+    """Return a factored random sketch of each group's whole gradient, without forming it (ENGINE.md).
+
+    Linear: the sketch of a group is the sum of its samples' sketches. Unbiased for Euclidean inner products of
+    gradients when the projections are random. The same in every process for the same seeds.
+
+    Args:
+        module: see :func:`gradient_pass`, like ``x``, ``log_prob``, ``group_size``, ``keys``, ``max_memory``.
+        x: samples.
+        log_prob: callable ``(module, x) -> (n,)``.
+        size: K, length of the sketch, 8 or more.
+        group_size: B.
+        seed: seed of the MODEL's noise.
+        projection_seed: seed of the PROJECTIONS.
+        keys: sample keys.
+        projections: parameter name -> projection to use instead of the random one (a whitened one, say).
+        per_layer: return each parameter's own sketch instead of their sum.
+        max_memory: budget in bytes.
+
+    Returns:
+        (n_groups, size), or with ``per_layer`` parameter name -> (n_groups, size).
+    """
+    reduction = Sketch(size, projection_seed=projection_seed, projections=projections, per_layer=per_layer)
+    done = gradient_pass(
+        module,
+        x,
+        [reduction],
+        log_prob=log_prob,
+        group_size=group_size,
+        seed=seed,
+        keys=keys,
+        max_memory=max_memory,
+    )
+    sketch: Tensor | dict[str, Tensor] = done.results[0]
+    return sketch
+
+
+def rules_report(
+    module: nn.Module, x: Any, *, log_prob: LogProb | None = None, seed: int = 0, keys: KeyArray | None = None
+) -> RulesReport:
+    """Say which rule serves each parameter and what it costs; print the result to read it.
+
+    Args:
+        module: see :func:`gradient_pass`, like the rest.
+        x: samples, at least two.
+        log_prob: callable ``(module, x) -> (n,)``.
+        seed: seed of the model's noise.
+        keys: sample keys.
+    """
+    batch = make_batch(x, keys, 1)
+    bound = bind_log_prob(module, log_prob)
+    parameters = guards.trainable_parameters(module)
+    guards.check_modes(module)
+    with torch.inference_mode(False), torch.enable_grad():
+        return make_report(Job(module, log_prob, bound, parameters, [], seed), batch)

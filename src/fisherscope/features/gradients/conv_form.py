@@ -42,6 +42,10 @@ class ConvForm(GradientForm):
         return self._n_groups
 
     @property
+    def sample(self) -> Tensor:
+        return self.g
+
+    @property
     def nbytes(self) -> int:
         return (self.x.numel() + self.g.numel()) * self.x.element_size()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -13,37 +14,47 @@ from fisherscope.features.gradients.batch import Batch
 from fisherscope.features.gradients.forms import DenseForm
 from fisherscope.features.gradients.logprob import BoundLogProb, LogProb
 from fisherscope.features.gradients.loop import group_gradient, loop_pass
-from fisherscope.features.gradients.plan import Plan, plan_for
+from fisherscope.features.gradients.plan import PROBE_SIZES, Plan, plan_for
 from fisherscope.features.gradients.reductions import Reduction, check_reductions
 from fisherscope.features.gradients.run import tape_pass
 from fisherscope.features.gradients.tape import PlanMismatchError
 from fisherscope.features.gradients.weights import UnsupportedError
 
 
-def batched_pass(
-    module: nn.Module,
-    log_prob: LogProb | None,
-    bound: BoundLogProb,
-    batch: Batch,
-    parameters: Mapping[str, Parameter],
-    reductions: Sequence[Reduction],
-    seed: int,
-    max_memory: int | None,
-) -> Tensor:
+@dataclass(frozen=True)
+class Job:
+    """One call's model, samples and wishes."""
+
+    module: nn.Module
+    log_prob: LogProb | None
+    bound: BoundLogProb
+    parameters: Mapping[str, Parameter]
+    reductions: Sequence[Reduction]
+    seed: int
+
+    def plan(self, batch: Batch, *, fresh: bool = False) -> Plan:
+        """Return the plan for samples like those of a batch."""
+        return plan_for(self.module, self.log_prob, self.bound, batch, self.parameters, self.seed, fresh=fresh)
+
+
+def batched_pass(job: Job, batch: Batch, max_memory: int | None) -> Tensor:
     """Feed the reductions; return log p (n,)."""
     if batch.n_groups == 1:
-        return loop_pass(bound, batch, parameters, reductions, seed)
-    plan = plan_for(module, log_prob, bound, batch, parameters, seed)
+        return loop_pass(job.bound, batch, job.parameters, job.reductions, job.seed)
+    plan = job.plan(batch)
     pieces = micro_batches(batch, plan, max_memory)
-    check_reductions(list(reductions), len(pieces))
+    check_reductions(list(job.reductions), len(pieces))
     values = []
     for piece in pieces:
         try:
-            values.append(_piece(plan, bound, piece, parameters, reductions, seed))
+            values.append(_piece(job, plan, piece))
         except PlanMismatchError:
             # the model changed, or branches on its data: probe these samples
-            plan = plan_for(module, log_prob, bound, piece, parameters, seed, fresh=True)
-            values.append(_last_resort(plan, bound, piece, parameters, reductions, seed))
+            plan = job.plan(piece, fresh=True)
+            try:
+                values.append(_piece(job, plan, piece))
+            except PlanMismatchError:
+                values.append(_looped(job, piece))
     return torch.cat(values)
 
 
@@ -58,51 +69,43 @@ def micro_batches(batch: Batch, plan: Plan, max_memory: int | None) -> list[Batc
     return [batch.groups(i, min(i + size, batch.n_groups)) for i in range(0, batch.n_groups, size)]
 
 
-def _piece(
-    plan: Plan,
-    bound: BoundLogProb,
-    batch: Batch,
-    parameters: Mapping[str, Parameter],
-    reductions: Sequence[Reduction],
-    seed: int,
-) -> Tensor:
+def _piece(job: Job, plan: Plan, batch: Batch) -> Tensor:
     if plan.loop_all:
-        return _one_update_loop(bound, batch, parameters, reductions, seed)
+        return _looped(job, batch)
+    skipped = frozenset(plan.looped)
     try:
-        log_p, _ = tape_pass(bound, batch, parameters, reductions, seed, plan.uses, frozenset(plan.looped))
+        log_p, tape = tape_pass(job.bound, batch, job.parameters, job.reductions, job.seed, plan.uses, skipped)
     except UnsupportedError as reason:
         raise ModelError(f"the batched pass failed in the middle ({reason}); pass method='loop'") from reason
+    if tape.revived:
+        _confirm(job, plan, batch.rows(sorted(tape.revived)[: PROBE_SIZES[0]]))
     if plan.looped:
-        _one_update_loop(bound, batch, {name: parameters[name] for name in plan.looped}, reductions, seed)
+        _looped_at_once(job, batch, {name: job.parameters[name] for name in plan.looped})
     return log_p
 
 
-def _last_resort(
-    plan: Plan,
-    bound: BoundLogProb,
-    batch: Batch,
-    parameters: Mapping[str, Parameter],
-    reductions: Sequence[Reduction],
-    seed: int,
-) -> Tensor:
-    try:
-        return _piece(plan, bound, batch, parameters, reductions, seed)
-    except PlanMismatchError:
-        return _one_update_loop(bound, batch, parameters, reductions, seed)
+def _confirm(job: Job, plan: Plan, samples: Batch) -> None:
+    """Check the layouts that the plan assumed, now that there are samples whose gradient reaches them."""
+    fresh = job.plan(samples, fresh=True)
+    for old, new in zip(plan.uses, fresh.uses, strict=False):
+        if old.assumed and old.key == new.key and new.layout != old.layout:
+            raise ModelError(
+                f"the output of '{old.key.op}' on {', '.join(old.key.parameters)} does not carry the batch on its "
+                "first axis as it seemed to; call again, the model has been probed anew"
+            )
 
 
-def _one_update_loop(
-    bound: BoundLogProb,
-    batch: Batch,
-    parameters: Mapping[str, Parameter],
-    reductions: Sequence[Reduction],
-    seed: int,
-) -> Tensor:
-    if not any(r.whole_batch for r in reductions):
-        return loop_pass(bound, batch, parameters, reductions, seed)
-    rows = [group_gradient(bound, batch.groups(m, m + 1), parameters, seed) for m in range(batch.n_groups)]
+def _looped(job: Job, batch: Batch) -> Tensor:
+    if any(reduction.whole_batch for reduction in job.reductions):
+        return _looped_at_once(job, batch, job.parameters)
+    return loop_pass(job.bound, batch, job.parameters, job.reductions, job.seed)
+
+
+def _looped_at_once(job: Job, batch: Batch, parameters: Mapping[str, Parameter]) -> Tensor:
+    """Loop over the groups, but give the reductions all groups of a parameter in one piece."""
+    rows = [group_gradient(job.bound, batch.groups(m, m + 1), parameters, job.seed) for m in range(batch.n_groups)]
     for name in parameters:
         form = DenseForm(torch.stack([gradients[name] for _, gradients in rows]))
-        for reduction in reductions:
+        for reduction in job.reductions:
             reduction.update(name, form)
     return torch.cat([value for values, _ in rows for value in values])

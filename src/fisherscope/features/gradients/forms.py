@@ -51,6 +51,11 @@ class GradientForm(ABC):
 
     @property
     @abstractmethod
+    def sample(self) -> Tensor:
+        """A tensor of the gradients' dtype and device."""
+
+    @property
+    @abstractmethod
     def nbytes(self) -> int:
         """Bytes that the form keeps alive."""
 
@@ -89,6 +94,10 @@ class DenseForm(GradientForm):
     @property
     def n_groups(self) -> int:
         return len(self.gradients)
+
+    @property
+    def sample(self) -> Tensor:
+        return self.gradients
 
     @property
     def nbytes(self) -> int:
@@ -135,6 +144,10 @@ class OuterForm(GradientForm):
         return len(self.rows)
 
     @property
+    def sample(self) -> Tensor:
+        return self.rows
+
+    @property
     def nbytes(self) -> int:
         return (self.rows.numel() + self.columns.numel()) * self.rows.element_size()
 
@@ -146,7 +159,7 @@ class OuterForm(GradientForm):
         if positions == 1:
             return row_squares(self.rows) * row_squares(self.columns)
         if positions * (r + c) < r * c:
-            return self.inner(self)
+            return self.inner(self).clamp_min(0)
         return row_squares(torch.bmm(self.rows.mT, self.columns))
 
     def inner(self, other: OuterForm) -> Tensor:
@@ -186,6 +199,10 @@ class RowsForm(GradientForm):
     @property
     def n_groups(self) -> int:
         return len(self.index)
+
+    @property
+    def sample(self) -> Tensor:
+        return self.gradients
 
     @property
     def nbytes(self) -> int:
@@ -234,6 +251,10 @@ class TiedForm(GradientForm):
         return self.outer.n_groups
 
     @property
+    def sample(self) -> Tensor:
+        return self.outer.rows
+
+    @property
     def nbytes(self) -> int:
         return self.rows.nbytes + self.outer.nbytes
 
@@ -280,7 +301,8 @@ def row_inner(first: Tensor, second: Tensor) -> Tensor:
     a, b = first.reshape(len(first), -1), second.reshape(len(second), -1)
     if a.dtype in (torch.float16, torch.bfloat16):
         a, b = a.float(), b.float()
-    return torch.linalg.vecdot(a, b)
+    products: Tensor = torch.linalg.vecdot(a, b)
+    return products
 
 
 def matrix_view(shape: Sequence[int]) -> tuple[int, int]:
@@ -296,4 +318,5 @@ def row_squares(values: Tensor) -> Tensor:
     flat = values.reshape(len(values), -1)
     if flat.dtype in (torch.float16, torch.bfloat16):
         flat = flat.float()
-    return torch.linalg.vector_norm(flat, dim=1).square()
+    norms: Tensor = torch.linalg.vector_norm(flat, dim=1)
+    return norms.square()

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fisherscope.features.gradients.forms import row_inner, row_squares
+
 WORKSPACE_BYTES: Final = 32 << 20
 
 
@@ -111,19 +113,19 @@ def choose(x: Tensor, g: Tensor, geometry: Geometry, n_groups: int) -> NormKerne
 
 def grouped_norm(x: Tensor, g: Tensor, n_groups: int, geometry: Geometry) -> Tensor:
     """One weight-gradient convolution with a channel group for every sample group."""
-    return _squares(_grouped(x, g, n_groups, geometry))
+    return row_squares(_grouped(x, g, n_groups, geometry))
 
 
 def patches_norm(x: Tensor, g: Tensor, n_groups: int, geometry: Geometry) -> Tensor:
     """Patches, then one matrix product a group."""
-    return _squares(_from_patches(x, g, n_groups, geometry))
+    return row_squares(_from_patches(x, g, n_groups, geometry))
 
 
 def gram_norm(x: Tensor, g: Tensor, n_groups: int, geometry: Geometry) -> Tensor:
     """``sum_ts <a_t, a_s> <g_t, g_s>``: for few positions and many channels."""
     a = _patch_columns(x, g, n_groups, geometry)
     b = fold_positions(g, n_groups)
-    return torch.linalg.vecdot(torch.bmm(a.mT, a).flatten(1), torch.bmm(b.mT, b).flatten(1)).clamp_min(0)
+    return row_inner(torch.bmm(a.mT, a), torch.bmm(b.mT, b)).clamp_min(0)
 
 
 def rows_norm(x: Tensor, g: Tensor, n_groups: int, geometry: Geometry) -> Tensor:
@@ -140,7 +142,7 @@ def rows_norm(x: Tensor, g: Tensor, n_groups: int, geometry: Geometry) -> Tensor
     b = g.reshape(n_groups, s, g.shape[1], height, width).permute(0, 2, 3, 1, 4).reshape(n_groups, g.shape[1], -1)
     total = b.new_zeros(n_groups)
     for row in range(kh):
-        total = total + _squares(torch.bmm(b, columns[:, :, row : row + height].flatten(2).mT))
+        total = total + row_squares(torch.bmm(b, columns[:, :, row : row + height].flatten(2).mT))
     return total
 
 
@@ -156,7 +158,7 @@ def _grouped(x: Tensor, g: Tensor, n_groups: int, geometry: Geometry) -> Tensor:
         return folded.reshape(s, n_groups * value.shape[1], *value.shape[2:])
 
     shape_only = x.new_empty(()).expand(n_groups * geometry.weight[0], *geometry.weight[1:])
-    gradient = torch.ops.aten.convolution_backward(
+    gradient: Tensor = torch.ops.aten.convolution_backward(
         side_by_side(g),
         side_by_side(x),
         shape_only,
@@ -202,13 +204,6 @@ def _aligned(x: Tensor, geometry: Geometry) -> bool:
     return blocked and x.device.type == "cpu"
 
 
-def _squares(value: Tensor) -> Tensor:
-    flat = value.flatten(1)
-    if flat.dtype in (torch.float16, torch.bfloat16):
-        flat = flat.float()
-    return torch.linalg.vector_norm(flat, dim=1).square()
-
-
 def _chunks(x: Tensor, g: Tensor, geometry: Geometry, n_groups: int) -> Sequence[tuple[Tensor, Tensor, int]]:
     instances = len(x) // n_groups
     unfolded = math.prod(g.shape[2:]) * instances * (math.prod(geometry.weight[1:]) * geometry.groups + g.shape[1])
@@ -216,5 +211,5 @@ def _chunks(x: Tensor, g: Tensor, geometry: Geometry, n_groups: int) -> Sequence
     size = max(1, min(n_groups, WORKSPACE_BYTES // max(1, bytes_each)))
     if size == n_groups:
         return [(x, g, n_groups)]
-    pieces = zip(x.split(size * instances), g.split(size * instances), strict=True)
+    pieces = zip(torch.split(x, size * instances), torch.split(g, size * instances), strict=True)
     return [(a, b, len(a) // instances) for a, b in pieces]

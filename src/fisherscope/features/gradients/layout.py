@@ -36,7 +36,8 @@ class Layout:
         """Return ``value`` as (n, ...), the outer and inner parts left in the place of the axis."""
         if self.plain:
             return value
-        return value.unflatten(self.axis, (self.outer, n, self.inner)).movedim(self.axis + 1, 0)
+        parts = (*value.shape[: self.axis], self.outer, n, self.inner, *value.shape[self.axis + 1 :])
+        return value.reshape(parts).movedim(self.axis + 1, 0)
 
 
 BATCH_FIRST = Layout(0)
@@ -77,7 +78,7 @@ class Observation:
 def infer_layout(observations: Sequence[Observation]) -> Layout | None:
     """Return the one layout that explains all observations, or None.
 
-    A tensor that no gradient reached is taken for (n, ...) if its shape says so; its gradients are zero.
+    A tensor whose gradient is zero for all samples of the probes is taken for (n, ...) if its shape says so.
     """
     found = [layout for layout in _candidates(observations) if all(_explains(layout, o) for o in observations)]
     if all(o.dead for o in observations):

@@ -62,7 +62,7 @@ def sample_gradients(value: Tensor, parameters: Sequence[Parameter]) -> list[Ten
             "or .item() in log_prob"
         )
     try:
-        gradients = torch.autograd.grad(value, parameters, allow_unused=True)
+        gradients: Sequence[Tensor | None] = torch.autograd.grad(value, parameters, allow_unused=True)
     except RuntimeError as error:
         if "checkpoint" not in str(error).lower():
             raise
@@ -70,14 +70,14 @@ def sample_gradients(value: Tensor, parameters: Sequence[Parameter]) -> list[Ten
     return [torch.zeros_like(p) if g is None else g.detach() for p, g in zip(parameters, gradients, strict=True)]
 
 
-def _accumulated(value: Tensor, parameters: Sequence[Parameter]) -> tuple[Tensor | None, ...]:
+def _accumulated(value: Tensor, parameters: Sequence[Parameter]) -> list[Tensor | None]:
     # reentrant checkpointing refuses autograd.grad: it only knows how to accumulate into .grad
     before = [p.grad for p in parameters]
     try:
         for p in parameters:
             p.grad = None
         torch.autograd.backward(value)
-        return tuple(p.grad for p in parameters)
+        return [p.grad for p in parameters]
     finally:
         for p, grad in zip(parameters, before, strict=True):
             p.grad = grad

@@ -44,7 +44,6 @@ class Plan:
         loop_all: why everything is looped, or None.
         bytes_fixed: memory of a pass that does not grow with the batch.
         bytes_per_sample: memory that does.
-        final: whether later batches may rely on it; not if some use got no gradient at all from the probe samples.
     """
 
     uses: tuple[UsePlan, ...] = ()
@@ -52,7 +51,6 @@ class Plan:
     loop_all: str | None = None
     bytes_fixed: int = 0
     bytes_per_sample: int = 0
-    final: bool = True
 
 
 _plans: WeakKeyDictionary[nn.Module, dict[Any, Plan]] = WeakKeyDictionary()
@@ -78,8 +76,6 @@ def plan_for(
         with guards.unchanged_state(module):
             plan = make_plan(module, bound, batch, parameters, seed)
         known.pop(key, None)
-        if not plan.final:
-            return plan
         while len(known) >= CACHED_PLANS:
             known.pop(next(iter(known)))
         known[key] = plan
@@ -151,13 +147,12 @@ def _drafted(probes: Sequence[_Probe], parameters: Mapping[str, Parameter]) -> P
         return Plan(loop_all="the ops on parameters change with the batch")
     uses: list[UsePlan] = []
     looped: dict[str, str] = dict.fromkeys(first.leaked, "reaches log p outside torch functions")
-    final = True
     for index, use in enumerate(first.uses):
         seen = [probe.observation(index) for probe in probes]
         reached = any(o.reached for o in seen)
         layout = infer_layout(seen) if reached else None
-        final = final and not (reached and all(o.dead for o in seen))
-        uses.append(UsePlan(use.key, layout, use.batch_sized and second.uses[index].batch_sized))
+        sliceable = use.batch_sized and second.uses[index].batch_sized
+        uses.append(UsePlan(use.key, layout, sliceable, all(o.dead for o in seen)))
         if layout is None and reached:
             looped |= dict.fromkeys(use.key.parameters, f"no batch axis in the output of '{use.key.op}'")
     each = max(0, first.nbytes - second.nbytes)
@@ -166,7 +161,6 @@ def _drafted(probes: Sequence[_Probe], parameters: Mapping[str, Parameter]) -> P
         _spread(looped, uses),
         bytes_fixed=max(0, second.nbytes - each * second.n),
         bytes_per_sample=each,
-        final=final,
     )
 
 

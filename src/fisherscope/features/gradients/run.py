@@ -13,7 +13,7 @@ from fisherscope.features.gradients.batch import Batch
 from fisherscope.features.gradients.forms import GradientForm
 from fisherscope.features.gradients.logprob import BoundLogProb, check_log_prob
 from fisherscope.features.gradients.reductions import Reduction
-from fisherscope.features.gradients.tape import PlanMismatchError, Tape, Use, UsePlan
+from fisherscope.features.gradients.tape import PlanMismatchError, Tape, UsePlan
 
 
 def forward(tape: Tape, log_prob: BoundLogProb, batch: Batch, seed: int) -> Tensor:
@@ -55,8 +55,8 @@ def tape_pass(
     seed: int,
     uses: Sequence[UsePlan],
     skipped: frozenset[str],
-) -> tuple[Tensor, list[Use]]:
-    """Feed the reductions with every parameter but the skipped ones; return log p (n,) and the uses.
+) -> tuple[Tensor, Tape]:
+    """Feed the reductions with every parameter but the skipped ones; return log p (n,) and the tape.
 
     Raises:
         PlanMismatchError: the forward pass did not go as planned; nothing was fed.
@@ -79,4 +79,4 @@ def tape_pass(
     backward(tape, value.sum(), leaves)
     with torch.no_grad():
         tape.graph.finish()
-    return log_p, tape.uses
+    return log_p, tape

@@ -61,6 +61,7 @@ class Use:
         call: the op with its operands; dropped once its gradients are delivered.
         shape: shape of the output.
         batch_sized: whether every data operand's first axis was as long as the batch.
+        assumed: whether its layout is to be confirmed once a gradient arrives.
         rule: name of the rule that serves it.
         seconds: time spent in that rule.
         nbytes: bytes kept for it between forward and backward.
@@ -71,6 +72,7 @@ class Use:
     call: Call | None
     shape: torch.Size
     batch_sized: bool
+    assumed: bool = False
     rule: str = ""
     seconds: float = 0.0
     nbytes: int = 0
@@ -79,11 +81,19 @@ class Use:
 
 @dataclass(frozen=True)
 class UsePlan:
-    """How a use is to be served: its key, the layout of its output, whether operands may be cut into samples."""
+    """How a use is to be served.
+
+    Attributes:
+        key: its identity.
+        layout: of its output; None: no gradient reached it, or the loop serves it.
+        sliceable: whether samples can be cut out of its operands.
+        assumed: whether the layout rests on shapes alone, as every gradient was zero in the probe.
+    """
 
     key: UseKey
     layout: Layout | None
     sliceable: bool
+    assumed: bool
 
 
 class _Source(torch.autograd.Function):
@@ -126,6 +136,7 @@ class Tape(TorchFunctionMode):
         self.anchor = torch.zeros((), requires_grad=True)
         self.backward_runs = False
         self.sample = 0
+        self.revived: set[int] = set()
         self.meter: MemoryMeter | None = None
         self._n = n
         self._group_size = group_size
@@ -211,7 +222,7 @@ class Tape(TorchFunctionMode):
         made = []
         for tensor in outputs:
             if not tensor.requires_grad and tensor.is_floating_point():
-                made.append(_Source.apply(self.anchor, tensor)[0])
+                made.append(_Source.apply(self.anchor, tensor)[0])  # type: ignore[no-untyped-call]
             else:
                 made.append(tensor)
             if not made[-1].requires_grad:
@@ -243,6 +254,7 @@ class Tape(TorchFunctionMode):
             return use
         fold = Fold(self._n, self._group_size, layout)
         use.call = Call(func, args, kwargs, weights, self.graph, fold, self._plan[index].sliceable)
+        use.assumed = self._plan[index].assumed
         use.rule = rules.prepare(use.call)
         use.nbytes = use.call.nbytes
         return use
@@ -253,7 +265,7 @@ class Tape(TorchFunctionMode):
             return
         use.shape = heard[0].shape
         if len(outputs) == 1:
-            heard[0].register_hook(lambda gradient: self._fire(use, [gradient]))
+            heard[0].register_hook(lambda g: self._fire(use, [g]))  # type: ignore[no-untyped-call]
         else:
             slots = [i for i, t in enumerate(outputs) if t.requires_grad]
             zeros = [torch.zeros_like(t) for t in heard]
@@ -266,6 +278,12 @@ class Tape(TorchFunctionMode):
                 self._fire(use, full)
 
             torch.autograd.graph.register_multi_grad_hook(heard, hook)
+
+    def _confirm(self, gradients: Sequence[Tensor | None]) -> None:
+        """Note the samples whose gradient reaches a use that none reached in the probe."""
+        for gradient in gradients:
+            if gradient is not None:
+                self.revived |= set(gradient.flatten(1).any(1).nonzero().flatten().tolist())
 
     def _fire(self, use: Use, gradients: list[Tensor | None]) -> None:
         """Serve one use, now that its output gradient is known."""
@@ -280,6 +298,8 @@ class Tape(TorchFunctionMode):
                 if self._skipped.isdisjoint(use.key.parameters):
                     raise UnsupportedError(f"the output of '{use.key.op}' reached log p, but did not in the probe")
                 return
+            if use.assumed:
+                self._confirm(gradients)
             start = perf_counter()
             collected: dict[int, GradientForm] = {}
             for weight, form in call.gradients(gradients):

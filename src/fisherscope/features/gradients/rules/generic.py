@@ -84,7 +84,7 @@ def _sliced(
             results = run(parameters, mine)
             return tuple(results[i] for i in wanted)
 
-        _, pull = torch.func.vjp(outputs, *weights)
+        pull = torch.func.vjp(outputs, *weights)[1]
         return tuple(pull(tuple(values[len(moving) :])))
 
     try:

@@ -47,7 +47,7 @@ def instance_norm(call: Call) -> Backward | None:
 
 
 def batch_norm(call: Call) -> Backward | None:
-    """``torch.batch_norm(input, weight, bias, running_mean, running_var, training, momentum, eps)``, fixed statistics."""
+    """``torch.batch_norm(input, weight, bias, running_mean, running_var, training, momentum, eps)``, eval mode."""
     names = ("running_mean", "running_var", "training", "momentum", "eps", "cudnn_enabled")
     bound = call.bind("input", "weight", "bias", *names)
     mean, var, training, momentum, eps, _ = (bound[name] for name in names)

@@ -1,0 +1,176 @@
+"""Factored random sketches: a few hundred numbers that stand for the whole gradient of a sample.
+
+For a weight with matrix view G = sum_t g_t a_t^T the sketch takes R_g G R_a^T = sum_t (R_g g_t)(R_a a_t)^T, which needs
+no weight gradient, and folds its q x p entries into K buckets with random signs (CountSketch); layers add up. With
+random R's the inner product of two sketches is an unbiased estimate of the inner product of the gradients. For
+a rank-one gradient the squared norm has relative variance (1 + 2/q)(1 + 2/p) - 1, plus about 2/K for the buckets.
+Source: ENGINE.md; CountSketch: Charikar, Chen, Farach-Colton 2002.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from fisherscope.core.errors import SettingError
+from fisherscope.features.gradients.forms import GradientForm, matrix_view
+from fisherscope.features.gradients.reductions import Reduction
+
+RAW_ENTRIES: Final = 4096
+"""Parameters of at most this many entries, and vectors, go into the buckets unprojected."""
+
+
+@dataclass(frozen=True)
+class Projection:
+    """The two sides of a factored projection of one parameter, matrix view (R, C).
+
+    Attributes:
+        left: (q, R), or None for the identity.
+        right: (p, C), or None for the identity.
+    """
+
+    left: Tensor | None
+    right: Tensor | None
+
+    def size(self, shape: Sequence[int]) -> int:
+        """Return q * p for a parameter of this shape.
+
+        Raises:
+            SettingError: a side does not fit.
+        """
+        sides = []
+        for side, matrix, length in zip(("left", "right"), (self.left, self.right), matrix_view(shape), strict=True):
+            if matrix is not None and (matrix.dim() != 2 or matrix.shape[1] != length):
+                raise SettingError(
+                    f"the {side} projection is {tuple(matrix.shape)}; expected (any, {length}) for a parameter of "
+                    f"shape {tuple(shape)}"
+                )
+            sides.append(length if matrix is None else len(matrix))
+        return sides[0] * sides[1]
+
+
+def projection_ranks(size: int) -> tuple[int, int]:
+    """Return (q, p) for a sketch of this size: (8, 16) for 512, growing with its square root."""
+    q = 2 ** max(1, round(math.log2(math.sqrt(size / 8))))
+    return q, 2 * q
+
+
+def random_projection(name: str, shape: Sequence[int], size: int = 512, seed: int = 0) -> Projection:
+    """Return the random projection of a parameter, float64 on the CPU: the same in every process.
+
+    Entries are normal with variance 1/q (1/p), so that squared norms are unbiased. Vectors and small tensors are
+    not projected.
+    """
+    rows, columns = matrix_view(shape)
+    q, p = projection_ranks(size)
+    if len(shape) < 2 or rows * columns <= RAW_ENTRIES:
+        return Projection(None, None)
+    left = None if rows <= q else _normal(f"{seed}/{name}/left", (q, rows)) / math.sqrt(q)
+    right = None if columns <= p else _normal(f"{seed}/{name}/right", (p, columns)) / math.sqrt(p)
+    return Projection(left, right)
+
+
+class Sketch(Reduction):
+    """(n_groups, size), or by layer: name -> (n_groups, size).
+
+    Args:
+        size: K.
+        projection_seed: seed of projections, buckets and signs.
+        projections: by parameter name, in place of the random ones.
+        per_layer: keep the layers apart.
+    """
+
+    def __init__(
+        self,
+        size: int = 512,
+        *,
+        projection_seed: int = 0,
+        projections: Mapping[str, Projection] | None = None,
+        per_layer: bool = False,
+    ) -> None:
+        if size < 8:
+            raise SettingError(f"the sketch size is {size}; expected 8 or more")
+        self._size = size
+        self._seed = projection_seed
+        self._given = dict(projections or {})
+        self._per_layer = per_layer
+        self._layers: dict[str, list[Tensor]] = {}
+        self._sums: list[Tensor] = []
+        self._seen: set[str] = set()
+
+    @property
+    def whole_batch(self) -> bool:
+        return False
+
+    def update(self, name: str, form: GradientForm) -> None:
+        sketch = self._sketch(name, form)
+        if self._per_layer:
+            self._layers.setdefault(name, []).append(sketch)
+        elif not self._sums or name in self._seen:  # a parameter comes once in a micro-batch: the next one begins
+            self._sums.append(sketch)
+            self._seen = {name}
+        else:
+            self._sums[-1] += sketch
+            self._seen.add(name)
+
+    def result(self, names: list[str]) -> Tensor | dict[str, Tensor]:
+        unknown = sorted(set(self._given) - set(names))
+        if unknown:
+            raise SettingError(f"projections are given for {unknown}, which are no trainable parameters of the model")
+        if self._per_layer:
+            return {name: torch.cat(self._layers[name]) for name in names}
+        return torch.cat(self._sums)
+
+    def _sketch(self, name: str, form: GradientForm) -> Tensor:
+        given = self._given.get(name)
+        like = _Like(form.sample.dtype, form.sample.device)
+        if given is None:
+            left, right = _cached_projection(name, tuple(form.shape), self._size, self._seed, like)
+        else:
+            given.size(form.shape)
+            left, right = like.cast(given.left), like.cast(given.right)
+        entries = form.project(left, right).flatten(1)
+        bucket, sign = _cached_buckets(name, entries.shape[1], self._size, self._seed, like)
+        out = entries.new_zeros(len(entries), self._size)
+        return out.index_add_(1, bucket, entries * sign)
+
+
+@dataclass(frozen=True)
+class _Like:
+    dtype: torch.dtype
+    device: torch.device
+
+    def cast(self, value: Tensor | None) -> Tensor | None:
+        return None if value is None else value.to(self.device, self.dtype)
+
+
+@lru_cache(maxsize=512)
+def _cached_projection(
+    name: str, shape: tuple[int, ...], size: int, seed: int, like: _Like
+) -> tuple[Tensor | None, Tensor | None]:
+    projection = random_projection(name, shape, size, seed)
+    return like.cast(projection.left), like.cast(projection.right)
+
+
+@lru_cache(maxsize=512)
+def _cached_buckets(name: str, entries: int, size: int, seed: int, like: _Like) -> tuple[Tensor, Tensor]:
+    generator = _generator(f"{seed}/{name}/buckets")
+    bucket = torch.randint(size, (entries,), generator=generator)
+    sign = torch.randint(2, (entries,), generator=generator) * 2 - 1
+    return bucket.to(like.device), sign.to(like.device, like.dtype)
+
+
+def _normal(label: str, shape: tuple[int, int]) -> Tensor:
+    return torch.randn(shape, generator=_generator(label), dtype=torch.float64)
+
+
+def _generator(label: str) -> torch.Generator:
+    digest = hashlib.blake2b(label.encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
