@@ -78,9 +78,10 @@ def test_roc_figure_draws_the_roc_points_and_sorts_the_legend(pairs):
 
 
 def test_image_strip_shows_every_image_with_its_p_value(content):
-    figure = image_strip(content.most_novel, content.least_novel[:2])
+    figure = image_strip(content.most_novel * 4, content.least_novel[:2])
     shown = [axes for axes in figure.axes if axes.images]
-    assert len(shown) == 5
+    assert len(shown) == 12 + 2
+    assert [axes.get_ylabel() for axes in figure.axes[::8]] == ["most novel", "", "least novel"]
     assert shown[0].get_xlabel().startswith("p = 1.0e-04\n")
     np.testing.assert_array_equal(shown[0].images[0].get_array(), content.most_novel[0].image[0])
     with pytest.raises(DataError, match="no images"):

@@ -24,6 +24,7 @@ Images = NDArray[np.uint8]
 
 WIDE = (4.6, 2.9)  # inches: 9 pt text stays legible when a phone shows the figure at 360 px
 PNG_DPI = 200
+STRIP_COLUMNS = 8
 
 
 def likelihood_histogram(bits_per_dim: Mapping[str, NDArray[Any]], in_dist: str) -> Figure:
@@ -106,14 +107,19 @@ _TICKS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 def image_strip(most: Sequence[RankedImage], least: Sequence[RankedImage]) -> Figure:
     """Draw the most novel images above the least novel ones, each with its p-value in a frame of its set's colour."""
-    columns = max(len(most), len(least))
-    if not columns:
+    if not most and not least:
         raise DataError("there are no images to draw")
+    rows = [
+        (title if start == 0 else "", images[start : start + STRIP_COLUMNS])
+        for title, images in (("most novel", most), ("least novel", least))
+        for start in range(0, len(images), STRIP_COLUMNS)
+    ]
+    columns = max(len(images) for _, images in rows)
     styles = set_styles(tuple(dict.fromkeys(image.data_set for image in (*most, *least))))
     with theme():
-        figure = Figure(figsize=(0.78 * columns + 0.5, 2.4), layout="constrained")
-        grid = figure.subplots(2, columns, squeeze=False)
-        for axes_row, images, title in zip(grid, (most, least), ("most novel", "least novel"), strict=True):
+        figure = Figure(figsize=(0.78 * columns + 0.5, 1.2 * len(rows)), layout="constrained")
+        grid = figure.subplots(len(rows), columns, squeeze=False)
+        for axes_row, (title, images) in zip(grid, rows, strict=True):
             axes_row[0].set_ylabel(title)
             for axes, image in zip(axes_row, images, strict=False):
                 _draw_ranked(axes, image, styles[image.data_set])
