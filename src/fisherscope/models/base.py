@@ -3,55 +3,23 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from fisherscope.core.errors import CardMismatchError, DataError, ModelError, SettingError
+from fisherscope.core.errors import DataError, ModelError, SettingError
 from fisherscope.core.keys import KeyArray, fingerprint_arrays
-from fisherscope.core.store import read_arrays, read_json, write_arrays, write_atomic, write_json
-
-FORMAT_VERSION: Final = 1
+from fisherscope.core.store import read_arrays, write_arrays
+from fisherscope.models.files import Head, ModelCard, load_state, read_head, stored_state, write_head, write_state
 
 FAMILIES: Final[Mapping[str, str]] = {"glow": "fisherscope.models.glow:Glow"}
 """Model families by name, each as ``module:class``, imported only when asked for."""
-
-
-@dataclass(frozen=True)
-class ModelCard:
-    """What a saved model says of itself.
-
-    Attributes:
-        name: short name.
-        data: name of the training set as the user wrote it.
-        data_fingerprint: fingerprint of the training samples.
-        command: the command that made the model.
-        seed: seed of initialisation, batches and noise.
-        steps: optimiser steps taken.
-        minutes: wall-clock minutes of training, all runs together.
-        bits_per_dim: bits per dimension by set name; lower is better.
-        versions: versions of the libraries it was made with.
-        not_for: what the model must not be used for.
-    """
-
-    name: str = ""
-    data: str = ""
-    data_fingerprint: str = ""
-    command: str = ""
-    seed: int = 0
-    steps: int = 0
-    minutes: float = 0.0
-    bits_per_dim: Mapping[str, float] = field(default_factory=dict)
-    versions: Mapping[str, str] = field(default_factory=dict)
-    not_for: str = "Judging people, safety decisions without a human, or generating images for publication."
 
 
 class GenerativeModel(nn.Module, ABC):
@@ -116,21 +84,56 @@ class GenerativeModel(nn.Module, ABC):
         like = next(self.parameters())
         return x.to(device=like.device, dtype=like.dtype)
 
-    def save(self, folder: str | Path) -> None:
-        """Write ``model.safetensors``, ``model.json`` and ``train_keys.safetensors``, each atomically."""
+    def save(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
+        """Write ``model.safetensors``, ``model.json`` and ``train_keys.safetensors``, each atomically.
+
+        Args:
+            folder: where; made if it does not exist.
+            dtype: floating dtype of the file, e.g. float16 to halve it; by default that of the parameters.
+
+        Raises:
+            ModelError: a parameter is NaN or inf, or too large for ``dtype``.
+        """
         folder = Path(folder)
-        state = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
-        write_atomic(folder / "model.safetensors", save(state))
+        state = stored_state(self, dtype)
+        write_state(folder, state)
+        keys_path = folder / "train_keys.safetensors"
         if self.train_keys is not None:
-            write_arrays(folder / "train_keys.safetensors", {"keys": self.train_keys}, {})
-        head = {
-            "format_version": FORMAT_VERSION,
-            "family": self.family,
-            "config": self.config(),
-            "fingerprint": model_fingerprint(self),
-            "card": asdict(self.card),
-        }
-        write_json(folder / "model.json", head)
+            write_arrays(keys_path, {"keys": self.train_keys}, {})
+        else:
+            keys_path.unlink(missing_ok=True)
+        write_head(folder, Head(self.family, self.config(), _fingerprint(self, state), self.card))
+
+
+@runtime_checkable
+class InitialisedFromData(Protocol):
+    """A model that sets some of its state from a first batch of data (Glow's actnorm)."""
+
+    def initialise(self, x: Tensor, *, seed: int = 0, keys: KeyArray | None = None) -> None:
+        """Set it; called once before training."""
+
+
+@runtime_checkable
+class OwnTrainingLoss(Protocol):
+    """A model that is trained by something else than its log p (diffusion: one random timestep a sample)."""
+
+    def training_loss(self, x: Tensor, *, seed: int = 0, keys: KeyArray | None = None) -> Tensor:
+        """Return the loss of every sample, shape (n,)."""
+
+
+@runtime_checkable
+class OwnBound(Protocol):
+    """A model whose ``log_prob`` may be configured to be no bound of log p (diffusion: terms of the bound)."""
+
+    def bound(self, x: Tensor, *, seed: int = 0, keys: KeyArray | None = None) -> Tensor:
+        """Return the lower bound of log p in nats, shape (n,)."""
+
+
+def bound_of(model: GenerativeModel, x: Tensor, *, seed: int = 0, keys: KeyArray | None = None) -> Tensor:
+    """Return what bits/dim are computed from: the model's log p or its lower bound, in nats, shape (n,)."""
+    if isinstance(model, OwnBound):
+        return model.bound(x, seed=seed, keys=keys)
+    return model.log_prob(x, seed=seed, keys=keys)
 
 
 def model_fingerprint(module: nn.Module) -> str:
@@ -138,8 +141,12 @@ def model_fingerprint(module: nn.Module) -> str:
 
     A float32 model and its float64 copy have the same fingerprint.
     """
+    return _fingerprint(module, module.state_dict())
+
+
+def _fingerprint(module: nn.Module, state: Mapping[str, Tensor]) -> str:
     head = {"family": module.family, "config": module.config()} if isinstance(module, GenerativeModel) else None
-    return fingerprint_arrays(((name, _to_numpy(t)) for name, t in sorted(module.state_dict().items())), head)
+    return fingerprint_arrays(((name, _to_numpy(t)) for name, t in sorted(state.items())), head)
 
 
 def _to_numpy(tensor: Tensor) -> np.ndarray[Any, Any]:
@@ -147,7 +154,8 @@ def _to_numpy(tensor: Tensor) -> np.ndarray[Any, Any]:
     return (value.double() if value.dtype == torch.bfloat16 else value).numpy()
 
 
-def _family(name: str) -> type[GenerativeModel]:
+def family_class(name: str) -> type[GenerativeModel]:
+    """Return the class of a model family; an unknown one is a :class:`SettingError` that lists the known ones."""
     if name not in FAMILIES:
         raise SettingError(f"unknown model family '{name}'; known families: {', '.join(sorted(FAMILIES))}")
     module, _, attribute = FAMILIES[name].partition(":")
@@ -157,7 +165,12 @@ def _family(name: str) -> type[GenerativeModel]:
 
 def make_model(family: str, **config: Any) -> GenerativeModel:
     """Return a new, untrained model of a family; ``config`` are its constructor's arguments."""
-    return _family(family)(**config)
+    kind = family_class(family)
+    known = list(inspect.signature(kind).parameters)
+    unknown = sorted(set(config) - set(known))
+    if unknown:
+        raise SettingError(f"{family} has no setting {', '.join(unknown)}; its settings: {', '.join(known)}")
+    return kind(**config)
 
 
 def load_model(
@@ -174,36 +187,19 @@ def load_model(
         ModelError: the folder is no saved model, a file is truncated, or its contents do not fit together.
     """
     folder = Path(folder)
-    if not (folder / "model.json").is_file():
-        raise ModelError(f"{folder} is not a saved model: it holds no model.json")
-    head = read_json(folder / "model.json", ModelError)
-    if head.get("format_version") != FORMAT_VERSION:
-        raise CardMismatchError(
-            "format_version", FORMAT_VERSION, head.get("format_version"), "save the model with this version"
-        )
-    model = make_model(head["family"], **_tuples(head["config"]))
-    _load_state(model, folder / "model.safetensors")
-    if model_fingerprint(model) != head["fingerprint"]:
+    head = read_head(folder)
+    family_class(head.family)
+    try:
+        model = make_model(head.family, **head.config)
+    except (SettingError, TypeError, ValueError) as cause:
+        raise ModelError(f"{folder / 'model.json'} describes no {head.family}: {cause}") from None
+    load_state(model, folder)
+    if model_fingerprint(model) != head.fingerprint:
         raise ModelError(f"{folder}: model.safetensors does not belong to model.json; the copy is incomplete")
-    model.card = ModelCard(**{f.name: head["card"][f.name] for f in fields(ModelCard) if f.name in head["card"]})
+    model.card = head.card
     if (folder / "train_keys.safetensors").is_file():
         model.train_keys = read_arrays(folder / "train_keys.safetensors", ModelError)[0]["keys"]
     return model.to(device=device, dtype=dtype).eval()
-
-
-def _tuples(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
-
-
-def _load_state(model: GenerativeModel, path: Path) -> None:
-    try:
-        model.load_state_dict(load_file(path))
-    except FileNotFoundError:
-        raise ModelError(f"{path} does not exist; the copy of the model is incomplete") from None
-    except (SafetensorError, OSError) as cause:
-        raise ModelError(f"{path} is truncated or not a safetensors file ({cause}); copy the model again") from None
-    except RuntimeError as cause:
-        raise ModelError(f"{path} does not fit its model.json: {str(cause).splitlines()[0]}") from None
 
 
 def require_not_trained_on(model: nn.Module, keys: KeyArray, purpose: str) -> None:
