@@ -13,6 +13,7 @@ from fisherscope.core.errors import SettingError
 from fisherscope.core.table import FeatureTable
 from fisherscope.detectors import ConformalCalibration, Detector, detector_names, make_detector
 from fisherscope.detectors.base import Scores
+from fisherscope.detectors.conformal import groups_needed
 from fisherscope.evaluation import PairScores, Protocol, Record, evaluate_pair, out_dist_groups, split_in_dist
 from fisherscope.models.base import require_not_trained_on
 from fisherscope.pipeline.batches import Batches
@@ -166,6 +167,8 @@ class _Evaluation:
         detectors = {name: make_detector(name).fit(parts["fit"]) for name in self.settings.detectors}
         scores = {part: _score_all(detectors, table) for part, table in parts.items() if part != "fit"}
         calibrations = {n: ConformalCalibration.from_scores(s) for n, s in scores["calibration"].items()}
+        # With fewer calibration groups no p-value can reach the level: false alarms are then left out, not the AUROC.
+        countable = len(parts["calibration"]) >= groups_needed(self.settings.fpr_level)
         pairs = {
             d.name: PairScores(
                 in_dist=self.in_dist.name,
@@ -173,7 +176,7 @@ class _Evaluation:
                 group_size=size,
                 scores_in=scores["test"],
                 scores_out=_score_all(detectors, out[d.name]),
-                scores_calibration=scores["calibration"],
+                scores_calibration=scores["calibration"] if countable else {},
                 clusters_in=_clusters(self.in_dist, parts["test"]),
                 clusters_out=_clusters(d, out[d.name]),
             )
