@@ -114,7 +114,7 @@ def test_statement_names_sets_counts_and_conventions():
 
 def test_statement_owns_up_to_unknown_training_samples():
     unchecked = Protocol("a", ("b",), (10,), 4, 2, 2, (1,), 0, training_checked=False)
-    assert "NOT known" in unchecked.statement()
+    assert "NOT checked" in unchecked.statement()
     assert "B = 1" in unchecked.statement() and "cluster" not in unchecked.statement()
 
 

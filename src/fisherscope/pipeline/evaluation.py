@@ -148,7 +148,8 @@ class _Evaluation:
             n_test=len(split.test),
             group_sizes=self.settings.group_sizes,
             seed=self.settings.seed,
-            training_checked=getattr(self.target.module, "train_keys", None) is not None,
+            training_checked=getattr(self.target.module, "train_keys", None) is not None
+            and not self.settings.allow_training_samples,
             replicates=self.settings.replicates,
             clustered=tuple(clustered) if 1 in self.settings.group_sizes else (),
         )
