@@ -18,7 +18,10 @@ from fisherscope.core.keys import KeyArray, fingerprint_arrays
 from fisherscope.core.store import read_arrays, write_arrays
 from fisherscope.models.files import Head, ModelCard, load_state, read_head, stored_state, write_head, write_state
 
-FAMILIES: Final[Mapping[str, str]] = {"glow": "fisherscope.models.glow:Glow"}
+FAMILIES: Final[Mapping[str, str]] = {
+    "diffusion": "fisherscope.models.diffusion:Diffusion",
+    "glow": "fisherscope.models.glow:Glow",
+}
 """Model families by name, each as ``module:class``, imported only when asked for."""
 
 

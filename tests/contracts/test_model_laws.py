@@ -1,0 +1,287 @@
+"""Laws that every model family and adapter keeps, over one tiny model of each with non-trivial weights."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from fisherscope.core.keys import sample_keys
+from fisherscope.models.base import GenerativeModel, load_model, make_model, model_fingerprint
+from fisherscope.models.glow import Glow
+
+
+@dataclass(frozen=True)
+class Flow:
+    """A flow as two maps and points to try them at."""
+
+    forward: Callable[[Tensor], tuple[Tensor, Tensor]]
+    inverse: Callable[[Tensor], Tensor]
+    point: Tensor
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model under the laws.
+
+    ``silent`` names the parameters whose gradient is zero by construction; ``order`` maps the place of an entry in
+    the model's order of generation to its place in the flattened sample.
+    """
+
+    name: str
+    make: Callable[[], GenerativeModel]
+    noisy: bool = True
+    silent: tuple[str, ...] = ()
+    low: float = 0.0
+    high: float = 255.0
+    discrete: bool = True
+    scale: float = 0.1
+    flow: Callable[[GenerativeModel, torch.dtype], Flow] | None = None
+    conditionals: Callable[[GenerativeModel, Tensor], Tensor] | None = None
+    order: Callable[[int], int] = field(default=lambda i: i)
+
+    def model(self) -> GenerativeModel:
+        """Return the model with every parameter moved off its initial value (zeros hide mistakes)."""
+        model = self.make().eval()
+        generator = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for p in model.parameters():
+                p += self.scale * torch.randn(p.shape, generator=generator)
+        return model
+
+    def data(self, n: int, seed: int = 0) -> Tensor:
+        """Return n samples: bytes, or normal numbers where the data are not discrete."""
+        generator = torch.Generator().manual_seed(seed)
+        shape = (n, *self.make().data_shape)
+        if self.discrete:
+            return torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
+        return torch.randn(shape, generator=generator)
+
+
+def glow_flow(model: GenerativeModel, dtype: torch.dtype) -> Flow:
+    """Return Glow as a map from scaled images to all its latents."""
+    assert isinstance(model, Glow)
+
+    def forward(v: Tensor) -> tuple[Tensor, Tensor]:
+        latents, log_det = model.encode(v)
+        return torch.cat([z.flatten(1) for z in latents], dim=1), log_det
+
+    def inverse(z: Tensor) -> Tensor:
+        sizes = [c * h * w for c, h, w in model.latent_shapes]
+        parts = [p.unflatten(1, s) for p, s in zip(z.split(sizes, dim=1), model.latent_shapes, strict=True)]
+        return model.decode(parts)
+
+    generator = torch.Generator().manual_seed(2)
+    point = torch.rand(2, *model.data_shape, generator=generator, dtype=torch.float64) - 0.5
+    return Flow(forward, inverse, point.to(dtype))
+
+
+def glow(shape: tuple[int, int, int], permutation: str) -> Callable[[], GenerativeModel]:
+    """Return a factory of small Glows."""
+    return lambda: make_model("glow", data_shape=shape, steps=2, hidden=6, permutation=permutation)
+
+
+def diffusion(**settings: object) -> Callable[[], GenerativeModel]:
+    """Return a factory of small diffusion models."""
+    small = {"data_shape": (1, 8, 8), "channels": 16, "multipliers": (1, 2), "diffusion_steps": 40, "heads": 2}
+    return lambda: make_model("diffusion", **(small | settings))
+
+
+CASES = [
+    Case("glow-plain", glow((1, 8, 8), "plain"), flow=glow_flow),
+    Case("glow-lu", glow((3, 4, 4), "lu"), flow=glow_flow),
+    Case("diffusion-terms", diffusion(timesteps=(1, 2, 7), draws=2)),
+    Case("diffusion-bound", diffusion(data_shape=(3, 6, 6), timesteps=None, patch=2, schedule="linear")),
+    Case("diffusion-l2", diffusion(timesteps=(5, 20), weight="l2")),
+    Case("diffusion-l1", diffusion(timesteps=None, weight="l1")),
+]
+
+PROCESS = """
+import sys, torch
+from fisherscope.models.base import load_model
+for folder in sys.argv[1:]:
+    x = torch.load(folder + "/x.pt", weights_only=True)
+    print([v.hex() for v in load_model(folder).log_prob(x).tolist()])
+"""
+
+
+@pytest.fixture(params=CASES, ids=lambda case: case.name)
+def case(request: pytest.FixtureRequest) -> Case:
+    return request.param
+
+
+@pytest.fixture
+def model(case: Case) -> GenerativeModel:
+    return case.model().double()
+
+
+def relative(a: Tensor, b: Tensor) -> float:
+    return float(((a - b).abs() / b.abs().clamp(min=1e-12)).detach().max())
+
+
+def test_log_p_is_one_finite_number_a_sample(case: Case, model: GenerativeModel) -> None:
+    x = case.data(5)
+    log_p = model.log_prob(x)
+    assert log_p.shape == (5,) and log_p.dtype == torch.float64 and log_p.requires_grad
+    assert torch.isfinite(log_p).all() and len(set(log_p.tolist())) == 5
+    assert torch.equal(model(x), log_p)
+    extremes = torch.stack([torch.full_like(x[0], v) for v in (case.low, case.high)])
+    assert torch.isfinite(model.log_prob(extremes)).all()
+    single = case.model().log_prob(x)
+    assert single.dtype == torch.float32 and relative(single.double(), log_p) < 1e-3
+
+
+def test_a_sample_does_not_see_its_batch(case: Case, model: GenerativeModel) -> None:
+    x = case.data(6)
+    log_p = model.log_prob(x)
+    order = torch.tensor([4, 0, 5, 2, 1, 3])
+    assert relative(model.log_prob(x[order]), log_p[order]) < 1e-10
+    for i in (0, 5):
+        assert relative(model.log_prob(x[i : i + 1]), log_p[i : i + 1]) < 1e-10
+    other = x.clone()
+    other[1:] = case.data(6, seed=9)[1:]
+    assert relative(model.log_prob(other)[:1], log_p[:1]) < 1e-10
+
+
+def test_noise_belongs_to_seed_and_key(case: Case, model: GenerativeModel) -> None:
+    x = case.data(3)
+    keys = sample_keys(x.numpy())
+    log_p = model.log_prob(x)
+    assert torch.equal(model.log_prob(x, keys=keys), log_p)
+    assert torch.equal(model.log_prob(x, seed=0), log_p)
+    again, other = model.log_prob(x, seed=1), model.log_prob(x, keys=keys + np.uint64(1))
+    noisy = case.noisy
+    assert torch.equal(again, log_p) != noisy and torch.equal(other, log_p) != noisy
+    state = torch.random.get_rng_state()
+    model.log_prob(x)
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_the_input_is_left_alone_and_its_dtype_does_not_matter(case: Case, model: GenerativeModel) -> None:
+    x = case.data(3)
+    before = x.clone()
+    log_p = model.log_prob(x)
+    assert torch.equal(x, before)
+    if x.dtype == torch.uint8:
+        assert torch.equal(model.log_prob(x.float()), log_p) and torch.equal(model.log_prob(x.double()), log_p)
+
+
+def test_samples(case: Case) -> None:
+    model = case.model()
+    state = torch.random.get_rng_state()
+    drawn = model.sample(3, seed=1)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert drawn.shape == (3, *model.data_shape) and drawn.dtype == case.data(1).dtype
+    assert drawn.min() >= model.value_range[0] and drawn.max() <= model.value_range[1]
+    assert not drawn.requires_grad and torch.isfinite(model.log_prob(drawn)).all()
+    assert torch.equal(model.sample(3, seed=1), drawn)
+    assert torch.equal(model.sample(1, seed=1), drawn[:1])
+    assert not torch.equal(model.sample(3, seed=2), drawn)
+    assert model.n_dims == drawn[0].numel()
+
+
+def test_save_and_load_are_bit_equal(case: Case, tmp_path: Path) -> None:
+    model, x = case.model(), case.data(3)
+    model.save(tmp_path / "m")
+    loaded = load_model(tmp_path / "m")
+    assert type(loaded) is type(model) and model_fingerprint(loaded) == model_fingerprint(model)
+    expected = model.log_prob(x)
+    assert torch.equal(loaded.log_prob(x), expected)
+
+
+def test_a_new_process_computes_the_same_bits(tmp_path: Path) -> None:
+    expected = []
+    for i, case in enumerate(CASES):
+        model, x = case.model(), case.data(3)
+        model.save(tmp_path / str(i))
+        torch.save(x, tmp_path / str(i) / "x.pt")
+        expected.append([v.hex() for v in model.log_prob(x).tolist()])
+    folders = [str(tmp_path / str(i)) for i in range(len(CASES))]
+    command = [sys.executable, "-W", "ignore", "-c", PROCESS, *folders]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    for case, line, values in zip(CASES, printed.splitlines(), expected, strict=True):
+        assert line == str(values), case.name
+
+
+def test_the_gradient_reaches_every_parameter(case: Case, model: GenerativeModel) -> None:
+    parameters = dict(model.named_parameters())
+    assert parameters and all(p.requires_grad for p in parameters.values())
+    gradients = torch.autograd.grad(model.log_prob(case.data(4)).sum(), list(parameters.values()), allow_unused=True)
+    total = sum(float(g.square().sum()) for g in gradients if g is not None)
+    assert np.isfinite(total) and total > 0
+    # Structural zeros (an attention key bias) are exact in theory and round-off in practice.
+    silent = {
+        name
+        for name, g in zip(parameters, gradients, strict=True)
+        if g is None or float(g.square().sum()) < 1e-24 * total
+    }
+    assert silent == set(case.silent)
+
+
+def test_storage_in_half_precision_changes_log_p_little(case: Case, tmp_path: Path) -> None:
+    model, x = case.model(), case.data(4)
+    model.save(tmp_path / "half", dtype=torch.float16)
+    expected = model.log_prob(x)
+    assert relative(load_model(tmp_path / "half").log_prob(x), expected) < 0.02
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.flow], ids=lambda case: case.name)
+class TestFlows:
+    """``case.flow(model)`` is (forward to a flat latent with log-det, inverse, a point of the right shape)."""
+
+    def test_inversion(self, case: Case) -> None:
+        for dtype, tolerance in ((torch.float32, 1e-4), (torch.float64, 1e-10)):
+            flow = case.flow(case.model().to(dtype), dtype)
+            latent, _ = flow.forward(flow.point)
+            assert (flow.inverse(latent) - flow.point).abs().max() < tolerance
+
+    def test_log_det_is_that_of_the_jacobian(self, case: Case) -> None:
+        flow = case.flow(case.model().double(), torch.float64)
+        log_det = flow.forward(flow.point)[1].detach()
+        shape = flow.point.shape[1:]
+
+        def flat(v: Tensor) -> Tensor:
+            return flow.forward(v.reshape(1, *shape))[0].flatten()
+
+        for i, point in enumerate(flow.point):
+            jacobian = torch.autograd.functional.jacobian(flat, point.flatten())
+            expected = torch.linalg.slogdet(jacobian)[1]
+            assert abs(float(log_det[i] - expected)) < 1e-9 and abs(float(expected)) > 0.1
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.conditionals], ids=lambda case: case.name)
+class TestAutoregressiveModels:
+    """``case.conditionals(model, x)`` is log p of each entry given those before it, (n, n_dims), in order."""
+
+    def test_conditionals_sum_to_log_p(self, case: Case) -> None:
+        model, x = case.model().double(), case.data(3)
+        assert relative(case.conditionals(model, x).sum(1), model.log_prob(x)) < 1e-12
+
+    def test_no_entry_sees_a_later_one(self, case: Case) -> None:
+        model, x = case.model().double(), case.data(1)
+        before = case.conditionals(model, x)[0]
+        reached = 0
+        for i in range(model.n_dims):
+            other = x.clone()
+            other.view(-1)[case.order(i)] = 255 - other.view(-1)[case.order(i)]
+            after = case.conditionals(model, other)[0]
+            assert torch.equal(after[:i], before[:i])
+            assert after[i] != before[i]
+            reached += int(not torch.equal(after[i + 1 :], before[i + 1 :]))
+        assert reached >= model.n_dims - 2, "later entries must depend on earlier ones"
+
+    def test_probabilities_sum_to_one(self, case: Case) -> None:
+        model, x = case.model().double(), case.data(1)
+        levels = torch.arange(256, dtype=torch.uint8)
+        for i in (0, 1, model.n_dims // 2, model.n_dims - 1):
+            every = x.repeat(256, *([1] * (x.dim() - 1)))
+            every.view(256, -1)[:, case.order(i)] = levels
+            total = case.conditionals(model, every)[:, i].exp().sum()
+            assert float(total) == pytest.approx(1.0, abs=1e-9)
