@@ -27,6 +27,10 @@ class Layout:
         """Whether the tensor is (n, ...)."""
         return self == BATCH_FIRST
 
+    def shape_for(self, shape: torch.Size, n: int) -> torch.Size:
+        """Return the shape that a tensor of ``shape``, on this layout, has with n samples."""
+        return torch.Size((*shape[: self.axis], self.outer * n * self.inner, *shape[self.axis + 1 :]))
+
     def labels(self, n: int, device: torch.device) -> Tensor:
         """Return the sample index of each entry along the axis, (outer * n * inner,)."""
         each = torch.arange(n, device=device).repeat_interleave(self.inner)

@@ -62,7 +62,10 @@ def sample_gradients(value: Tensor, parameters: Sequence[Parameter]) -> list[Ten
             "or .item() in log_prob"
         )
     try:
-        gradients: Sequence[Tensor | None] = torch.autograd.grad(value, parameters, allow_unused=True)
+        # the graph is kept for a second try, and goes when value goes
+        gradients: Sequence[Tensor | None] = torch.autograd.grad(
+            value, parameters, allow_unused=True, retain_graph=True
+        )
     except RuntimeError as error:
         if "checkpoint" not in str(error).lower():
             raise

@@ -24,10 +24,11 @@ class MemoryMeter:
 
     def note(self, tensor: Tensor) -> None:
         """Count a tensor that is kept by other means."""
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in self._storages:
-            self._storages[storage.data_ptr()] = storage.nbytes()
-            self._keep.append(tensor.detach())
+        with torch._C.DisableTorchFunction():
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in self._storages:
+                self._storages[storage.data_ptr()] = storage.nbytes()
+                self._keep.append(tensor.detach())
 
     def _pack(self, tensor: Tensor) -> Tensor:
         self.note(tensor)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
+from fisherscope.core.errors import ModelError
 from fisherscope.features.gradients import guards
 from fisherscope.features.gradients.batch import Batch
 from fisherscope.features.gradients.layout import Observation, infer_layout
@@ -86,18 +87,20 @@ def make_plan(
     module: nn.Module, bound: BoundLogProb, batch: Batch, parameters: Mapping[str, Parameter], seed: int
 ) -> Plan:
     """Probe a model with some samples of a batch."""
-    samples = [batch.rows([i % len(batch) for i in range(size)]) for size in PROBE_SIZES]
+    # the second probe runs backwards, so that a model which sorts its samples cannot look like one that does not
+    first = [i % len(batch) for i in range(PROBE_SIZES[0])]
+    samples = [batch.rows(first), batch.rows(first[PROBE_SIZES[1] - 1 :: -1])]
     alone = [group_gradient(bound, samples[0].rows([i]), parameters, seed) for i in range(PROBE_SIZES[0])]
     singly = torch.cat([values[0] for values, _ in alone])
     try:
         probes = [_Probe(bound, sample, parameters, seed) for sample in samples]
-    except UnsupportedError as reason:
-        plan = Plan(loop_all=str(reason))
-        values = bound(samples[0].tree(), seed, samples[0].keys).detach()
-        guards.check_alone(values, bound(samples[0].tree(), seed, samples[0].keys).detach(), singly, "")
-        return plan
-    with torch.no_grad():
-        again = bound(samples[0].tree(), seed, samples[0].keys).detach()
+    except ModelError:
+        raise
+    except Exception as reason:  # the loop has just run: whatever stops the tape, the model itself works
+        values, again = (bound(samples[0].tree(), seed, samples[0].keys).detach() for _ in range(2))
+        guards.check_alone(values, again, singly, "")
+        return Plan(loop_all=str(reason) if isinstance(reason, UnsupportedError) else f"under the tape: {reason}")
+    again = bound(samples[0].tree(), seed, samples[0].keys).detach()
     guards.check_alone(probes[0].log_p, again, singly, probes[0].meeting_place())
     plan = _drafted(probes, parameters)
     return plan if plan.loop_all else _verified(plan, bound, samples[0], parameters, seed, [g for _, g in alone])
@@ -152,7 +155,7 @@ def _drafted(probes: Sequence[_Probe], parameters: Mapping[str, Parameter]) -> P
         reached = any(o.reached for o in seen)
         layout = infer_layout(seen) if reached else None
         sliceable = use.batch_sized and second.uses[index].batch_sized
-        uses.append(UsePlan(use.key, layout, sliceable, all(o.dead for o in seen)))
+        uses.append(UsePlan(use.key, use.shape, layout, sliceable, all(o.dead for o in seen)))
         if layout is None and reached:
             looped |= dict.fromkeys(use.key.parameters, f"no batch axis in the output of '{use.key.op}'")
     each = max(0, first.nbytes - second.nbytes)

@@ -83,6 +83,8 @@ def make_report(job: Job, batch: Batch) -> RulesReport:
 
 
 def _zeros(norms: SquaredNorms, names: list[str]) -> set[str]:
+    if not names:
+        return set()
     found = norms.result(names)
     total = torch.stack([value.double() for value in found.values()]).sum(0).sqrt()
     return {

@@ -13,7 +13,9 @@ from fisherscope.features.gradients.batch import Batch
 from fisherscope.features.gradients.forms import GradientForm
 from fisherscope.features.gradients.logprob import BoundLogProb, check_log_prob
 from fisherscope.features.gradients.reductions import Reduction
+from fisherscope.features.gradients.rules.composite import opened
 from fisherscope.features.gradients.tape import PlanMismatchError, Tape, UsePlan
+from fisherscope.features.gradients.weights import UnsupportedError
 
 
 def forward(tape: Tape, log_prob: BoundLogProb, batch: Batch, seed: int) -> Tensor:
@@ -43,8 +45,10 @@ def backward(tape: Tape, value: Tensor, leaves: Sequence[Tensor], *, retain_grap
     if not inputs:
         return
     tape.backward_runs = True
-    with tape:  # checkpointed segments run their forward ops again, and must meet the same detached weights
-        torch.autograd.grad(value, inputs, allow_unused=True, retain_graph=retain_graph)
+    # Checkpointed segments run their forward ops again and must meet the same detached weights: the mode stays on in
+    # the backward pass, and so autograd.grad must not be handed to it as one opaque op.
+    with tape:
+        opened(torch.autograd.grad)(value, inputs, allow_unused=True, retain_graph=retain_graph)
 
 
 def tape_pass(
@@ -68,7 +72,10 @@ def tape_pass(
                 reduction.update(name, form)
 
     tape = Tape(parameters, len(batch), batch.group_size, sink, uses, skipped)
-    value = forward(tape, log_prob, batch, seed)
+    try:
+        value = forward(tape, log_prob, batch, seed)
+    except UnsupportedError as reason:
+        raise PlanMismatchError(str(reason)) from reason
     if len(tape.uses) != len(uses):
         raise PlanMismatchError(f"{len(tape.uses)} uses instead of {len(uses)}")
     leaves = guards.graph_leaves(value)

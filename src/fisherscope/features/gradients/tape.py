@@ -33,8 +33,12 @@ MARK: Final = "_fisherscope_tape"
 
 CONSTANT_MAKERS: Final = frozenset(
     {"zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones", "new_full", "new_empty",
-     "new_tensor", "rand_like", "randn_like", "randint_like", "size", "dim", "stride"}
+     "new_tensor", "rand_like", "randn_like", "randint_like"}
 )  # fmt: skip
+"""Their results depend on the shape of their argument only."""
+
+ROW_PICKERS: Final = frozenset({"index_select", "gather", "take_along_dim", "scatter", "scatter_add", "index_add"})
+"""Ops (name, input, dim, index) that reorder or mix rows when dim is the batch axis and the index depends on data."""
 
 
 @dataclass(frozen=True)
@@ -85,12 +89,14 @@ class UsePlan:
 
     Attributes:
         key: its identity.
+        shape: of its output in the probe.
         layout: of its output; None: no gradient reached it, or the loop serves it.
         sliceable: whether samples can be cut out of its operands.
         assumed: whether the layout rests on shapes alone, as every gradient was zero in the probe.
     """
 
     key: UseKey
+    shape: torch.Size
     layout: Layout | None
     sliceable: bool
     assumed: bool
@@ -177,14 +183,23 @@ class Tape(TorchFunctionMode):
 
     def _note_data(self, func: Callable[..., Any], args: tuple[Any, ...], result: Any) -> None:
         name = getattr(func, "__name__", "")
-        if name == "__get__" or name in CONSTANT_MAKERS:
-            if name == "__get__" and isinstance(result, Tensor):
-                self.mark_data(result)
+        if name in CONSTANT_MAKERS and result.dim() and len(result) != self._n:
             return
-        self._context.add(name)
+        if name == "__getitem__" or name in ROW_PICKERS:
+            self._check_rows(name, args)
+        if name != "__get__":
+            self._context.add(name)
         for tensor in tensors_of(args[0] if result is None and args else result):
             if not tensor.requires_grad:
                 self.mark_data(tensor)
+
+    def _check_rows(self, name: str, args: tuple[Any, ...]) -> None:
+        if name == "__getitem__":
+            index = args[1][0] if isinstance(args[1], tuple) and args[1] else args[1]
+        else:
+            index = args[2] if len(args) > 2 and args[1] == 0 else None
+        if isinstance(index, Tensor) and (index.requires_grad or getattr(index, MARK, None) is self._token):
+            raise UnsupportedError(f"'{name}' picks samples by their values")
 
     def _parameter_op(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], weights: list[Tensor]
@@ -210,21 +225,24 @@ class Tape(TorchFunctionMode):
         use = None if self.backward_runs else self._record(func, args, kwargs, weights)
         result = func(*_detached(args, self.graph), **_detached(kwargs, self.graph))
         outputs = [args[0]] if result is None else list(tensors_of(result))
-        made = self._outputs(outputs)
+        made = self._outputs(outputs, in_place)
         if use is not None:
-            self._listen(use, made, in_place)
+            self._listen(use, made)
         if result is None or isinstance(result, Tensor):
             return None if result is None else made[0]
         return type(result)(made) if type(result) in (tuple, list) else _renamed(result, made)
 
-    def _outputs(self, outputs: list[Tensor]) -> list[Tensor]:
+    def _outputs(self, outputs: list[Tensor], in_place: bool) -> list[Tensor]:
         """Make floating outputs part of the graph and mark the rest as data."""
         made = []
         for tensor in outputs:
-            if not tensor.requires_grad and tensor.is_floating_point():
-                made.append(_Source.apply(self.anchor, tensor)[0])  # type: ignore[no-untyped-call]
-            else:
+            if tensor.requires_grad or not tensor.is_floating_point():
                 made.append(tensor)
+            elif tensor._is_view() and in_place:
+                raise UnsupportedError("a parameter is written into a view of the data")
+            else:
+                owned = tensor.clone() if tensor._is_view() else tensor
+                made.append(_Source.apply(self.anchor, owned)[0])  # type: ignore[no-untyped-call]
             if not made[-1].requires_grad:
                 self.mark_data(made[-1])
         return made
@@ -259,11 +277,12 @@ class Tape(TorchFunctionMode):
         use.nbytes = use.call.nbytes
         return use
 
-    def _listen(self, use: Use, outputs: list[Tensor], in_place: bool) -> None:
+    def _listen(self, use: Use, outputs: list[Tensor]) -> None:
         heard = [t for t in outputs if t.requires_grad]
         if not heard:
             return
         use.shape = heard[0].shape
+        self._check_shape(use)
         if len(outputs) == 1:
             heard[0].register_hook(lambda g: self._fire(use, [g]))  # type: ignore[no-untyped-call]
         else:
@@ -278,6 +297,13 @@ class Tape(TorchFunctionMode):
                 self._fire(use, full)
 
             torch.autograd.graph.register_multi_grad_hook(heard, hook)
+
+    def _check_shape(self, use: Use) -> None:
+        if self._plan is None:
+            return
+        plan = self._plan[len(self.uses) - 1]
+        if plan.layout is not None and plan.layout.shape_for(plan.shape, self._n) != use.shape:
+            raise PlanMismatchError(f"the output of '{use.key.op}' has shape {tuple(use.shape)}")
 
     def _confirm(self, gradients: Sequence[Tensor | None]) -> None:
         """Note the samples whose gradient reaches a use that none reached in the probe."""

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from fisherscope.features.gradients.call import Backward, Call
 from fisherscope.features.gradients.rules import conv, elementwise, embedding, generic, matmul, norm, recurrent
-from fisherscope.features.gradients.rules.composite import opened
+from fisherscope.features.gradients.rules.composite import is_composite, opened
 
 Rule = Callable[[Call], Backward | None]
 
@@ -53,4 +53,4 @@ def decomposition(func: Callable[..., Any]) -> Callable[..., Any] | None:
     name = getattr(func, "__name__", "")
     if name in recurrent.CELLS:
         return recurrent.CELLS[name]
-    return opened(func) if isinstance(func, FunctionType) else None
+    return opened(func) if isinstance(func, FunctionType) and is_composite(func) else None

@@ -40,12 +40,11 @@ def _rows(call: Call, weight: Tensor, index: Tensor, padding: int = -1) -> Backw
     def backward(gradients: list[Tensor | None]) -> Gradients:
         (g,) = gradients
         assert g is not None
-        arrived = fold.positions(g, weight.dim() - 1).flatten(2)
+        arrived = fold.positions(g, weight.dim() - 1)
+        arrived = arrived.reshape(*arrived.shape[:2], -1)
         read = fold.positions(kept, 0) % weight.shape[0]
         if padding >= 0:
             arrived = arrived * (read != padding)[..., None].to(arrived.dtype)
-        if weight.dim() == 1:
-            arrived = arrived[..., None]
         yield weight, RowsForm(read, arrived, weight.shape)
 
     return backward

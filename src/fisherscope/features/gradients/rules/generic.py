@@ -7,6 +7,7 @@ is exact whatever the op does with its operands.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -87,9 +88,11 @@ def _sliced(
         pull = torch.func.vjp(outputs, *weights)[1]
         return tuple(pull(tuple(values[len(moving) :])))
 
+    weights = [w.detach() for w in weights]
     try:
-        weights = [w.detach() for w in weights]
-        return list(torch.func.vmap(one)(*(data[i] for i in moving), *arrived))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="There is a performance drop")  # vmap loops by itself, exactly
+            return list(torch.func.vmap(one)(*(data[i] for i in moving), *arrived))
     except (RuntimeError, ValueError, NotImplementedError):
         return None
 
