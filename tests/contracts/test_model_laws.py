@@ -94,6 +94,12 @@ def diffusion(**settings: object) -> Callable[[], GenerativeModel]:
     return lambda: make_model("diffusion", **(small | settings))
 
 
+def vae(shape: tuple[int, int, int], likelihood: str, count: int) -> Callable[[], GenerativeModel]:
+    """Return a factory of small VAEs."""
+    settings = {"latents": 4, "hidden": 4, "likelihood": likelihood, "importance_samples": count}
+    return lambda: make_model("vae", data_shape=shape, **settings)
+
+
 CASES = [
     Case("glow-plain", glow((1, 8, 8), "plain"), flow=glow_flow),
     Case("glow-lu", glow((3, 4, 4), "lu"), flow=glow_flow),
@@ -101,6 +107,8 @@ CASES = [
     Case("diffusion-bound", diffusion(data_shape=(3, 6, 6), timesteps=None, patch=2, schedule="linear")),
     Case("diffusion-l2", diffusion(timesteps=(5, 20), weight="l2")),
     Case("diffusion-l1", diffusion(timesteps=None, weight="l1")),
+    Case("vae-logistic", vae((1, 9, 7), "logistic", 1)),
+    Case("vae-gaussian", vae((3, 6, 6), "gaussian", 4)),
 ]
 
 PROCESS = """

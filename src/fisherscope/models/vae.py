@@ -1,0 +1,181 @@
+"""Variational autoencoder of images (Kingma & Welling 2014, arXiv 1312.6114)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, ClassVar, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fisherscope.core.errors import SettingError
+from fisherscope.core.keys import KeyArray
+from fisherscope.models.base import GenerativeModel
+from fisherscope.models.discretised import logistic_log_prob
+from fisherscope.models.initial import initial_seed
+from fisherscope.models.noise import keys_of, normal_noise, uniform_noise
+
+Likelihood = Literal["logistic", "gaussian"]
+_LATENT_STREAM, _DEQUANTISATION_STREAM = 0, 1
+_LOG_2_PI = math.log(2 * math.pi)
+
+
+class Encoder(nn.Module):
+    """Three strided convolutions and two linear layers: image to mean and log variance of q(z | x)."""
+
+    def __init__(self, data_shape: Sequence[int], sizes: Sequence[tuple[int, int]], hidden: int, latents: int) -> None:
+        super().__init__()
+        widths = [data_shape[0], hidden, 2 * hidden, 2 * hidden]
+        self.convolutions = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairwise(widths))
+        self.hidden = nn.Linear(widths[-1] * math.prod(sizes[-1]), 4 * hidden)
+        self.out = nn.Linear(4 * hidden, 2 * latents)
+
+    def forward(self, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and log variance, (n, latents) each, for v (n, C, H, W)."""
+        for convolution in self.convolutions:
+            v = F.silu(convolution(v))
+        mean, log_variance = self.out(F.silu(self.hidden(v.flatten(1)))).chunk(2, dim=1)
+        return mean, log_variance
+
+
+class Decoder(nn.Module):
+    """Two linear layers and three sub-pixel convolutions (Shi et al. 2016): latents to the likelihood's parameters."""
+
+    def __init__(self, data_shape: Sequence[int], sizes: Sequence[tuple[int, int]], hidden: int, latents: int) -> None:
+        super().__init__()
+        self.sizes = sizes
+        self.width = 2 * hidden
+        self.hidden = nn.Linear(latents, 4 * hidden)
+        self.spread = nn.Linear(4 * hidden, self.width * math.prod(sizes[-1]))
+        widths = [self.width, self.width, hidden, hidden]
+        self.convolutions = nn.ModuleList(nn.Conv2d(a, 4 * b, 3, padding=1) for a, b in pairwise(widths))
+        self.out = nn.Conv2d(hidden, 2 * data_shape[0], 3, padding=1)
+
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return two images (n, C, H, W), a location and a log scale, for z (n, latents)."""
+        h = F.silu(self.spread(F.silu(self.hidden(z)))).reshape(len(z), self.width, *self.sizes[-1])
+        for convolution, (height, width) in zip(self.convolutions, reversed(self.sizes[:-1]), strict=True):
+            h = F.silu(F.pixel_shuffle(convolution(h), 2)[:, :, :height, :width])
+        location, log_scale = self.out(h).chunk(2, dim=1)
+        return location, log_scale
+
+
+class VAE(GenerativeModel):
+    """VAE with strided convolutions and a standard normal prior.
+
+    ``log_prob`` is the importance-weighted bound of ``importance_samples`` latents (Burda et al. 2016, eq. 8), which
+    for one latent is the evidence lower bound.
+
+    Args:
+        data_shape: (C, H, W).
+        latents: dimensions of z.
+        hidden: channels of the first convolution.
+        likelihood: ``logistic`` (discretised, per pixel location and scale) or ``gaussian`` (per pixel mean and
+            variance, of uniformly dequantised levels).
+        importance_samples: latents a sample, K.
+        init_seed: seed of the initial weights.
+    """
+
+    family: ClassVar[str] = "vae"
+
+    def __init__(
+        self,
+        data_shape: tuple[int, int, int] = (3, 32, 32),
+        latents: int = 64,
+        hidden: int = 32,
+        likelihood: Likelihood = "logistic",
+        importance_samples: int = 1,
+        init_seed: int = 0,
+    ) -> None:
+        super().__init__(tuple(data_shape), (0.0, 255.0))
+        _check_settings(self.data_shape, latents, hidden, likelihood, importance_samples)
+        self._config = {
+            "data_shape": list(data_shape),
+            "latents": latents,
+            "hidden": hidden,
+            "likelihood": likelihood,
+            "importance_samples": importance_samples,
+            "init_seed": init_seed,
+        }
+        self.latents, self.likelihood, self.importance_samples = latents, likelihood, importance_samples
+        sizes = [(data_shape[1], data_shape[2])]
+        for _ in range(3):
+            sizes.append(((sizes[-1][0] + 1) // 2, (sizes[-1][1] + 1) // 2))
+        with initial_seed(init_seed):
+            self.encoder = Encoder(data_shape, sizes, hidden, latents)
+            self.decoder = Decoder(data_shape, sizes, hidden, latents)
+
+    def config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        return dict(self._config)
+
+    def log_prob(self, x: Tensor, *, seed: int = 0, keys: KeyArray | None = None) -> Tensor:
+        """Return the importance-weighted bound of log P(x) in nats, (n,)."""
+        log_weights = self.log_weights(x, self.importance_samples, seed=seed, keys=keys)
+        return log_weights.logsumexp(1) - math.log(self.importance_samples)
+
+    def log_weights(self, x: Tensor, count: int, *, seed: int = 0, keys: KeyArray | None = None) -> Tensor:
+        """Return log p(x, z_k) - log q(z_k | x) for ``count`` latents z_k ~ q(z | x), shape (n, count)."""
+        keys = keys_of(x, keys)
+        x = self.check_batch(x)
+        mean, log_variance = self.encoder(x / 127.5 - 1)
+        noise = normal_noise(keys, (count, self.latents), seed=seed, stream=_LATENT_STREAM, like=x)
+        z = mean[:, None] + (0.5 * log_variance).exp()[:, None] * noise
+        log_q = -0.5 * (noise.square() + log_variance[:, None] + _LOG_2_PI).sum(2)
+        log_prior = -0.5 * (z.square() + _LOG_2_PI).sum(2)
+        location, log_scale = self._decode(z.flatten(0, 1))
+        shape = (len(x), count, *self.data_shape)
+        likelihood = self._log_likelihood(x, location.reshape(shape), log_scale.reshape(shape), keys, seed)
+        log_weights: Tensor = likelihood + log_prior - log_q
+        return log_weights
+
+    def _decode(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return location and log scale in levels, (n, C, H, W) each."""
+        location, log_scale = self.decoder(z)
+        return (location + 1) * 127.5, log_scale + math.log(16.0)
+
+    def _log_likelihood(self, x: Tensor, location: Tensor, log_scale: Tensor, keys: KeyArray, seed: int) -> Tensor:
+        if self.likelihood == "logistic":
+            return logistic_log_prob(x[:, None], location, log_scale).flatten(2).sum(2)
+        # The density of x + u bounds the probability of the level x (Theis et al. 2016, section 3.1); without u it
+        # could grow without end on a constant background.
+        u = uniform_noise(keys, self.data_shape, seed=seed, stream=_DEQUANTISATION_STREAM, like=x)
+        standard = ((x + u)[:, None] - 0.5 - location) * (-log_scale).exp()
+        return -(0.5 * standard.square() + log_scale + 0.5 * _LOG_2_PI).flatten(2).sum(2)
+
+    @torch.no_grad()
+    def sample(self, n: int, *, seed: int = 0) -> Tensor:
+        """Return n images, uint8 (n, C, H, W), with the likelihood's own noise."""
+        like = next(self.parameters())
+        keys = np.arange(n, dtype=np.uint64)
+        location, log_scale = self._decode(normal_noise(keys, (self.latents,), seed=seed, like=like))
+        if self.likelihood == "logistic":
+            u = uniform_noise(keys, self.data_shape, seed=seed, stream=1, like=like)
+            noise = torch.logit(u, eps=1e-6)
+        else:
+            noise = normal_noise(keys, self.data_shape, seed=seed, stream=1, like=like)
+        return (location + log_scale.exp() * noise).round().clamp(0, 255).to(torch.uint8)
+
+    @torch.no_grad()
+    def mean_image(self, n: int, *, seed: int = 0) -> Tensor:
+        """Return the locations of n samples without the likelihood's noise, uint8 (n, C, H, W), as papers show them."""
+        like = next(self.parameters())
+        z = normal_noise(np.arange(n, dtype=np.uint64), (self.latents,), seed=seed, like=like)
+        return self._decode(z)[0].round().clamp(0, 255).to(torch.uint8)
+
+
+def _check_settings(
+    data_shape: Sequence[int], latents: int, hidden: int, likelihood: str, importance_samples: int
+) -> None:
+    if len(data_shape) != 3:
+        raise SettingError(f"data_shape is {tuple(data_shape)}, expected (channels, height, width)")
+    if min(latents, hidden, importance_samples) < 1:
+        raise SettingError(
+            f"latents ({latents}), hidden ({hidden}) and importance_samples ({importance_samples}) must be at least 1"
+        )
+    if likelihood not in get_args(Likelihood):
+        raise SettingError(f"likelihood is '{likelihood}', expected one of {', '.join(get_args(Likelihood))}")
