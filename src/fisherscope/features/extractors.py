@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,8 +15,10 @@ from torch.utils import _pytree as pytree
 
 from fisherscope.core.errors import SettingError
 from fisherscope.core.keys import KeyArray
-from fisherscope.features.gradients import SquaredNorms, bind_log_prob, gradient_pass
+from fisherscope.features.gradients import PassResult, bind_log_prob, gradient_pass
 from fisherscope.features.gradients.logprob import LogProb, check_log_prob
+from fisherscope.features.metrics.feature import GradientFeature
+from fisherscope.features.metrics.raw import GlobalSketch, LayerNorms, LayerSketch, SketchSettings
 
 Blocks = dict[str, NDArray[Any]]
 
@@ -61,9 +63,13 @@ class Request:
 
 
 class Extractor(ABC):
-    """Fills blocks of a feature table."""
+    """Fills blocks of a feature table.
 
-    blocks: ClassVar[tuple[str, ...]]
+    Attributes:
+        blocks: their names.
+    """
+
+    blocks: tuple[str, ...]
 
     @abstractmethod
     def extract(self, request: Request) -> Blocks:
@@ -73,38 +79,64 @@ class Extractor(ABC):
     def columns(self, module: nn.Module) -> dict[str, tuple[str, ...]]:
         """Return the names of the last axis of those blocks that have names."""
 
+    @abstractmethod
+    def settings(self, module: nn.Module) -> dict[str, Any]:
+        """Return what the table's card must say of its blocks, by block."""
 
-class GradientNorms(Extractor):
-    """``grad_norm`` (N, L), f_l of every trainable parameter tensor, and ``log_p`` (N, B) of the same pass."""
 
-    blocks: ClassVar[tuple[str, ...]] = ("grad_norm", "log_p")
+class GradientBlocks(Extractor):
+    """The blocks of some gradient features, and ``log_p`` (N, B) of the same pass.
+
+    Features of groups and features of single samples share one pass when B = 1 and take two otherwise.
+    """
+
+    def __init__(self, features: Sequence[GradientFeature]) -> None:
+        self._features = tuple(features)
+        self.blocks = (*(f.block for f in self._features), "log_p")
 
     def extract(self, request: Request) -> Blocks:
-        result = gradient_pass(
-            request.module,
-            request.tensors(),
-            [SquaredNorms()],
-            log_prob=request.log_prob,
-            group_size=request.group_size,
-            seed=request.seed,
-            keys=request.keys,
-            method=request.method,
-            max_memory=request.max_memory,
-        )
-        norms = torch.stack(list(result.results[0].values()), dim=1)
-        return {
-            "grad_norm": norms.double().cpu().numpy(),
-            "log_p": request.grouped(result.log_p.double().cpu().numpy()),
-        }
+        blocks: Blocks = {}
+        sizes = {self._size(f, request) for f in self._features}
+        for size in sorted(sizes):
+            features = [f for f in self._features if self._size(f, request) == size]
+            done = _run_pass(request, size, features)
+            for feature, result in zip(features, done.results, strict=True):
+                rows = feature.to_block(result).cpu().numpy()
+                blocks[feature.block] = request.grouped(rows) if feature.per_sample else rows
+            blocks["log_p"] = request.grouped(done.log_p.double().cpu().numpy())
+        return blocks
 
     def columns(self, module: nn.Module) -> dict[str, tuple[str, ...]]:
-        return {"grad_norm": tuple(name for name, p in module.named_parameters() if p.requires_grad)}
+        named = {f.block: f.columns(module) for f in self._features}
+        return {block: names for block, names in named.items() if names is not None}
+
+    def settings(self, module: nn.Module) -> dict[str, Any]:
+        said = {f.block: f.settings(module) for f in self._features}
+        return {block: value for block, value in said.items() if value is not None}
+
+    @staticmethod
+    def _size(feature: GradientFeature, request: Request) -> int:
+        return 1 if feature.per_sample else request.group_size
+
+
+def _run_pass(request: Request, group_size: int, features: Sequence[GradientFeature]) -> PassResult:
+    return gradient_pass(
+        request.module,
+        request.tensors(),
+        [f.reduction(request.module, group_size) for f in features],
+        log_prob=request.log_prob,
+        group_size=group_size,
+        seed=request.seed,
+        keys=request.keys,
+        method=request.method,
+        max_memory=request.max_memory,
+    )
 
 
 class LogProbability(Extractor):
     """``log_p`` (N, B) alone, in nats: a forward pass without gradients."""
 
-    blocks: ClassVar[tuple[str, ...]] = ("log_p",)
+    blocks = ("log_p",)
 
     @torch.no_grad()
     def extract(self, request: Request) -> Blocks:
@@ -115,11 +147,14 @@ class LogProbability(Extractor):
     def columns(self, module: nn.Module) -> dict[str, tuple[str, ...]]:
         return {}
 
+    def settings(self, module: nn.Module) -> dict[str, Any]:
+        return {}
+
 
 class Pixels(Extractor):
     """``pixels`` (N, B, ...): the samples themselves, for detectors that use no model."""
 
-    blocks: ClassVar[tuple[str, ...]] = ("pixels",)
+    blocks = ("pixels",)
 
     def extract(self, request: Request) -> Blocks:
         leaves = pytree.tree_leaves(request.x)
@@ -132,28 +167,33 @@ class Pixels(Extractor):
     def columns(self, module: nn.Module) -> dict[str, tuple[str, ...]]:
         return {}
 
+    def settings(self, module: nn.Module) -> dict[str, Any]:
+        return {}
 
-_EXTRACTORS: Final = (GradientNorms(), LogProbability(), Pixels())
 
-
-def choose_extractors(blocks: Iterable[str]) -> list[Extractor]:
+def choose_extractors(blocks: Iterable[str], sketch: SketchSettings | None = None) -> list[Extractor]:
     """Return the extractors that fill ``blocks`` with the fewest passes over the model.
+
+    Args:
+        blocks: names of blocks.
+        sketch: size and seed of the sketches, where they are wanted.
 
     Raises:
         SettingError: nothing fills one of the blocks.
     """
     wanted = set(blocks)
-    known = {block for extractor in _EXTRACTORS for block in extractor.blocks}
+    settings = sketch or SketchSettings()
+    features: list[GradientFeature] = [LayerNorms(), GlobalSketch(settings), LayerSketch(settings)]
+    known = {"log_p", "pixels", *(f.block for f in features)}
     if not wanted <= known:
         raise SettingError(f"unknown blocks {sorted(wanted - known)}; known: {sorted(known)}")
-    if "grad_norm" in wanted:
-        wanted.add("log_p")  # it comes with the same pass, at no cost
     chosen: list[Extractor] = []
-    for extractor in _EXTRACTORS:
-        covered = {block for c in chosen for block in c.blocks}
-        # GradientNorms fills log_p too, but is not worth its backward pass for that block alone.
-        if extractor.blocks[0] in wanted - covered:
-            chosen.append(extractor)
+    if gradients := [f for f in features if f.block in wanted]:
+        chosen.append(GradientBlocks(gradients))
+    elif "log_p" in wanted:
+        chosen.append(LogProbability())
+    if "pixels" in wanted:
+        chosen.append(Pixels())
     return chosen
 
 

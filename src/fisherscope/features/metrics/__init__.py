@@ -1,0 +1,1 @@
+"""Fisher metrics: what is kept of the parameter gradients, and in which metric they are measured."""

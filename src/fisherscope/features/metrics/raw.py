@@ -1,0 +1,111 @@
+"""Features that need no fit: squared norms, and fixed random sketches of the raw gradient."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from fisherscope.core.errors import SettingError
+from fisherscope.features.gradients import Reduction, Sketch, SquaredNorms
+from fisherscope.features.metrics.feature import GradientFeature, trainable_names
+
+SMALLEST_SKETCH: Final = 8
+
+
+@dataclass(frozen=True)
+class SketchSettings:
+    """Size and seed of the random projections.
+
+    Attributes:
+        size: K of the global sketch; a model of fewer parameters gets as many as it has.
+        layer_size: K of each layer's own sketch.
+        projection_seed: seed of projections, buckets and signs, which follow from it and the parameters' names
+            and shapes alone.
+    """
+
+    size: int = 512
+    layer_size: int = 128
+    projection_seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if min(self.size, self.layer_size) < SMALLEST_SKETCH:
+            raise SettingError(
+                f"the sketch sizes are {self.size} and {self.layer_size}, expected {SMALLEST_SKETCH} or more"
+            )
+
+
+def clipped_size(size: int, module: nn.Module) -> int:
+    """Return ``size``, or the number of trainable parameters where that is smaller (but at least 8)."""
+    n_parameters = sum(p.numel() for p in module.parameters() if p.requires_grad)
+    return max(SMALLEST_SKETCH, min(size, n_parameters))
+
+
+class LayerNorms(GradientFeature):
+    """``grad_norm`` (N, L): f_l of every trainable parameter tensor; the identity metric (METHOD.md)."""
+
+    block = "grad_norm"
+    per_sample = False
+
+    def reduction(self, module: nn.Module, group_size: int) -> Reduction:
+        return SquaredNorms()
+
+    def to_block(self, result: Any) -> Tensor:
+        return torch.stack(list(result.values()), dim=1).double()
+
+    def columns(self, module: nn.Module) -> tuple[str, ...] | None:
+        return trainable_names(module)
+
+    def settings(self, module: nn.Module) -> dict[str, Any] | None:
+        return {"sizes": [p.numel() for p in module.parameters() if p.requires_grad]}
+
+
+class GlobalSketch(GradientFeature):
+    """``sketch`` (N, B, K): factored random sketch of each sample's whole raw gradient (ENGINE.md)."""
+
+    block = "sketch"
+    per_sample = True
+
+    def __init__(self, settings: SketchSettings) -> None:
+        self._settings = settings
+
+    def reduction(self, module: nn.Module, group_size: int) -> Reduction:
+        return Sketch(clipped_size(self._settings.size, module), projection_seed=self._settings.projection_seed)
+
+    def to_block(self, result: Any) -> Tensor:
+        sketch: Tensor = result
+        return sketch
+
+    def columns(self, module: nn.Module) -> tuple[str, ...] | None:
+        return None
+
+    def settings(self, module: nn.Module) -> dict[str, Any] | None:
+        return {
+            "size": clipped_size(self._settings.size, module),
+            "projection_seed": self._settings.projection_seed,
+        }
+
+
+class LayerSketch(GradientFeature):
+    """``layer_sketch`` (N, B, K, L): the sketch of every parameter tensor by itself, names on the last axis."""
+
+    block = "layer_sketch"
+    per_sample = True
+
+    def __init__(self, settings: SketchSettings) -> None:
+        self._settings = settings
+
+    def reduction(self, module: nn.Module, group_size: int) -> Reduction:
+        return Sketch(self._settings.layer_size, projection_seed=self._settings.projection_seed, per_layer=True)
+
+    def to_block(self, result: Any) -> Tensor:
+        return torch.stack(list(result.values()), dim=2)
+
+    def columns(self, module: nn.Module) -> tuple[str, ...] | None:
+        return trainable_names(module)
+
+    def settings(self, module: nn.Module) -> dict[str, Any] | None:
+        return {"size": self._settings.layer_size, "projection_seed": self._settings.projection_seed}
