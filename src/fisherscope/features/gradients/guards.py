@@ -65,18 +65,25 @@ def unchanged_state(module: nn.Module) -> Iterator[None]:
     """
     versions = {name: (p, p._version) for name, p in module.named_parameters()}
     buffers = {name: (b, b.detach().clone()) for name, b in module.named_buffers()}
-    yield
-    for name, (parameter, version) in versions.items():
-        if parameter._version != version:
-            raise ModelError(
-                f"log_prob changes parameter '{name}' (a data-dependent initialisation?); call the model once before"
-            )
-    changed = [name for name, (b, before) in buffers.items() if not torch.equal(b, before)]
-    for name in changed:
-        with torch.no_grad():
-            buffers[name][0].copy_(buffers[name][1])
-    if changed:
-        raise ModelError(f"log_prob changes buffer '{changed[0]}' in each forward pass; call module.eval()")
+    try:
+        yield
+    finally:
+        # a changed state is the better explanation of whatever else went wrong
+        changed = [name for name, (b, before) in buffers.items() if not torch.equal(b, before)]
+        for name in changed:
+            with torch.no_grad():
+                buffers[name][0].copy_(buffers[name][1])
+        _check_state([name for name, (p, version) in versions.items() if p._version != version], changed)
+
+
+def _check_state(parameters: list[str], buffers: list[str]) -> None:
+    if parameters:
+        raise ModelError(
+            f"log_prob changes parameter '{parameters[0]}' (a data-dependent initialisation?); call the model once "
+            "before"
+        )
+    if buffers:
+        raise ModelError(f"log_prob changes buffer '{buffers[0]}' in each forward pass; call module.eval()")
 
 
 def check_alone(together: Tensor, again: Tensor, alone: Tensor, layers: str) -> None:

@@ -45,6 +45,7 @@ class Plan:
         loop_all: why everything is looped, or None.
         bytes_fixed: memory of a pass that does not grow with the batch.
         bytes_per_sample: memory that does.
+        settled: whether it may serve later batches too: not if a use is looped because its gradients were all zero.
     """
 
     uses: tuple[UsePlan, ...] = ()
@@ -52,6 +53,7 @@ class Plan:
     loop_all: str | None = None
     bytes_fixed: int = 0
     bytes_per_sample: int = 0
+    settled: bool = True
 
 
 _plans: WeakKeyDictionary[nn.Module, dict[Any, Plan]] = WeakKeyDictionary()
@@ -77,6 +79,8 @@ def plan_for(
         with guards.unchanged_state(module):
             plan = make_plan(module, bound, batch, parameters, seed)
         known.pop(key, None)
+        if not plan.settled:
+            return plan
         while len(known) >= CACHED_PLANS:
             known.pop(next(iter(known)))
         known[key] = plan
@@ -150,6 +154,7 @@ def _drafted(probes: Sequence[_Probe], parameters: Mapping[str, Parameter]) -> P
         return Plan(loop_all="the ops on parameters change with the batch")
     uses: list[UsePlan] = []
     looped: dict[str, str] = dict.fromkeys(first.leaked, "reaches log p outside torch functions")
+    settled = True
     for index, use in enumerate(first.uses):
         seen = [probe.observation(index) for probe in probes]
         reached = any(o.reached for o in seen)
@@ -157,6 +162,7 @@ def _drafted(probes: Sequence[_Probe], parameters: Mapping[str, Parameter]) -> P
         sliceable = use.batch_sized and second.uses[index].batch_sized
         uses.append(UsePlan(use.key, use.shape, layout, sliceable, all(o.dead for o in seen)))
         if layout is None and reached:
+            settled = settled and not all(o.dead for o in seen)
             looped |= dict.fromkeys(use.key.parameters, f"no batch axis in the output of '{use.key.op}'")
     each = max(0, first.nbytes - second.nbytes)
     return Plan(
@@ -164,6 +170,7 @@ def _drafted(probes: Sequence[_Probe], parameters: Mapping[str, Parameter]) -> P
         _spread(looped, uses),
         bytes_fixed=max(0, second.nbytes - each * second.n),
         bytes_per_sample=each,
+        settled=settled,
     )
 
 

@@ -1,0 +1,223 @@
+"""Models for which a per-sample gradient has no meaning are refused, by name; users' objects stay as they were."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from gradient_reference import Model, assert_close_norms, call, normal, parameter
+from torch import nn
+from torch.nn.utils import parametrizations
+
+from fisherscope.core.errors import DataError, ModelError, SettingError
+from fisherscope.features.gradients import gradient_norms, gradient_sketch
+
+
+def linear_model(run=None) -> Model:
+    torch.manual_seed(0)
+    return Model(run or (lambda m, x: m.a(x)), a=nn.Linear(4, 3))
+
+
+@pytest.mark.parametrize("layer", [nn.BatchNorm1d(3), nn.Dropout(0.5), nn.BatchNorm1d(3, track_running_stats=False)])
+@pytest.mark.parametrize("method", ["batched", "loop"])
+def test_layers_that_mix_or_drop_are_named(layer, method):
+    model = Model(lambda m, x: m.mixing(m.a(x)), a=nn.Linear(4, 3), mixing=layer)
+    if not isinstance(layer, nn.BatchNorm1d) or layer.track_running_stats:
+        model.train()
+    with pytest.raises(ModelError, match=r"'mixing'.*eval\(\)"):
+        gradient_norms(model, normal(4, 4), log_prob=call, method=method)
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda m, x: m.a(x) - m.a(x).mean(0),
+        lambda m, x: m.a(x - x.mean(0)),
+        lambda m, x: m.a(x) / (2 + m.a(x).detach().mean(0)),
+        lambda m, x: m.a(x).sort(0).values,
+        lambda m, x: F.batch_norm(m.a(x), None, None, training=True) if len(x) > 1 else m.a(x),
+        lambda m, x: m.a(x).flip(0),
+    ],
+)
+def test_samples_that_interact_are_refused(run):
+    with pytest.raises(ModelError, match="samples interact"):
+        gradient_norms(linear_model(run), normal(4, 4), log_prob=call)
+
+
+def test_interacting_integer_samples_are_refused():
+    model = Model(lambda m, x: m.table(x) * (1 + x.double().mean()), table=nn.Embedding(5, 3))
+    with pytest.raises(ModelError, match="samples interact"):
+        gradient_norms(model, torch.arange(12).view(6, 2) % 5, log_prob=call)
+
+
+def test_noise_without_keys_is_refused_and_with_keys_is_not():
+    def unkeyed(module, x):
+        return module(x + torch.randn_like(x))
+
+    def keyed(module, x, seed, keys):
+        noise = np.stack([np.random.default_rng([seed, int(key)]).standard_normal(4) for key in keys])
+        return module(x + torch.from_numpy(noise))
+
+    with pytest.raises(ModelError, match="random"):
+        gradient_norms(linear_model(), normal(4, 4), log_prob=unkeyed)
+    found, expected = (
+        gradient_norms(linear_model(), normal(6, 4), log_prob=keyed, seed=3, method=m) for m in ("batched", "loop")
+    )
+    assert_close_norms(found, expected)
+    other = gradient_norms(linear_model(), normal(6, 4), log_prob=keyed, seed=4)
+    assert not torch.allclose(found["a.weight"], other["a.weight"])
+
+
+@pytest.mark.parametrize("method", ["batched", "loop"])
+@pytest.mark.parametrize(
+    ("run", "message"),
+    [
+        (lambda m, x: m.a(x).sum(), r"returned torch.float64 \(\)"),
+        (lambda m, x: m.a(x), r"returned .* expected a floating tensor"),
+        (lambda m, x: m.a(x).sum(1).long(), "torch.int64"),
+        (lambda m, x: m.a(x).sum(1).detach(), "not differentiable"),
+        (lambda m, x: m.a(x).sum(1).tolist(), "list"),
+        (lambda m, x: m.a(x).sum(1) / (x[:, 0] != x[:, 0].max() if len(x) > 1 else x[:, 0] < 1e9), "inf|interact"),
+    ],
+)
+def test_bad_log_prob_is_refused(run, message, method):
+    if "interact" in message and method == "loop":
+        pytest.skip("alone, no sample is the largest")
+    model = linear_model()
+    with pytest.raises(ModelError, match=message):
+        gradient_norms(model, normal(4, 4), log_prob=lambda m, x: run(m, x), method=method)
+
+
+@pytest.mark.parametrize("method", ["batched", "loop"])
+@pytest.mark.parametrize("row", [0, 5])
+def test_nan_names_the_sample(method, row):
+    x = normal(6, 4)
+    x[row, 1] = float("nan")
+    with pytest.raises(ModelError, match=f"log p of sample {row} is nan"):
+        gradient_norms(linear_model(), x, log_prob=call, method=method)
+
+
+def test_bad_arguments():
+    model = linear_model()
+    with pytest.raises(DataError, match="5 samples do not divide into groups of 2"):
+        gradient_norms(model, normal(5, 4), log_prob=call, group_size=2)
+    with pytest.raises(DataError, match="empty"):
+        gradient_norms(model, normal(0, 4), log_prob=call)
+    with pytest.raises(DataError, match=r"lengths \[3, 4\]"):
+        gradient_norms(model, (normal(3, 4), normal(4, 4)), log_prob=call)
+    with pytest.raises(DataError, match="ndarray"):
+        gradient_norms(model, normal(3, 4).numpy(), log_prob=call)
+    with pytest.raises(DataError, match="keys"):
+        gradient_norms(model, normal(3, 4), log_prob=call, keys=np.arange(3))
+    with pytest.raises(SettingError, match="group_size is 0"):
+        gradient_norms(model, normal(3, 4), log_prob=call, group_size=0)
+    with pytest.raises(SettingError, match="'fast'"):
+        gradient_norms(model, normal(3, 4), log_prob=call, method="fast")
+    with pytest.raises(SettingError, match="max_memory is 0"):
+        gradient_norms(model, normal(3, 4), log_prob=call, max_memory=0)
+    with pytest.raises(SettingError, match="sketch size is 4"):
+        gradient_sketch(model, normal(3, 4), log_prob=call, size=4)
+    with pytest.raises(ModelError, match="no method log_prob"):
+        gradient_norms(model, normal(3, 4))
+    for p in model.parameters():
+        p.requires_grad_(False)
+    with pytest.raises(ModelError, match="requires_grad=True"):
+        gradient_norms(model, normal(3, 4), log_prob=call)
+
+
+def test_models_that_change_themselves_are_refused_and_put_back():
+    model = Model(lambda m, x: m.a(x), a=parametrizations.spectral_norm(nn.Linear(4, 4)))
+    model.train()
+    before = {name: b.clone() for name, b in model.named_buffers()}
+    with pytest.raises(ModelError, match=r"buffer 'a.parametrizations.weight.0._u'.*eval"):
+        gradient_norms(model, normal(4, 4), log_prob=call)
+    assert all(torch.equal(b, before[name]) for name, b in model.named_buffers())
+
+    def initialises(module, x):
+        with torch.no_grad():
+            module.a.bias.add_(1)
+        return module(x)
+
+    with pytest.raises(ModelError, match="a.bias"):
+        gradient_norms(linear_model(), normal(4, 4), log_prob=initialises)
+
+
+def test_the_user_finds_everything_as_it_was():
+    model = linear_model(lambda m, x: m.a(x) * m.w)
+    model.w = parameter(3)
+    frozen = nn.Parameter(normal(2), requires_grad=False)
+    model.frozen = frozen
+    model.a.weight.grad = torch.ones_like(model.a.weight)
+    x = normal(4, 4)
+    attributes = [set(vars(t)) for t in (x, *model.parameters())]
+    found = gradient_norms(model, x, log_prob=call)
+    assert "frozen" not in found
+    assert torch.equal(model.a.weight.grad, torch.ones_like(model.a.weight)) and model.a.bias.grad is None
+    assert [set(vars(t)) for t in (x, *model.parameters())] == attributes
+    assert not model.training and not frozen.requires_grad and not x.requires_grad
+
+    class BoomError(Exception):
+        pass
+
+    def fails(module, x):
+        module(x)
+        raise BoomError
+
+    with pytest.raises(BoomError):
+        gradient_norms(model, x, log_prob=fails)
+    assert_close_norms(found, gradient_norms(model, x, log_prob=call))
+
+
+def test_calls_under_no_grad_and_inference_mode():
+    model = linear_model()
+    expected = gradient_norms(model, normal(4, 4), log_prob=call, method="loop")
+    with torch.no_grad():
+        assert_close_norms(gradient_norms(model, normal(4, 4), log_prob=call), expected)
+    with torch.inference_mode():
+        assert_close_norms(gradient_norms(model, normal(4, 4).clone(), log_prob=call), expected)
+
+
+def test_nested_calls():
+    inner = linear_model()
+
+    def outer(module, x):
+        weight = gradient_norms(inner, normal(4, 4), log_prob=call)["a.bias"][0]
+        return call(module, x) * weight
+
+    model = linear_model()
+    found, expected = (gradient_norms(model, normal(4, 4), log_prob=outer, method=m) for m in ("batched", "loop"))
+    assert_close_norms(found, expected)
+
+
+def test_a_model_that_changes_is_probed_again():
+    model = linear_model(lambda m, x: m.a(x).tanh() if m.flag else m.a(m.a(x)[:, :1].expand(-1, 4)))
+    model.flag = True
+    for flag in (True, False, True):
+        model.flag = flag
+        found, expected = (gradient_norms(model, normal(4, 4), log_prob=call, method=m) for m in ("batched", "loop"))
+        assert_close_norms(found, expected)
+
+
+def test_zero_initialised_model_is_right_before_and_after_it_learns():
+    torch.manual_seed(0)
+    layers = {"a": nn.Linear(4, 5), "b": nn.Linear(5, 3)}
+    model = Model(lambda m, x: m.b(torch.tanh(m.a(x))), **layers)
+    for p in model.b.parameters():
+        nn.init.zeros_(p)
+    first = gradient_norms(model, normal(4, 4), log_prob=call)
+    assert torch.equal(first["a.weight"], torch.zeros(4).double()) and (first["b.bias"] > 0).all()
+    nn.init.normal_(model.b.weight)
+    found, expected = (gradient_norms(model, normal(4, 4), log_prob=call, method=m) for m in ("batched", "loop"))
+    assert_close_norms(found, expected)
+
+
+def test_zero_initialised_model_with_a_folded_batch():
+    torch.manual_seed(0)
+    layers = {"a": nn.Linear(4, 5), "b": nn.Linear(5, 3)}
+    model = Model(lambda m, x: m.b(torch.tanh(m.a(x.view(-1, 4)))).view(len(x), 2, 3), **layers)
+    nn.init.zeros_(model.b.weight)
+    for scale in (0.0, 1.0):
+        nn.init.normal_(model.b.weight, std=scale)
+        found, expected = (gradient_norms(model, normal(4, 8), log_prob=call, method=m) for m in ("batched", "loop"))
+        assert_close_norms(found, expected)
