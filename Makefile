@@ -38,6 +38,14 @@ lint: $(VENV)/dev.stamp  ## ruff, mypy and the import contracts
 format: $(VENV)/dev.stamp  ## Let ruff format the code
 	$(BIN)/ruff format src tests benchmarks
 
+$(VENV)/docs.stamp: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(INSTALL) -e ".[docs]"
+	@touch $@
+
+docs: $(VENV)/docs.stamp  ## Build the documentation strictly (docs/_build/index.html)
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build
+
 bench: bench-engine  ## Run all benchmarks; they write the tables in docs/
 
 bench-engine: $(VENV)/dev.stamp  ## Time the gradient engine against its rivals (docs/performance.md)
