@@ -5,25 +5,11 @@ import math
 import numpy as np
 import pytest
 from scipy import stats
+from tables import table_of
 
 from fisherscope.core.errors import DataError, NotFittedError, SettingError
-from fisherscope.core.table import Card, FeatureTable
 from fisherscope.detectors import make_detector
 from fisherscope.detectors.pixel_mahalanobis import PixelMahalanobis
-
-
-def table_of(group_size=1, dtype="float64", **blocks):
-    n = len(next(iter(blocks.values())))
-    columns = (
-        {"grad_norm": tuple(f"l{i}" for i in range(blocks["grad_norm"].shape[1]))} if "grad_norm" in blocks else {}
-    )
-    return FeatureTable(
-        blocks=blocks,
-        columns=columns,
-        ids=tuple(tuple(f"{i}.{j}" for j in range(group_size)) for i in range(n)),
-        keys=np.arange(n * group_size, dtype=np.uint64).reshape(n, group_size),
-        card=Card("m", "m", "d", "d", group_size, 0, dtype),
-    )
 
 
 @pytest.fixture

@@ -1,16 +1,15 @@
-"""The contract of a detector, and the registry that knows them by name."""
+"""The contract of a detector."""
 
 from __future__ import annotations
 
-import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Final, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fisherscope.core.errors import CardMismatchError, DataError, NotFittedError, SettingError
+from fisherscope.core.errors import CardMismatchError, DataError, NotFittedError
 from fisherscope.core.table import FeatureTable
 
 Scores = NDArray[np.float64]
@@ -27,9 +26,9 @@ class Detector(ABC):
         min_fit: fewest fit groups it works with.
     """
 
-    name: ClassVar[str]
-    requires: ClassVar[tuple[str, ...]]
-    min_fit: ClassVar[int] = 2
+    name: str
+    requires: tuple[str, ...]
+    min_fit: int = 2
 
     @abstractmethod
     def _fit(self, table: FeatureTable) -> None:
@@ -68,45 +67,6 @@ class Detector(ABC):
         for name, value in state.items():
             setattr(self, name, value)
         return self
-
-
-_BUILT_IN: Final[Mapping[str, str]] = {
-    "layerwise-gaussian": "fisherscope.detectors.layerwise_gaussian:LayerwiseGaussian",
-    "total-norm": "fisherscope.detectors.total_norm:TotalNorm",
-    "likelihood": "fisherscope.detectors.likelihood:Likelihood",
-    "typicality": "fisherscope.detectors.typicality:Typicality",
-    "pixel-mahalanobis": "fisherscope.detectors.pixel_mahalanobis:PixelMahalanobis",
-}
-
-DEFAULT_DETECTOR: Final = "layerwise-gaussian"
-
-
-def detector_names() -> tuple[str, ...]:
-    """Return the names of the built-in detectors, the default one first."""
-    return tuple(_BUILT_IN)
-
-
-def make_detector(name: str) -> Detector:
-    """Return a new detector.
-
-    Args:
-        name: a built-in name, or ``package.module:Class`` of your own :class:`Detector`.
-
-    Raises:
-        SettingError: nothing of that name exists, or it is no detector.
-    """
-    module, colon, attribute = _BUILT_IN.get(name, name).partition(":")
-    if not colon:
-        raise SettingError(
-            f"unknown detector '{name}'; known: {', '.join(_BUILT_IN)}, or your own as package.module:Class"
-        )
-    try:
-        kind = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as cause:
-        raise SettingError(f"detector '{name}' cannot be imported: {cause}") from None
-    if not (isinstance(kind, type) and issubclass(kind, Detector)):
-        raise SettingError(f"'{name}' is {kind!r}, expected a subclass of fisherscope.Detector")
-    return kind()
 
 
 def require_columns(expected: tuple[str, ...], found: tuple[str, ...]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,8 +37,8 @@ class LayerwiseGaussian(Detector):
     that a sample does not reach at all (f_l = 0) gives a large but finite score.
     """
 
-    name: ClassVar[str] = "layerwise-gaussian"
-    requires: ClassVar[tuple[str, ...]] = ("grad_norm",)
+    name = "layerwise-gaussian"
+    requires = ("grad_norm",)
 
     kept_: NDArray[np.intp]
     floor_: float

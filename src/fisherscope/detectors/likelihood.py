@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import numpy as np
 
 from fisherscope.core.table import FeatureTable
@@ -16,9 +14,9 @@ class Likelihood(Detector):
     ``mean_`` is the fit set's mean, for the record; it does not enter the score.
     """
 
-    name: ClassVar[str] = "likelihood"
-    requires: ClassVar[tuple[str, ...]] = ("log_p",)
-    min_fit: ClassVar[int] = 1
+    name = "likelihood"
+    requires = ("log_p",)
+    min_fit = 1
 
     mean_: float
 

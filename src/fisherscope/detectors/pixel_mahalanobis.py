@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cholesky, solve_triangular
@@ -21,8 +19,8 @@ class PixelMahalanobis(Detector):
     for the shrinkage, which keeps C invertible when there are fewer samples than pixels.)
     """
 
-    name: ClassVar[str] = "pixel-mahalanobis"
-    requires: ClassVar[tuple[str, ...]] = ("pixels",)
+    name = "pixel-mahalanobis"
+    requires = ("pixels",)
 
     mean_: NDArray[np.float64]
     factor_: NDArray[np.float64]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import numpy as np
 
 from fisherscope.core.table import FeatureTable
@@ -16,9 +14,9 @@ class TotalNorm(Detector):
     Nothing is learnt but the number of layers, so that a table of another model is noticed.
     """
 
-    name: ClassVar[str] = "total-norm"
-    requires: ClassVar[tuple[str, ...]] = ("grad_norm",)
-    min_fit: ClassVar[int] = 1
+    name = "total-norm"
+    requires = ("grad_norm",)
+    min_fit = 1
 
     n_layers_: int
 

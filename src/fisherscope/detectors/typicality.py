@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import numpy as np
 
 from fisherscope.core.table import FeatureTable
@@ -13,9 +11,9 @@ from fisherscope.detectors.base import Detector, Scores
 class Typicality(Detector):
     """score = |-(1/B) sum_b log p(x_b) - H|, H the mean of -log p over the fit samples (arXiv 1906.02994, eq. 3)."""
 
-    name: ClassVar[str] = "typicality"
-    requires: ClassVar[tuple[str, ...]] = ("log_p",)
-    min_fit: ClassVar[int] = 1
+    name = "typicality"
+    requires = ("log_p",)
+    min_fit = 1
 
     entropy_: float
 

@@ -1,0 +1,192 @@
+"""Rao's score statistic in sketch space: a damped, centred Mahalanobis distance of the whole parameter gradient."""
+
+from __future__ import annotations
+
+from typing import Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import cho_factor, cho_solve
+
+from fisherscope.core.errors import DataError
+from fisherscope.core.table import FeatureTable
+from fisherscope.detectors.base import Detector, Scores
+from fisherscope.detectors.leave_one_out import Array, choose_damping
+
+MIN_FIT: Final = 10
+
+
+class RaoSketch(Detector):
+    """score = d^T (B (C + lambda I))^-1 d with d = sum_b s_b - B m (Rao 1948; METHOD.md, "Groups").
+
+    s_b are the members' sketches, m and C mean and covariance (divided by the count) of the fit samples' sketches,
+    and lambda the damping of the highest leave-one-out Gaussian likelihood. A quadratic form is one-sided by
+    nature: only a gradient far from its usual mean is novel. The damping keeps it defined with fewer fit samples
+    than K.
+
+    Args:
+        name: how tables call it.
+        block: which sketch to read, (N, B, K).
+        centred: False: m = 0 and C the second moments, as if the model were at its optimum.
+    """
+
+    min_fit = MIN_FIT
+
+    count_: int
+    mean_: Array
+    covariance_: Array
+    damping_: float
+
+    def __init__(self, name: str = "rao-sketch", block: str = "sketch", centred: bool = True) -> None:
+        self.name = name
+        self.requires = (block,)
+        self._centred = centred
+
+    def _fit(self, table: FeatureTable) -> None:
+        sketches = self._sketches(table)
+        flat = sketches.reshape(-1, sketches.shape[2])
+        _require_variation(flat, self.name)
+        self.count_, self.mean_, self.covariance_ = moments(flat, self._centred)
+        self.damping_ = choose_damping(flat - self.mean_, centred=self._centred)
+
+    def partial_fit(self, table: FeatureTable) -> Self:
+        """Take in further in-distribution groups; the damping stays. Calibrate again afterwards."""
+        sketches = self._sketches(table)
+        new = moments(sketches.reshape(-1, sketches.shape[2]), self._centred)
+        old = (int(self.count_), self.mean_, self.covariance_)
+        self.count_, self.mean_, self.covariance_ = merge_moments(old, new)
+        return self
+
+    def _sketches(self, table: FeatureTable) -> Array:
+        return table.block(self.requires[0]).astype(np.float64)
+
+    def _score(self, table: FeatureTable) -> Scores:
+        return rao_statistic(self._sketches(table), self.mean_, self.covariance_, float(self.damping_))
+
+
+class RaoEqualised(Detector):
+    """:class:`RaoSketch` of the layers' sketches, scaled to equal mean squared size before they are added up.
+
+    Which layers carry the raw gradient depends on how the model is parametrised (one bias can hold 40 % of the
+    squared norm); after scaling every layer has one vote.
+    """
+
+    name = "rao-sketch-equalised"
+    requires = ("layer_sketch",)
+    min_fit = MIN_FIT
+
+    scale_: Array
+    mean_: Array
+    covariance_: Array
+    damping_: float
+
+    def _fit(self, table: FeatureTable) -> None:
+        layers = table.block("layer_sketch")
+        _require_variation(layers.reshape(-1, *layers.shape[2:]), self.name)
+        size = np.square(layers - layers.mean((0, 1), dtype=np.float64)).sum(2).mean((0, 1))
+        self.scale_ = np.divide(1.0, np.sqrt(size), out=np.zeros_like(size), where=_varies(size))
+        sketches = self._sketches(table)
+        flat = sketches.reshape(-1, sketches.shape[2])
+        _, self.mean_, self.covariance_ = moments(flat)
+        self.damping_ = choose_damping(flat - self.mean_)
+
+    def _sketches(self, table: FeatureTable) -> Array:
+        sketches: Array = table.block("layer_sketch") @ self.scale_
+        return sketches
+
+    def _score(self, table: FeatureTable) -> Scores:
+        return rao_statistic(self._sketches(table), self.mean_, self.covariance_, float(self.damping_))
+
+
+class RaoLayers(Detector):
+    """score = sum_l Q_l / e_l, Q_l the statistic of :class:`RaoSketch` of one layer's sketch alone.
+
+    Args:
+        name: how tables call it.
+        normalised: divide by the layer's expectation e_l = tr((C_l + lambda_l I)^-1 C_l); False: e_l = 1.
+    """
+
+    requires = ("layer_sketch",)
+    min_fit = MIN_FIT
+
+    kept_: NDArray[np.intp]
+    mean_: Array
+    covariance_: Array
+    damping_: Array
+    expectation_: Array
+
+    def __init__(self, name: str = "rao-layers", normalised: bool = False) -> None:
+        self.name = name
+        self._normalised = normalised
+
+    def _fit(self, table: FeatureTable) -> None:
+        layers = table.block("layer_sketch")
+        _require_variation(layers.reshape(-1, *layers.shape[2:]), self.name)
+        size = layers.var((0, 1), dtype=np.float64).sum(0)
+        self.kept_ = np.flatnonzero(_varies(size))
+        fits = [self._fit_layer(layers[..., place]) for place in self.kept_]
+        self.mean_, self.covariance_, self.damping_, self.expectation_ = map(np.stack, zip(*fits, strict=True))
+
+    def _fit_layer(self, layer: NDArray[np.floating]) -> tuple[Array, Array, Array, Array]:
+        flat = layer.reshape(-1, layer.shape[2]).astype(np.float64)
+        _, mean, covariance = moments(flat)
+        damping = choose_damping(flat - mean)
+        eigenvalues = np.linalg.eigvalsh(covariance)
+        expected = np.sum(eigenvalues / (eigenvalues + damping)) if self._normalised else 1.0
+        return mean, covariance, np.asarray(damping), np.asarray(expected)
+
+    def _score(self, table: FeatureTable) -> Scores:
+        layers = table.block("layer_sketch")
+        total = np.zeros(len(table))
+        for i, place in enumerate(self.kept_):
+            layer = layers[..., place].astype(np.float64)
+            total += (
+                rao_statistic(layer, self.mean_[i], self.covariance_[i], float(self.damping_[i]))
+                / (self.expectation_[i])
+            )
+        return total
+
+
+def rao_statistic(sketches: Array, mean: Array, covariance: Array, damping: float) -> Scores:
+    """Return d^T (B (C + lambda I))^-1 d of every group.
+
+    Args:
+        sketches: (N, B, K), of the members of each group.
+        mean: of single samples, (K,).
+        covariance: C of single samples, (K, K).
+        damping: lambda.
+    """
+    members = sketches.shape[1]
+    deviation = sketches.sum(1) - members * mean
+    factor = cho_factor(covariance + damping * np.eye(len(mean)), lower=True)
+    scores: Scores = np.einsum("nk,kn->n", deviation, cho_solve(factor, deviation.T)) / members
+    return scores
+
+
+def moments(samples: Array, centred: bool = True) -> tuple[int, Array, Array]:
+    """Return count, mean (0 unless ``centred``) and covariance, divided by the count, of samples (n, k)."""
+    mean = samples.mean(0) if centred else np.zeros(samples.shape[1])
+    deviation = samples - mean
+    return len(samples), mean, deviation.T @ deviation / len(samples)
+
+
+def merge_moments(first: tuple[int, Array, Array], second: tuple[int, Array, Array]) -> tuple[int, Array, Array]:
+    """Return the moments of two sets of samples together (Chan, Golub & LeVeque 1983)."""
+    (n, mean, covariance), (m, other_mean, other) = first, second
+    shift = other_mean - mean
+    between = np.outer(shift, shift) * (n * m / (n + m))
+    return n + m, mean + shift * (m / (n + m)), (n * covariance + m * other + between) / (n + m)
+
+
+def _varies(size: Array) -> NDArray[np.bool_]:
+    # Round-off of layers that are zero by symmetry lies far below this share of the largest layer's size.
+    varies: NDArray[np.bool_] = size > 1e-12 * size.max()
+    return varies
+
+
+def _require_variation(samples: NDArray[np.floating], name: str) -> None:
+    if (samples == samples[0]).all():
+        raise DataError(
+            f"{name} was given fit samples whose gradients are all the same; "
+            "give different samples, or check that log_prob depends on the parameters"
+        )
