@@ -21,6 +21,9 @@ from fisherscope.models.files import Head, ModelCard, load_state, read_head, sto
 FAMILIES: Final[Mapping[str, str]] = {
     "diffusion": "fisherscope.models.diffusion:Diffusion",
     "glow": "fisherscope.models.glow:Glow",
+    "language": "fisherscope.models.language:ByteTransformer",
+    "pixelcnn": "fisherscope.models.pixelcnn:PixelCNN",
+    "tabular": "fisherscope.models.tabular:TabularFlow",
     "vae": "fisherscope.models.vae:VAE",
 }
 """Model families by name, each as ``module:class``, imported only when asked for."""
