@@ -8,7 +8,7 @@ reproduce. Work is cut into chunks of groups to bound the workspace.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,7 +18,10 @@ from torch import Tensor
 
 from fisherscope.features.gradients.forms import row_inner, row_squares
 
-WORKSPACE_BYTES: Final = 32 << 20
+CHUNK_BYTES: Final = {"cpu": 2 << 20}
+"""Size of the unfolded copies that a kernel makes at a time: what a core's caches hold; more on other devices."""
+
+CHUNK_BYTES_ELSEWHERE: Final = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -85,30 +88,41 @@ def fold_positions(value: Tensor, n_groups: int) -> Tensor:
 
 def weight_gradient(x: Tensor, g: Tensor, geometry: Geometry, n_groups: int) -> Tensor:
     """Return the per-group weight gradients, (M, *weight)."""
-    kernel = _grouped if _aligned(x, geometry) else _from_patches
-    return torch.cat([kernel(*part, geometry) for part in _chunks(x, g, geometry, n_groups)])
-
-
-def squared_norm(x: Tensor, g: Tensor, geometry: Geometry, n_groups: int) -> Tensor:
-    """Return the squared norm of each group's weight gradient, (M,)."""
-    kernel = choose(x, g, geometry, n_groups)
-    return torch.cat([kernel(*part, geometry) for part in _chunks(x, g, geometry, n_groups)])
+    if _blocked(x, geometry):
+        return _grouped(x, g, n_groups, geometry)
+    if _exchange_pays(geometry):
+        exchanged = weight_gradient(g, x, _exchanged(geometry), n_groups)
+        return exchanged.flip(list(range(3, exchanged.dim()))).transpose(1, 2)
+    return _chunked(_from_patches, x, g, geometry, n_groups)
 
 
 NormKernel = Callable[[Tensor, Tensor, int, Geometry], Tensor]
 
 
+def squared_norm(x: Tensor, g: Tensor, geometry: Geometry, n_groups: int) -> Tensor:
+    """Return the squared norm of each group's weight gradient, (M,)."""
+    if _folds(geometry):
+        x, geometry = _space_to_depth(x, g, geometry)
+    kernel = choose(x, g, geometry, n_groups)
+    if kernel in (rows_norm, patches_norm) and _exchange_pays(geometry):
+        x, g, geometry = g, x, _exchanged(geometry)
+    return _chunked(kernel, x, g, geometry, n_groups)
+
+
 def choose(x: Tensor, g: Tensor, geometry: Geometry, n_groups: int) -> NormKernel:
-    """Return the kernel of the least estimated cost."""
-    positions = math.prod(g.shape[2:]) * (len(g) // n_groups)
-    columns = math.prod(geometry.weight[1:])
-    if geometry.groups == 1 and positions * (columns + len(geometry.weight)) < columns * geometry.weight[0]:
+    """Return the kernel of the least estimated cost (multiplications a group; measured on one AVX-512 core)."""
+    out, each, taps = geometry.weight[0], geometry.weight[1], math.prod(geometry.kernel)
+    instances = len(g) // n_groups
+    positions = math.prod(g.shape[2:]) * instances
+    direct = out * each * taps
+    plane = geometry.dense_unit and len(geometry.kernel) == 2
+    if plane and instances == 1 and positions * (each + out + 16 * taps) < direct:
+        return taps_norm
+    if geometry.groups == 1 and positions * (each * taps + out) < direct:
         return gram_norm
-    if _aligned(x, geometry):
+    if _blocked(x, geometry) and min(out, each) >= 32 * geometry.groups and positions >= 128:
         return grouped_norm
-    if geometry.dense_unit and len(geometry.kernel) <= 2:
-        return rows_norm
-    return patches_norm
+    return rows_norm if plane and min(out, each) > 12 else patches_norm
 
 
 def grouped_norm(x: Tensor, g: Tensor, n_groups: int, geometry: Geometry) -> Tensor:
@@ -128,22 +142,60 @@ def gram_norm(x: Tensor, g: Tensor, n_groups: int, geometry: Geometry) -> Tensor
     return row_inner(torch.bmm(a.mT, a), torch.bmm(b.mT, b)).clamp_min(0)
 
 
+def taps_norm(x: Tensor, g: Tensor, n_groups: int, geometry: Geometry) -> Tensor:
+    """The Gram form without patches: <a_t, a_s> is a sum over the taps of inner products of pixels. S = 1."""
+    padded = padded_input(x, g, geometry)
+    height, width = g.shape[2:]
+    a, b = padded.flatten(2), g.flatten(2)
+    pixels = torch.bmm(a.mT, a).reshape(n_groups, *padded.shape[2:], *padded.shape[2:])
+    total = torch.zeros((), dtype=x.dtype, device=x.device)
+    for i in range(geometry.kernel[0]):
+        rows = pixels[:, i : i + height, :, i : i + height]
+        for j in range(geometry.kernel[1]):
+            total = total + rows[:, :, j : j + width, :, j : j + width]
+    return row_inner(total, torch.bmm(b.mT, b)).clamp_min(0)
+
+
 def rows_norm(x: Tensor, g: Tensor, n_groups: int, geometry: Geometry) -> Tensor:
     """Unfold along the last axis only; each kernel row is then a slice of the same copy. Stride and dilation 1."""
-    kh = geometry.kernel[0] if len(geometry.kernel) == 2 else 1
-    width, s = g.shape[-1], len(g) // n_groups
-    padded = padded_input(x, g, geometry)
-    if len(geometry.kernel) == 1:
-        padded, g = padded[:, :, None], g[:, :, None]
-    height = g.shape[2]
-    view = padded.unfold(3, width, 1)  # (M*S, C, H + kh - 1, kw, W)
+    height, width = g.shape[2:]
+    s = len(g) // n_groups
+    view = padded_input(x, g, geometry).unfold(3, width, 1)  # (M*S, C, H + kh - 1, kw, W)
     view = view.reshape(n_groups, s, *view.shape[1:]).permute(0, 2, 4, 3, 1, 5)
     columns = view.reshape(n_groups, -1, view.shape[3], s * width)
     b = g.reshape(n_groups, s, g.shape[1], height, width).permute(0, 2, 3, 1, 4).reshape(n_groups, g.shape[1], -1)
-    total = b.new_zeros(n_groups)
-    for row in range(kh):
+    total = torch.zeros((), device=x.device)
+    for row in range(geometry.kernel[0]):
         total = total + row_squares(torch.bmm(b, columns[:, :, row : row + height].flatten(2).mT))
     return total
+
+
+def _exchange_pays(geometry: Geometry) -> bool:
+    """Whether to unfold the output gradient instead of the input, being the one of fewer channels."""
+    return geometry.dense_unit and 2 * geometry.weight[0] <= geometry.weight[1]
+
+
+def _exchanged(geometry: Geometry) -> Geometry:
+    """The same weight gradient, its channels swapped and its taps reversed, as that of a convolution of g to x."""
+    out, each, *kernel = geometry.weight
+    padding = tuple(k - 1 - p for k, p in zip(kernel, geometry.padding, strict=True))
+    return Geometry(torch.Size((each, out, *kernel)), geometry.stride, padding, geometry.dilation, 1)
+
+
+def _folds(geometry: Geometry) -> bool:
+    """Whether a strided convolution is one of stride 1 on the input with its phases as channels."""
+    if geometry.groups > 1 or len(geometry.kernel) != 2 or set(geometry.dilation) != {1}:
+        return False
+    first, second = geometry.stride
+    return first == second > 1 and all(k % first == 0 for k in geometry.kernel)
+
+
+def _space_to_depth(x: Tensor, g: Tensor, geometry: Geometry) -> tuple[Tensor, Geometry]:
+    stride = geometry.stride[0]
+    out, each, *kernel = geometry.weight
+    weight = torch.Size((out, each * stride**2, *(k // stride for k in kernel)))
+    folded = torch.nn.functional.pixel_unshuffle(padded_input(x, g, geometry), stride)
+    return folded, Geometry(weight, (1, 1), (0, 0), (1, 1), 1)
 
 
 def _grouped(x: Tensor, g: Tensor, n_groups: int, geometry: Geometry) -> Tensor:
@@ -193,23 +245,26 @@ def _from_patches(x: Tensor, g: Tensor, n_groups: int, geometry: Geometry) -> Te
     a = _patch_columns(x, g, n_groups, geometry)
     b = fold_positions(g, n_groups)
     batch = n_groups * geometry.groups
-    product = torch.bmm(b.reshape(batch, -1, b.shape[2]), a.reshape(batch, -1, a.shape[2]).mT)
-    return product.reshape(n_groups, *geometry.weight)
+    rows, columns = b.reshape(batch, -1, b.shape[2]), a.reshape(batch, -1, a.shape[2])
+    if columns.shape[1] < rows.shape[1]:  # the product with the longer matrix on the right is the faster one
+        return torch.bmm(columns, rows.mT).mT.reshape(n_groups, *geometry.weight)
+    return torch.bmm(rows, columns.mT).reshape(n_groups, *geometry.weight)
 
 
-def _aligned(x: Tensor, geometry: Geometry) -> bool:
+def _blocked(x: Tensor, geometry: Geometry) -> bool:
     # oneDNN's blocked weight-gradient kernels want float32 and channels in multiples of 16
-    out, each = geometry.weight[0], geometry.weight[1]
-    blocked = x.dtype is torch.float32 and each % 16 == 0 and (out // geometry.groups) % 16 == 0
-    return blocked and x.device.type == "cpu"
+    out, each = geometry.weight[0] // geometry.groups, geometry.weight[1]
+    return x.dtype is torch.float32 and x.device.type == "cpu" and each % 16 == 0 and out % 16 == 0
 
 
-def _chunks(x: Tensor, g: Tensor, geometry: Geometry, n_groups: int) -> Sequence[tuple[Tensor, Tensor, int]]:
+def _chunked(kernel: NormKernel, x: Tensor, g: Tensor, geometry: Geometry, n_groups: int) -> Tensor:
+    """Run a kernel on some groups at a time, to bound the copies it makes."""
     instances = len(x) // n_groups
-    unfolded = math.prod(g.shape[2:]) * instances * (math.prod(geometry.weight[1:]) * geometry.groups + g.shape[1])
-    bytes_each = (geometry.weight.numel() + unfolded) * x.element_size()
-    size = max(1, min(n_groups, WORKSPACE_BYTES // max(1, bytes_each)))
-    if size == n_groups:
-        return [(x, g, n_groups)]
+    taps = geometry.kernel[-1] if kernel is rows_norm else math.prod(geometry.kernel)
+    unfolded = math.prod(g.shape[2:]) * instances * (geometry.weight[1] * geometry.groups * taps)
+    each = (geometry.weight.numel() + unfolded) * x.element_size()
+    size = max(1, CHUNK_BYTES.get(x.device.type, CHUNK_BYTES_ELSEWHERE) // each)
+    if kernel is grouped_norm or size >= n_groups:
+        return kernel(x, g, n_groups, geometry)
     pieces = zip(torch.split(x, size * instances), torch.split(g, size * instances), strict=True)
-    return [(a, b, len(a) // instances) for a, b in pieces]
+    return torch.cat([kernel(a, b, len(a) // instances, geometry) for a, b in pieces])
