@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fisherscope.core.errors import SettingError
+from fisherscope.core.errors import ModelError, SettingError
 from fisherscope.core.keys import KeyArray
 from fisherscope.models.base import GenerativeModel
 from fisherscope.models.noise import keys_of, normal_noise, uniform_noise
@@ -105,7 +105,7 @@ class LUPermutation(nn.Module):
 
 
 class Coupling(nn.Module):
-    """Affine coupling (section 3.3): one half of the channels scales and shifts the other."""
+    """Affine coupling (section 3.3): one half of the channels scales, by 1/e to e, and shifts the other."""
 
     def __init__(self, channels: int, hidden: int, generator: torch.Generator) -> None:
         super().__init__()
@@ -121,8 +121,8 @@ class Coupling(nn.Module):
 
     def _shift_and_log_scale(self, kept: Tensor) -> tuple[Tensor, Tensor]:
         shift, raw = self.net(kept).chunk(2, dim=1)
-        # A sigmoid bounds the scale, and + 2 starts it near 1, as in the authors' code.
-        return shift, F.logsigmoid(raw + 2.0)
+        # Bounded on both sides: with the authors' sigmoid a scale can come so near 0 that sampling overflows.
+        return shift, raw.tanh()
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the output and log|det J| per sample, shape (n,)."""
@@ -338,7 +338,10 @@ class Glow(GenerativeModel):
             temperature * normal_noise(keys, shape, seed=seed, stream=level, like=like)
             for level, shape in enumerate(self.latent_shapes)
         ]
-        return ((self.decode(latents) + 0.5) * _LEVELS).floor().clamp(0, 255).to(torch.uint8)
+        v = self.decode(latents)
+        if not torch.isfinite(v).all():
+            raise ModelError(f"sampling overflows at temperature {temperature}; lower it, or train the model longer")
+        return ((v + 0.5) * _LEVELS).floor().clamp(0, 255).to(torch.uint8)
 
     @torch.no_grad()
     def initialise(self, x: Tensor, *, seed: int = 0, keys: KeyArray | None = None) -> None:
