@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from fisherscope.core.errors import SettingError
 from fisherscope.detectors.base import Detector
+from fisherscope.detectors.densities import density_names
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,12 @@ _RAO: Final[Mapping[str, _Entry]] = {
     "rao-layers-normalised": _Entry(f"{_HOME}.rao:RaoLayers", {"name": "rao-layers-normalised", "normalised": True}),
 }
 
-_BUILT_IN: Final[Mapping[str, _Entry]] = {**_STANDARD, **_RAO}
+_LAYERWISE: Final[Mapping[str, _Entry]] = {
+    f"layerwise-{density}": _Entry(f"{_HOME}.layerwise:Layerwise", {"density": density, "name": f"layerwise-{density}"})
+    for density in density_names()
+}
+
+_BUILT_IN: Final[Mapping[str, _Entry]] = {**_STANDARD, **_LAYERWISE, **_RAO}
 
 DEFAULT_DETECTOR: Final = "layerwise-gaussian"
 

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from fisherscope.core.table import FeatureTable
 from fisherscope.detectors.base import Detector, Scores
+from fisherscope.detectors.layers import layer_values
 
 
 class TotalNorm(Detector):
     """score = sum_l f_l; the Fisher matrix is taken to be the identity (Dauncey et al. 2024, section 4.1).
 
     Nothing is learnt but the number of layers, so that a table of another model is noticed.
+
+    Args:
+        name: how tables call it.
+        block: which numbers to read: f_l, or those of another metric.
     """
 
-    name = "total-norm"
-    requires = ("grad_norm",)
     min_fit = 1
 
     n_layers_: int
 
+    def __init__(self, name: str = "total-norm", block: str = "grad_norm") -> None:
+        self.name = name
+        self.requires = (block,)
+
     def _fit(self, table: FeatureTable) -> None:
-        self.n_layers_ = table.block("grad_norm").shape[1]
+        self.n_layers_ = layer_values(table, self.requires[0]).shape[1]
 
     def _score(self, table: FeatureTable) -> Scores:
-        scores: Scores = table.block("grad_norm").sum(1, dtype=np.float64)
+        scores: Scores = layer_values(table, self.requires[0]).sum(1)
         return scores

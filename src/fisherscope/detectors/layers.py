@@ -1,0 +1,64 @@
+"""The layers' numbers: one positive value a group and layer, on the log scale."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fisherscope.core.errors import DataError
+from fisherscope.core.table import GROUP_BLOCKS, FeatureTable
+
+Array = NDArray[np.float64]
+
+_ROUND_OFF: Final = 100.0
+
+
+def layer_values(table: FeatureTable, block: str) -> Array:
+    """Return the numbers of a block, (N, L), one row a group.
+
+    A block with an axis of members holds each member's share of the group's number.
+    """
+    values: Array = table.block(block).astype(np.float64)
+    return values if block in GROUP_BLOCKS else values.sum(1)
+
+
+def resolution(values: Array, dtype: str) -> float:
+    """Return the squared norm below which f_l is round-off: (100 eps)^2 times the median of sum_l f_l.
+
+    A gradient that is zero by symmetry (the bias of attention keys) is computed as round-off, whose logarithm is
+    noise; comparing with the size of the model's whole gradient tells it from a small one.
+    """
+    return _relative_round_off(dtype) ** 2 * float(np.median(values.sum(1)))
+
+
+def _relative_round_off(dtype: str) -> float:
+    return _ROUND_OFF * float(np.finfo(np.float64 if dtype == "float64" else np.float32).eps)
+
+
+def informative_layers(values: Array, dtype: str) -> tuple[NDArray[np.intp], float]:
+    """Return the columns whose logarithm varies over the fit groups and is no round-off, and the resolution.
+
+    Args:
+        values: f_l of the fit groups, (N, L).
+        dtype: in which they were computed.
+
+    Raises:
+        DataError: no layer is left.
+    """
+    floor = resolution(values, dtype)
+    spread = log_values(values, floor).std(0)
+    varies = (spread > _relative_round_off(dtype)) & (np.median(values, axis=0) > floor)
+    if not varies.any():
+        raise DataError(
+            f"no layer's gradient norm varies over the {len(values)} fit groups; "
+            "give different samples, or check that log_prob depends on the parameters"
+        )
+    return np.flatnonzero(varies), floor
+
+
+def log_values(values: Array, floor: float) -> Array:
+    """Return log max(f_l, floor): a layer that a sample does not reach gives a small, finite number."""
+    logs: Array = np.log(np.maximum(values, max(float(floor), float(np.finfo(np.float64).tiny))))
+    return logs

@@ -1,0 +1,45 @@
+"""One detector for every density over the layers' numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fisherscope.core.table import FeatureTable
+from fisherscope.detectors.base import Detector, Scores
+from fisherscope.detectors.densities import LayerDensity, make_density
+from fisherscope.detectors.layers import Array, informative_layers, layer_values, log_values
+
+
+class Layerwise(Detector):
+    """The novelty that a :class:`LayerDensity` gives to v = log f_l of the layers that vary on the fit set.
+
+    Args:
+        density: its name, see :func:`make_density`, or one of your own.
+        name: how tables call the detector.
+        block: which numbers to read: f_l, or those of another metric.
+    """
+
+    kept_: NDArray[np.intp]
+    floor_: float
+
+    def __init__(self, density: str | LayerDensity, name: str, block: str = "grad_norm") -> None:
+        self.name = name
+        self.requires = (block,)
+        self._density = make_density(density) if isinstance(density, str) else density
+        self.min_fit = self._density.min_fit
+
+    def _fit(self, table: FeatureTable) -> None:
+        block = self.requires[0]
+        self.kept_, self.floor_ = informative_layers(layer_values(table, block), table.card.dtype)
+        sizes = table.card.settings.get("features", {}).get(block, {}).get("sizes")
+        kept_sizes = None if sizes is None else np.asarray(sizes)[self.kept_]
+        for key, value in self._density.fit(self._logs(table), kept_sizes).items():
+            setattr(self, f"{key}_", value)
+
+    def _logs(self, table: FeatureTable) -> Array:
+        return log_values(layer_values(table, self.requires[0]), self.floor_)[:, self.kept_]
+
+    def _score(self, table: FeatureTable) -> Scores:
+        learnt = {k.removesuffix("_"): v for k, v in self.state().items() if k not in ("kept_", "floor_")}
+        return self._density.score(self._logs(table), learnt)
