@@ -17,6 +17,7 @@ from fisherscope.models.base import GenerativeModel
 from fisherscope.models.noise import keys_of, normal_noise, uniform_noise
 
 _LEVELS: Final = 256
+_PRIOR_LOG_RANGE: Final = 4.0
 Permutation = Literal["plain", "lu"]
 
 
@@ -181,15 +182,20 @@ class Split(nn.Module):
         nn.init.zeros_(self.prior.weight)
         nn.init.zeros_(self.prior.bias)  # type: ignore[arg-type]
 
+    def _mean_and_log_std(self, kept: Tensor) -> tuple[Tensor, Tensor]:
+        mean, raw = self.prior(kept).chunk(2, dim=1)
+        # Bounded for the same reason as the coupling's scale.
+        return mean, _PRIOR_LOG_RANGE * (raw / _PRIOR_LOG_RANGE).tanh()
+
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the kept half, the standardised half that leaves, and its log|det J| per sample (n,)."""
         kept, leaving = _halves(x, x.shape[1] - x.shape[1] // 2)
-        mean, log_std = self.prior(kept).chunk(2, dim=1)
+        mean, log_std = self._mean_and_log_std(kept)
         return kept, (leaving - mean) * (-log_std).exp(), -log_std.flatten(1).sum(1)
 
     def inverse(self, kept: Tensor, noise: Tensor) -> Tensor:
         """Return x for the kept half and the standardised half."""
-        mean, log_std = self.prior(kept).chunk(2, dim=1)
+        mean, log_std = self._mean_and_log_std(kept)
         return torch.cat([kept, noise * log_std.exp() + mean], dim=1)
 
 
