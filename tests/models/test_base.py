@@ -194,6 +194,20 @@ def test_a_model_with_nan_is_not_saved(model: Glow, tmp_path: Path) -> None:
         model.save(tmp_path / "broken")
 
 
+def test_settings_that_leave_the_parameters_alone(tmp_path: Path) -> None:
+    vae = make_model("vae", data_shape=(1, 8, 8), latents=4, hidden=4)
+    vae.train_keys = np.array([4], dtype=np.uint64)
+    vae.save(tmp_path / "vae")
+    changed = load_model(tmp_path / "vae", settings={"importance_samples": 5})
+    assert changed.config() == vae.config() | {"importance_samples": 5}
+    assert all(torch.equal(v, vae.state_dict()[k]) for k, v in changed.state_dict().items())
+    assert changed.train_keys == vae.train_keys and model_fingerprint(changed) != model_fingerprint(vae)
+    with pytest.raises(SettingError, match="latents cannot be changed after training"):
+        load_model(tmp_path / "vae", settings={"latents": 5})
+    with pytest.raises(SettingError, match="vae has no setting draws"):
+        load_model(tmp_path / "vae", settings={"draws": 5})
+
+
 def test_make_model() -> None:
     assert make_model("glow", data_shape=(1, 8, 8), steps=1).config()["steps"] == 1
     with pytest.raises(SettingError, match="known families"):

@@ -29,6 +29,11 @@ def model(**settings: object) -> Diffusion:
     return made
 
 
+def term(m: Diffusion, x: Tensor, t: int, seed: int = 0, draw: int = 0) -> Tensor:
+    keys, each = sample_keys(x.numpy()), np.full((len(x), 1), t)
+    return m.denoiser.terms(x.double(), each, keys, seed, [m.denoiser.stream(draw, t)], "bound")[:, 0]
+
+
 def parts(m: Diffusion, t: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return x_0 in [-1, 1], the noise of draw 0 at t, x_t and the prediction."""
     x0 = X.double() / 127.5 - 1
@@ -50,7 +55,7 @@ def test_a_term_is_the_divergence_of_the_two_posteriors(schedule, t: int) -> Non
     p_mean = (xt - beta / math.sqrt(1 - abar[t]) * eps_hat) / math.sqrt(alpha)  # eq. 11
     std = torch.tensor(math.sqrt(variance), dtype=torch.float64)
     expected = kl_divergence(Normal(q_mean, std), Normal(p_mean, std)).flatten(1).sum(1)
-    assert torch.allclose(m.bound_term(X, t), expected, rtol=1e-8)
+    assert torch.allclose(term(m, X, t), expected, rtol=1e-8)
     a, b, posterior_std = m.schedule.posterior(t, t - 1)
     assert torch.allclose(a * x0 + b * xt, q_mean) and posterior_std == pytest.approx(math.sqrt(variance))
 
@@ -67,7 +72,7 @@ def test_the_first_term_is_the_likelihood_of_the_levels() -> None:
     inside = (upper - lower) > 1e-8  # further out the difference of cdfs has no digits left
     got = normal_log_prob(X.double(), (mean + 1) * 127.5, mean.new_tensor(math.sqrt(beta) * 127.5))
     assert inside.any() and torch.allclose(got[inside], (upper - lower).log()[inside], atol=1e-6)
-    assert torch.allclose(m.bound_term(X, 1), -got.flatten(1).sum(1))
+    assert torch.allclose(term(m, X, 1), -got.flatten(1).sum(1))
 
 
 def test_the_prior_term() -> None:
@@ -76,15 +81,15 @@ def test_the_prior_term() -> None:
     std = torch.tensor(math.sqrt(1 - abar), dtype=torch.float64)
     standard = Normal(torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64))
     expected = kl_divergence(Normal(math.sqrt(abar) * x0, std), standard).flatten(1).sum(1)
-    assert torch.allclose(m.prior_term(X), expected, rtol=1e-9)
+    assert torch.allclose(m.denoiser.prior_term(X.double()), expected, rtol=1e-9)
 
 
 def test_the_estimate_of_the_bound_is_unbiased_and_knows_its_error() -> None:
     m = model()
     x = X[:2]
     with torch.no_grad():
-        terms = [torch.stack([m.bound_term(x, t, seed=s, draw=0) for s in range(60)]) for t in range(1, 13)]
-        exact = -(m.prior_term(x) + torch.stack(terms).mean(1).sum(0))
+        terms = [torch.stack([term(m, x, t, seed=s) for s in range(60)]) for t in range(1, 13)]
+        exact = -(m.denoiser.prior_term(x.double()) + torch.stack(terms).mean(1).sum(0))
         exact_error = torch.stack(terms).var(1).sum(0).sqrt() / math.sqrt(60)
         estimate, error = m.bound_with_error(x, seed=999, draws=400)
         assert ((estimate - exact).abs() < 4 * (error.square() + exact_error.square()).sqrt()).all()
@@ -96,7 +101,7 @@ def test_the_estimate_of_the_bound_is_unbiased_and_knows_its_error() -> None:
 
 def test_objectives_are_sums_of_their_terms() -> None:
     m = model(timesteps=(2, 5), draws=3)
-    each = sum(m.bound_term(X, t, draw=d) for t in (2, 5) for d in range(3))
+    each = sum(term(m, X, t, draw=d) for t in (2, 5) for d in range(3))
     assert torch.allclose(m.log_prob(X), -each / 3)
     _, eps, _, eps_hat = parts(m, 5)
     for weight, expected in (("l2", 0.5 * (eps - eps_hat).square()), ("l1", (eps - eps_hat).abs())):
@@ -107,7 +112,7 @@ def test_random_timesteps_follow_their_weights() -> None:
     m = model()
     keys = np.arange(4000, dtype=np.uint64)
     weight = np.arange(1.0, 13.0)
-    t, inverse = m._random_timesteps(keys, 0, 1, weight)
+    t, inverse = m.denoiser.random_timesteps(keys, 0, 1, weight)
     counts = np.bincount(t[:, 0], minlength=13)[1:] / len(keys)
     assert np.allclose(counts, weight / weight.sum(), atol=0.02)
     assert np.allclose(inverse, weight.sum() / weight[t - 1])
@@ -177,7 +182,7 @@ def test_the_unet_knows_its_timestep_and_keeps_odd_sizes() -> None:
         ({"heads": 3}, "attention heads"),
         ({"patch": 3}, "cannot be cut into 3x3"),
         ({"schedule": "sigmoid"}, "'cosine' or 'linear'"),
-        ({"diffusion_steps": 1}, "1 to 1"),
+        ({"diffusion_steps": 1}, "expected at least 2"),
         ({"timesteps": (0,)}, "some of 1 to 12"),
         ({"timesteps": (13,)}, "some of 1 to 12"),
         ({"timesteps": ()}, "some of 1 to 12"),

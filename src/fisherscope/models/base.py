@@ -19,11 +19,13 @@ from fisherscope.core.store import read_arrays, write_arrays
 from fisherscope.models.files import Head, ModelCard, load_state, read_head, stored_state, write_head, write_state
 
 FAMILIES: Final[Mapping[str, str]] = {
+    "diffusers": "fisherscope.models.adapters.diffusers:DiffusersModel",
     "diffusion": "fisherscope.models.diffusion:Diffusion",
     "glow": "fisherscope.models.glow:Glow",
     "language": "fisherscope.models.language:ByteTransformer",
     "pixelcnn": "fisherscope.models.pixelcnn:PixelCNN",
     "tabular": "fisherscope.models.tabular:TabularFlow",
+    "transformers": "fisherscope.models.adapters.transformers:TransformersModel",
     "vae": "fisherscope.models.vae:VAE",
 }
 """Model families by name, each as ``module:class``, imported only when asked for."""
@@ -82,12 +84,16 @@ class GenerativeModel(nn.Module, ABC):
         """Numbers in one sample; bits/dim = -log_prob / (n_dims log 2)."""
         return int(np.prod(self.data_shape))
 
-    def check_batch(self, x: Tensor) -> Tensor:
-        """Return x in the parameters' dtype and device; a wrong shape is a :class:`ModelError`."""
+    def check_shape(self, x: Tensor) -> None:
+        """Raise a :class:`ModelError` unless x has shape (n, *data_shape)."""
         if tuple(x.shape[1:]) != self.data_shape:
             raise ModelError(
                 f"x has shape {tuple(x.shape)}, the {self.family} expects (n, {', '.join(map(str, self.data_shape))})"
             )
+
+    def check_batch(self, x: Tensor) -> Tensor:
+        """Return x in the parameters' dtype and device; a wrong shape is a :class:`ModelError`."""
+        self.check_shape(x)
         like = next(self.parameters())
         return x.to(device=like.device, dtype=like.dtype)
 
@@ -181,19 +187,45 @@ def make_model(family: str, **config: Any) -> GenerativeModel:
 
 
 def load_model(
-    folder: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+    folder: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    settings: Mapping[str, Any] | None = None,
 ) -> GenerativeModel:
-    """Load a model that :meth:`GenerativeModel.save` wrote, in eval mode.
+    """Load a model in eval mode.
 
     Args:
-        folder: the saved folder.
+        folder: a folder that :meth:`GenerativeModel.save` wrote, a saved diffusers DDPM pipeline, or a transformers
+            causal language model.
         device: where the parameters go.
         dtype: floating dtype of the parameters.
+        settings: constructor's arguments to change that leave the parameters alone: a diffusion's timesteps, a VAE's
+            importance_samples, a language model's window.
 
     Raises:
         ModelError: the folder is no saved model, a file is truncated, or its contents do not fit together.
     """
-    folder = Path(folder)
+    folder, changes = Path(folder), dict(settings or {})
+    if (folder / "model.json").is_file():
+        model = _load_saved(folder, changes)
+    elif (folder / "model_index.json").is_file():
+        from fisherscope.models.adapters.diffusers import DiffusersModel
+
+        model = DiffusersModel.from_pipeline(folder, **changes)
+    elif (folder / "config.json").is_file():
+        from fisherscope.models.adapters.transformers import TransformersModel
+
+        model = TransformersModel.from_pretrained(folder, **changes)
+    else:
+        raise ModelError(
+            f"{folder} is not a saved model: it holds no model.json, nor the model_index.json of a diffusers pipeline "
+            "or the config.json of a transformers model"
+        )
+    return model.to(device=device, dtype=dtype).eval()
+
+
+def _load_saved(folder: Path, changes: Mapping[str, Any]) -> GenerativeModel:
     head = read_head(folder)
     family_class(head.family)
     try:
@@ -206,7 +238,20 @@ def load_model(
     model.card = head.card
     if (folder / "train_keys.safetensors").is_file():
         model.train_keys = read_arrays(folder / "train_keys.safetensors", ModelError)[0]["keys"]
-    return model.to(device=device, dtype=dtype).eval()
+    return _changed(model, changes) if changes else model
+
+
+def _changed(model: GenerativeModel, changes: Mapping[str, Any]) -> GenerativeModel:
+    """Return the model with other settings and the same parameters."""
+    other = make_model(model.family, **(model.config() | dict(changes)))
+    try:
+        other.load_state_dict(model.state_dict())
+    except RuntimeError as cause:
+        raise SettingError(
+            f"{', '.join(changes)} cannot be changed after training: {str(cause).splitlines()[0]}"
+        ) from None
+    other.card, other.train_keys = model.card, model.train_keys
+    return other
 
 
 def require_not_trained_on(model: nn.Module, keys: KeyArray, purpose: str) -> None:

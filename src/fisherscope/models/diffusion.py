@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from fisherscope.core.errors import SettingError
 from fisherscope.core.keys import KeyArray
 from fisherscope.models.base import GenerativeModel
-from fisherscope.models.discretised import normal_log_prob
+from fisherscope.models.denoising import Denoiser, Objective, Weight
 from fisherscope.models.initial import initial_seed
-from fisherscope.models.noise import keys_of, normal_noise, uniform_noise
-from fisherscope.models.schedule import ScheduleName, Vector, make_schedule
+from fisherscope.models.noise import keys_of
+from fisherscope.models.schedule import ScheduleName, make_schedule
 from fisherscope.models.unet import UNet
-
-Steps = NDArray[np.int64]
-Weight = Literal["bound", "l2", "l1"]
 
 
 class Diffusion(GenerativeModel):
-    """DDPM with a compact UNet; ``log_prob`` is the objective that ``timesteps``, ``weight`` and ``draws`` name.
-
-    Timesteps count from 1 (hardly any noise) to T. Term t of the variational bound (eq. 5) is
-    KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)) for t >= 2 and -log p(x_0 | x_1) for t = 1.
+    """DDPM with a compact UNet; ``log_prob`` is minus the objective that ``timesteps``, ``weight``, ``draws`` name.
 
     Args:
         data_shape: (C, H, W).
@@ -37,11 +27,11 @@ class Diffusion(GenerativeModel):
         heads: attention heads.
         patch: side of the squares of pixels that become channels before the UNet.
         diffusion_steps: T.
-        schedule: ``cosine`` or ``linear``.
-        timesteps: whose terms log p sums; None estimates the sum over all T from ``draws`` random ones.
-        weight: ``bound`` gives the terms in nats; ``l2`` takes ||eps - eps_hat||**2 / 2 instead, ``l1``
-            |eps - eps_hat|_1.
-        draws: noise draws to average, for each timestep, or in all where timesteps are random.
+        schedule: ``linear`` or ``cosine``. The bound's weights of cosine explode towards T, where it leaves no signal:
+            after the same training its bound is far looser.
+        timesteps: 1..T, see :class:`~fisherscope.models.denoising.Objective`; None for an estimate of the whole bound.
+        weight: ``bound``, ``l2`` or ``l1``.
+        draws: noise draws to average.
         init_seed: seed of the initial weights.
     """
 
@@ -55,7 +45,7 @@ class Diffusion(GenerativeModel):
         heads: int = 2,
         patch: int = 1,
         diffusion_steps: int = 1000,
-        schedule: ScheduleName = "cosine",
+        schedule: ScheduleName = "linear",
         timesteps: Sequence[int] | None = (4, 16, 64, 256),
         weight: Weight = "bound",
         draws: int = 1,
@@ -63,7 +53,6 @@ class Diffusion(GenerativeModel):
     ) -> None:
         super().__init__(tuple(data_shape), (0.0, 255.0))
         _check_settings(self.data_shape, channels, multipliers, heads, patch)
-        _check_objective(timesteps, weight, draws, diffusion_steps)
         self._config = {
             "data_shape": list(data_shape),
             "channels": channels,
@@ -78,8 +67,8 @@ class Diffusion(GenerativeModel):
             "init_seed": init_seed,
         }
         self.schedule = make_schedule(schedule, diffusion_steps)
-        self.timesteps = None if timesteps is None else tuple(timesteps)
-        self.weight, self.draws = weight, draws
+        chosen = None if timesteps is None else tuple(timesteps)
+        self.objective = Objective(chosen, weight, draws).check(diffusion_steps)
         with initial_seed(init_seed):
             self.unet = UNet(data_shape[0], channels, multipliers, heads, patch)
 
@@ -87,26 +76,18 @@ class Diffusion(GenerativeModel):
         """Return the constructor's arguments."""
         return dict(self._config)
 
+    @property
+    def denoiser(self) -> Denoiser:
+        """The noise predictor with its schedule: single terms of the bound and their noise."""
+        return Denoiser(self.unet, self.schedule, self.data_shape)
+
     def log_prob(self, x: Tensor, *, seed: int = 0, keys: KeyArray | None = None) -> Tensor:
         """Return minus the objective, (n,); with ``weight='bound'`` and all timesteps the variational bound."""
-        keys = keys_of(x, keys)
-        x = self.check_batch(x)
-        if self.timesteps is not None:
-            pairs = [(t, draw) for t in self.timesteps for draw in range(self.draws)]
-            t = np.tile([t for t, _ in pairs], (len(x), 1))
-            streams = [self._stream(draw, t) for t, draw in pairs]
-            return -self._terms(x, t, keys, seed, streams, self.weight).sum(1) / self.draws
-        if self.weight == "bound":
-            return -self._random_bounds(x, keys, seed, self.draws).mean(1)
-        uniform = np.ones(self.schedule.steps)
-        t, inverse = self._random_timesteps(keys, seed, self.draws, uniform)
-        streams = [self._stream(draw, 0) for draw in range(self.draws)]
-        terms = self._terms(x, t, keys, seed, streams, self.weight)
-        return -(terms * torch.from_numpy(inverse).to(x)).mean(1)
+        return self.denoiser.log_prob(self.check_batch(x), keys_of(x, keys), seed, self.objective)
 
-    def bound(self, x: Tensor, *, seed: int = 0, keys: KeyArray | None = None, draws: int = 4) -> Tensor:
-        """Return an unbiased estimate of the variational bound of log P(x) in nats, (n,), from random timesteps."""
-        return self.bound_with_error(x, seed=seed, keys=keys, draws=draws)[0]
+    def bound(self, x: Tensor, *, seed: int = 0, keys: KeyArray | None = None) -> Tensor:
+        """Return an unbiased estimate of the variational bound of log P(x) in nats, (n,), from 4 random timesteps."""
+        return self.bound_with_error(x, seed=seed, keys=keys, draws=4)[0]
 
     def bound_with_error(
         self, x: Tensor, *, seed: int = 0, keys: KeyArray | None = None, draws: int = 16
@@ -119,95 +100,15 @@ class Diffusion(GenerativeModel):
             keys: keys of the original samples.
             draws: random timesteps a sample, at least 2.
         """
-        if draws < 2:
-            raise SettingError(f"draws is {draws}, but a standard error needs at least 2")
-        keys = keys_of(x, keys)
-        std, mean = torch.std_mean(self._random_bounds(self.check_batch(x), keys, seed, draws), dim=1)
-        return -mean, std / math.sqrt(draws)
+        return self.denoiser.bound_with_error(self.check_batch(x), keys_of(x, keys), seed, draws)
 
     def training_loss(self, x: Tensor, *, seed: int = 0, keys: KeyArray | None = None) -> Tensor:
         """Return ||eps - eps_hat||**2 / 2 at one uniformly random timestep a sample, (n,) (L_simple, eq. 14)."""
-        keys = keys_of(x, keys)
-        t, _ = self._random_timesteps(keys, seed, 1, np.ones(self.schedule.steps))
-        return self._terms(self.check_batch(x), t, keys, seed, [self._stream(0, 0)], "l2")[:, 0]
+        return self.denoiser.training_loss(self.check_batch(x), keys_of(x, keys), seed)
 
-    def prior_term(self, x: Tensor) -> Tensor:
-        """Return KL(q(x_T | x_0) || N(0, I)) in nats, (n,), the one term without parameters."""
-        v = _scaled(self.check_batch(x))
-        signal = float(self.schedule.abar[-1])
-        variance = 1 - signal
-        return 0.5 * (signal * v.square() + variance - 1 - math.log(variance)).flatten(1).sum(1)
-
-    def bound_term(self, x: Tensor, t: int, *, seed: int = 0, keys: KeyArray | None = None, draw: int = 0) -> Tensor:
-        """Return term t of the bound at one noise draw, in nats, (n,)."""
-        keys = keys_of(x, keys)
-        x = self.check_batch(x)
-        return self._terms(x, np.full((len(x), 1), t), keys, seed, [self._stream(draw, t)], "bound")[:, 0]
-
-    def _stream(self, draw: int, t: int) -> int:
-        # Stream 0 draws random timesteps; t = 0 stands for noise at such a timestep.
-        return 1 + draw * (self.schedule.steps + 1) + t
-
-    def _random_timesteps(self, keys: KeyArray, seed: int, draws: int, weight: Vector) -> tuple[Steps, Vector]:
-        """Return timesteps (n, draws), drawn in proportion to ``weight`` (of 1..T), and 1 / their probabilities."""
-        like = torch.zeros(1, dtype=torch.float64)
-        u = uniform_noise(keys, (draws,), seed=seed, like=like).numpy()
-        cumulative = np.cumsum(weight)
-        t = np.searchsorted(cumulative, u * cumulative[-1], side="right")
-        return t + 1, cumulative[-1] / weight[t]
-
-    def _random_bounds(self, x: Tensor, keys: KeyArray, seed: int, draws: int) -> Tensor:
-        """Return estimates of minus the bound, (n, draws)."""
-        # Timesteps in proportion to their weight: what varies is then the error of the prediction alone.
-        t, inverse = self._random_timesteps(keys, seed, draws, self.schedule.bound_weight[2:])
-        streams = [self._stream(draw, 0) for draw in range(draws)]
-        terms = self._terms(x, t + 1, keys, seed, streams, "bound") * torch.from_numpy(inverse).to(x)
-        streams = [self._stream(draw, 1) for draw in range(draws)]
-        return self.prior_term(x)[:, None] + terms + self._terms(x, np.ones_like(t), keys, seed, streams, "bound")
-
-    def _terms(self, x: Tensor, t: Steps, keys: KeyArray, seed: int, streams: Sequence[int], weight: Weight) -> Tensor:
-        """Return the objective's terms (n, m) at timesteps t (n, m), the noise of column j from ``streams[j]``."""
-        eps = torch.stack([normal_noise(keys, self.data_shape, seed=seed, stream=s, like=x) for s in streams], dim=1)
-        abar = self.schedule.abar[t]
-        noisy = _column(np.sqrt(abar), x) * _scaled(x)[:, None] + _column(np.sqrt(1 - abar), x) * eps
-        predicted: Tensor = self.unet(noisy.flatten(0, 1), torch.from_numpy(t).to(x).flatten()).unflatten(0, t.shape)
-        if weight == "l1":
-            return (eps - predicted).abs().flatten(2).sum(2)
-        squares = 0.5 * (eps - predicted).square().flatten(2).sum(2)
-        if weight == "l2":
-            return squares
-        terms = torch.from_numpy(self.schedule.bound_weight[t]).to(x) * squares
-        if not (t == 1).any():
-            return terms
-        std = math.sqrt(self.schedule.beta[1])
-        mean = (noisy - std * predicted) / math.sqrt(self.schedule.abar[1])
-        first = normal_log_prob(x[:, None], (mean + 1) * 127.5, x.new_tensor(std * 127.5)).flatten(2).sum(2)
-        return torch.where(torch.from_numpy(t == 1).to(x.device), -first, terms)
-
-    @torch.no_grad()
     def sample(self, n: int, *, seed: int = 0, steps: int = 100) -> Tensor:
         """Return n images, uint8 (n, C, H, W), by ancestral sampling over ``steps`` evenly spaced timesteps."""
-        like = next(self.parameters())
-        keys = np.arange(n, dtype=np.uint64)
-        v = normal_noise(keys, self.data_shape, seed=seed, stream=0, like=like)
-        times = np.unique(np.linspace(0, self.schedule.steps, min(steps, self.schedule.steps) + 1).round().astype(int))
-        for t, s in zip(times[:0:-1], times[-2::-1], strict=True):
-            abar = self.schedule.abar[t]
-            eps = self.unet(v, torch.full((n,), float(t)).to(like))
-            clean = ((v - math.sqrt(1 - abar) * eps) / math.sqrt(abar)).clamp(-1, 1)
-            a, b, std = self.schedule.posterior(t, s)
-            v = a * clean + b * v
-            if s > 0:
-                v = v + std * normal_noise(keys, self.data_shape, seed=seed, stream=int(s), like=like)
-        return ((v + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-
-
-def _scaled(x: Tensor) -> Tensor:
-    return x / 127.5 - 1
-
-
-def _column(values: Vector, like: Tensor) -> Tensor:
-    return torch.from_numpy(values).to(like)[:, :, None, None, None]
+        return self.denoiser.sample(n, seed=seed, steps=steps, like=next(self.parameters()))
 
 
 def _check_settings(
@@ -221,12 +122,3 @@ def _check_settings(
         raise SettingError(f"channels is {channels} and multipliers {tuple(multipliers)}, expected multiples of 16")
     if heads < 1 or channels * multipliers[-1] % heads:
         raise SettingError(f"{channels * multipliers[-1]} channels cannot be shared by {heads} attention heads")
-
-
-def _check_objective(timesteps: Sequence[int] | None, weight: str, draws: int, steps: int) -> None:
-    if timesteps is not None and (not timesteps or min(timesteps) < 1 or max(timesteps) > steps):
-        raise SettingError(f"timesteps are {tuple(timesteps)}, expected some of 1 to {steps}, or None for all")
-    if weight not in get_args(Weight):
-        raise SettingError(f"weight is '{weight}', expected one of {', '.join(get_args(Weight))}")
-    if draws < 1:
-        raise SettingError(f"draws is {draws}, expected at least 1")

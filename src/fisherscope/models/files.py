@@ -108,8 +108,8 @@ def stored_state(module: nn.Module, dtype: torch.dtype | None = None) -> dict[st
 
 
 def write_state(folder: Path, state: Mapping[str, Tensor]) -> None:
-    """Write ``model.safetensors``."""
-    write_atomic(folder / "model.safetensors", save(dict(state)))
+    """Write ``model.safetensors``; tied tensors, which the format does not know, are written once each."""
+    write_atomic(folder / "model.safetensors", save({name: tensor.clone() for name, tensor in state.items()}))
 
 
 def load_state(module: nn.Module, folder: Path) -> nn.Module:

@@ -98,7 +98,8 @@ class ByteTransformer(GenerativeModel):
 
     def conditionals(self, x: Tensor) -> Tensor:
         """Return log P of each byte given those before it, in nats, shape (n, T)."""
-        symbols = self.check_batch(x).long()
+        self.check_shape(x)
+        symbols = x.to(self.positions.device).long()
         before = F.pad(symbols[:, :-1], (1, 0), value=_START)
         log_p = F.log_softmax(self._logits(before), dim=2)
         return log_p.gather(2, symbols[:, :, None])[:, :, 0]

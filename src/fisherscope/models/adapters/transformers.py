@@ -1,0 +1,105 @@
+"""Causal language models of the transformers library (extra ``language``), from a local folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fisherscope.core.errors import ModelError, SettingError
+from fisherscope.core.keys import KeyArray
+from fisherscope.models.base import GenerativeModel
+from fisherscope.models.initial import initial_seed
+from fisherscope.models.noise import uniform_noise
+
+
+def _library() -> Any:
+    try:
+        import transformers
+    except ImportError:
+        raise ModelError("this model needs the transformers library; install fisherscope[language]") from None
+    return transformers
+
+
+class TransformersModel(GenerativeModel):
+    """A causal language model over windows of token ids of one length.
+
+    Args:
+        architecture: the library's configuration, with its ``model_type``.
+        window: tokens a window.
+        start: id of the token before the first one; by default the configuration's bos or eos token.
+        init_seed: seed of the initial weights.
+    """
+
+    family: ClassVar[str] = "transformers"
+
+    def __init__(
+        self, architecture: Mapping[str, Any], window: int = 64, start: int | None = None, init_seed: int = 0
+    ) -> None:
+        library = _library()
+        rest = dict(architecture)
+        config = library.AutoConfig.for_model(rest.pop("model_type"), **rest)
+        if start is None:
+            start = config.bos_token_id if config.bos_token_id is not None else config.eos_token_id
+        if start is None or not 0 <= start < config.vocab_size or window < 1:
+            raise SettingError(f"start is {start} and window {window}, expected a token id and at least 1 token")
+        super().__init__((window,), (0.0, float(config.vocab_size - 1)))
+        with initial_seed(init_seed):
+            self.lm = library.AutoModelForCausalLM.from_config(config)
+        self.start = start
+        self._config = {"architecture": dict(architecture), "window": window, "start": start, "init_seed": init_seed}
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, *, window: int = 64, start: int | None = None) -> TransformersModel:
+        """Return the model of a local folder, whose weights must be safetensors; no code or pickle in it is run."""
+        library = _library()
+        try:
+            lm = library.AutoModelForCausalLM.from_pretrained(
+                str(folder), use_safetensors=True, local_files_only=True, trust_remote_code=False, dtype=torch.float32
+            )
+        except (OSError, ValueError, KeyError, RuntimeError) as cause:
+            raise ModelError(f"{folder} is no causal LM with safetensors: {str(cause).splitlines()[0]}") from None
+        model = cls(_plain(lm.config), window, start)
+        model.lm.load_state_dict(lm.state_dict())
+        return model.eval()
+
+    def config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        return dict(self._config)
+
+    def conditionals(self, x: Tensor) -> Tensor:
+        """Return log P of each token given those before it, in nats, shape (n, T)."""
+        self.check_shape(x)
+        ids = x.to(next(self.parameters()).device).long()
+        before = F.pad(ids[:, :-1], (1, 0), value=self.start)
+        log_p = F.log_softmax(self.lm(input_ids=before, use_cache=False).logits, dim=2)
+        return log_p.gather(2, ids[:, :, None])[:, :, 0]
+
+    def log_prob(self, x: Tensor, *, seed: int = 0, keys: KeyArray | None = None) -> Tensor:
+        """Return log P of token windows x (n, T) in nats, (n,), exact; seed and keys do nothing."""
+        return self.conditionals(x).sum(1)
+
+    @torch.no_grad()
+    def sample(self, n: int, *, seed: int = 0) -> Tensor:
+        """Return n windows of token ids, int64 (n, T), token by token."""
+        like = next(self.parameters()).double()
+        u = uniform_noise(np.arange(n, dtype=np.uint64), self.data_shape, seed=seed, like=like)
+        ids = torch.full((n, 1), self.start, device=like.device)
+        for i in range(self.data_shape[0]):
+            logits = self.lm(input_ids=ids, use_cache=False).logits[:, -1].double()
+            cumulative = F.softmax(logits, dim=1).cumsum(1)
+            drawn = (cumulative < u[:, i : i + 1] * cumulative[:, -1:]).sum(1, keepdim=True)
+            ids = torch.cat([ids, drawn], dim=1)
+        return ids[:, 1:]
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    value: dict[str, Any] = config.to_diff_dict()
+    return {"model_type": config.model_type} | {
+        k: v for k, v in value.items() if k not in ("transformers_version", "architectures", "dtype", "torch_dtype")
+    }
