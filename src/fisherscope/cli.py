@@ -7,13 +7,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Protocol
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from fisherscope import __version__
+from fisherscope.cli_models import app as models_app
 from fisherscope.core.errors import FisherscopeError
 
 app = typer.Typer(
@@ -114,63 +115,7 @@ def demo(
     print(f"model: {made.model}\nreport: {made.page}")
 
 
-@app.command()
-def train(
-    family: Annotated[str, typer.Argument(help="Model family: glow.")],
-    data: Annotated[str, typer.Option("--data", help="Training samples.", metavar="DATA")],
-    out: Annotated[Path, typer.Option("--out", help="Folder for the model.", metavar="DIR")],
-    minutes: Annotated[float | None, typer.Option(help="Wall-clock budget of the training.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimiser steps; instead of --minutes.")] = None,
-    split: Annotated[str | None, typer.Option(help="Split of the set [default: train].")] = None,
-    limit: Annotated[int | None, typer.Option(help="Use at most so many samples.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Samples a step.")] = 32,
-    learning_rate: Annotated[float, typer.Option(help="Of Adam.")] = 3e-3,
-    levels: Annotated[
-        int | None, typer.Option(help="Glow: number of scales [default: as many as fit, 3 at most].")
-    ] = None,
-    flow_steps: Annotated[int, typer.Option(help="Glow: steps of flow per scale.")] = 8,
-    hidden: Annotated[int, typer.Option(help="Glow: channels of the coupling networks.")] = 64,
-    permutation: Annotated[str, typer.Option(help="Glow: 1x1 convolutions, plain or lu.")] = "plain",
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted training in --out.")] = False,
-    resize: Annotated[str | None, typer.Option(help="Convert images to CxHxW, e.g. 3x32x32.")] = None,
-    seed: Seed = 0,
-    data_root: DataRoot = None,
-) -> None:
-    """Train a model and save it.
-
-    Example: fisherscope train glow --data fashion_mnist --out runs/glow --minutes 15
-    """
-    from fisherscope.data import load_samples
-    from fisherscope.models.training import Progress as TrainProgress
-    from fisherscope.models.training import TrainSettings
-    from fisherscope.pipeline.training import train_on
-
-    settings = TrainSettings(
-        steps=steps, minutes=minutes, batch_size=batch_size, learning_rate=learning_rate, seed=seed
-    )
-    samples = load_samples(
-        data,
-        split=split,
-        default_split="train",
-        data_root=data_root,
-        limit=limit,
-        seed=seed,
-        resize=parse_shape(resize),
-    )
-    config: dict[str, Any] = {"steps": flow_steps, "hidden": hidden, "permutation": permutation}
-    if levels is not None:
-        config["levels"] = levels
-    with progress_bar(f"{family} on {samples.name}", "steps" if steps else "seconds") as update:
-
-        def report(p: TrainProgress) -> None:
-            note = f"{p.bits_per_dim:.3f} bits/dim" + (f", validation {p.validation:.3f}" if p.validation else "")
-            update(p.step if steps else p.seconds, steps or 60 * (minutes or 0), note)
-
-        model = train_on(
-            family, samples, settings, out, config=config, resume=resume, command=command_line(), report=report
-        )
-    figures = ", ".join(f"{name} {value:.3f}" for name, value in model.card.bits_per_dim.items())
-    print(f"{out}: {model.family} after {model.card.steps} steps, bits/dim: {figures}")
+app.add_typer(models_app)
 
 
 ModelArgument = Annotated[

@@ -17,6 +17,7 @@ from fisherscope.core.errors import DataError, ModelError, SettingError
 from fisherscope.core.keys import KeyArray, fingerprint_arrays
 from fisherscope.core.store import read_arrays, write_arrays
 from fisherscope.models.files import Head, ModelCard, load_state, read_head, stored_state, write_head, write_state
+from fisherscope.models.zoo import PREFIX, zoo_folder
 
 FAMILIES: Final[Mapping[str, str]] = {
     "diffusers": "fisherscope.models.adapters.diffusers:DiffusersModel",
@@ -196,8 +197,8 @@ def load_model(
     """Load a model in eval mode.
 
     Args:
-        folder: a folder that :meth:`GenerativeModel.save` wrote, a saved diffusers DDPM pipeline, or a transformers
-            causal language model.
+        folder: a folder that :meth:`GenerativeModel.save` wrote, ``zoo:NAME``, a saved diffusers DDPM pipeline, or a
+            transformers causal language model.
         device: where the parameters go.
         dtype: floating dtype of the parameters.
         settings: constructor's arguments to change that leave the parameters alone: a diffusion's timesteps, a VAE's
@@ -206,7 +207,8 @@ def load_model(
     Raises:
         ModelError: the folder is no saved model, a file is truncated, or its contents do not fit together.
     """
-    folder, changes = Path(folder), dict(settings or {})
+    folder = zoo_folder(str(folder)) if str(folder).startswith(PREFIX) else Path(folder)
+    changes = dict(settings or {})
     if (folder / "model.json").is_file():
         model = _load_saved(folder, changes)
     elif (folder / "model_index.json").is_file():

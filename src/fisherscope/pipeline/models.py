@@ -1,0 +1,87 @@
+"""What can be said and shown of a model without data."""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fisherscope.core.errors import ModelError, SettingError
+from fisherscope.core.store import write_atomic
+from fisherscope.models.base import GenerativeModel, model_fingerprint
+from fisherscope.models.zoo import zoo_entries
+
+
+def model_info(model: GenerativeModel) -> dict[str, Any]:
+    """Return what is known of a model, as JSON values.
+
+    Returns:
+        family, config, data_shape, fingerprint, parameters (their number), layers (name to shape of every parameter
+        tensor, in the order of the gradient features), train_samples (None where unknown) and card.
+    """
+    layers = {name: list(p.shape) for name, p in model.named_parameters()}
+    return {
+        "family": model.family,
+        "config": model.config(),
+        "data_shape": list(model.data_shape),
+        "fingerprint": model_fingerprint(model),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "layers": layers,
+        "train_samples": None if model.train_keys is None else len(model.train_keys),
+        "card": asdict(model.card),
+    }
+
+
+def zoo_info(root: Path | None = None) -> list[dict[str, Any]]:
+    """Return the zoo as JSON values, one mapping a model."""
+    return [asdict(entry) for entry in zoo_entries(root)]
+
+
+def image_grid(images: NDArray[np.uint8], columns: int | None = None) -> NDArray[np.uint8]:
+    """Return images (n, C, H, W) side by side with a pixel of white between them, (H', W', C).
+
+    Args:
+        images: uint8, C 1 or 3.
+        columns: images a row; by default as many as make the grid square.
+    """
+    n, channels, height, width = images.shape
+    columns = columns or math.ceil(math.sqrt(n))
+    rows = math.ceil(n / columns)
+    grid = np.full((rows * (height + 1) + 1, columns * (width + 1) + 1, channels), 255, dtype=np.uint8)
+    for i, image in enumerate(images):
+        top, left = 1 + i // columns * (height + 1), 1 + i % columns * (width + 1)
+        grid[top : top + height, left : left + width] = image.transpose(1, 2, 0)
+    return grid
+
+
+def write_samples(model: GenerativeModel, out: str | Path, *, count: int = 64, seed: int = 0, scale: int = 2) -> None:
+    """Draw samples of a model into a file.
+
+    Args:
+        model: the model.
+        out: a ``.png`` for a grid of images, or a ``.npy`` for the samples themselves, any kind of them.
+        count: how many.
+        seed: seed of the draw.
+        scale: side of each pixel in the picture.
+    """
+    out = Path(out)
+    if out.suffix not in (".png", ".npy") or count < 1 or scale < 1:
+        raise SettingError(f"{count} samples into {out} (scale {scale}): expected at least 1, into .png or .npy")
+    pictures = len(model.data_shape) == 3 and model.data_shape[0] in (1, 3)
+    if out.suffix == ".png" and not pictures:
+        raise ModelError(f"samples of shape {model.data_shape} are no grey or RGB images; write them to a .npy file")
+    drawn = model.sample(count, seed=seed).cpu().numpy()
+    buffer = io.BytesIO()
+    if out.suffix == ".npy":
+        np.save(buffer, drawn)
+    else:
+        from PIL import Image
+
+        grid = image_grid(drawn).repeat(scale, axis=0).repeat(scale, axis=1)
+        Image.fromarray(grid[:, :, 0] if grid.shape[2] == 1 else grid).save(buffer, format="PNG")
+    write_atomic(out, buffer.getvalue())

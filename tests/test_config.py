@@ -1,0 +1,61 @@
+"""The schema of experiment files, and the files that the repository holds."""
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from fisherscope.config import TrainingTable, read_train_config
+from fisherscope.core.errors import SettingError
+from fisherscope.models.base import family_class, make_model
+from fisherscope.models.training import TrainSettings
+from fisherscope.pipeline.training import train_settings
+
+EXPERIMENTS = sorted((Path(__file__).parents[1] / "experiments" / "train").glob("*.toml"))
+SHAPES = {"fashion_mnist": (1, 28, 28), "mnist": (1, 28, 28)}
+
+
+def test_the_table_has_the_fields_of_the_settings():
+    assert list(TrainingTable.model_fields) == [f.name for f in fields(TrainSettings)]
+
+
+def test_a_file_becomes_settings(tmp_path):
+    path = tmp_path / "glow.toml"
+    path.write_text(
+        'family = "glow"\ndata = "digits"\nresize = [1, 8, 8]\n'
+        "[model]\nsteps = 2\n[training]\nminutes = 1.5\nseed = 3\n"
+    )
+    config = read_train_config(path)
+    assert (config.family, config.resize, config.model, config.storage) == ("glow", (1, 8, 8), {"steps": 2}, "float32")
+    assert train_settings(config.training) == TrainSettings(minutes=1.5, seed=3)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("family = 'glow'", "data: Field required"),
+        ("family = 'glow'\ndata = 'digits'\nstep = 3", "step: Extra inputs are not permitted"),
+        ("family = 'glow'\ndata = 'digits'\n[training]\nsteps = 'many'", r"training\.steps: Input should be"),
+        ("family = 'glow'\ndata = 'digits'\nstorage = 'int8'", "storage: Input should be 'float32' or 'float16'"),
+        ("family =", "not readable TOML"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_the_field(tmp_path, text, message):
+    path = tmp_path / "bad.toml"
+    path.write_text(text)
+    with pytest.raises(SettingError, match=message) as info:
+        read_train_config(path)
+    assert "\n" not in str(info.value)
+    with pytest.raises(SettingError, match="does not exist"):
+        read_train_config(tmp_path / "absent.toml")
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_every_experiment_makes_a_small_model(path):
+    config = read_train_config(path)
+    train_settings(config.training)
+    family_class(config.family)
+    model = make_model(config.family, data_shape=SHAPES.get(config.data, (3, 32, 32)), **config.model)
+    assert path.stem.startswith(f"{config.family}-{config.data}")
+    count = sum(p.numel() for p in model.parameters())
+    assert 1e5 < count < 1.2e6  # 2.3 MiB in float16
