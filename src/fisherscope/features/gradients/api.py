@@ -13,9 +13,8 @@ from fisherscope.core.errors import SettingError
 from fisherscope.core.keys import KeyArray
 from fisherscope.features.gradients import guards
 from fisherscope.features.gradients.batch import make_batch
-from fisherscope.features.gradients.engine import Job, batched_pass
+from fisherscope.features.gradients.engine import Job, batched_pass, looped_pass
 from fisherscope.features.gradients.logprob import LogProb, bind_log_prob
-from fisherscope.features.gradients.loop import loop_pass
 from fisherscope.features.gradients.reductions import Reduction, SquaredNorms
 from fisherscope.features.gradients.report import RulesReport, make_report
 from fisherscope.features.gradients.sketch import Projection, Sketch
@@ -73,11 +72,9 @@ def gradient_pass(
     bound = bind_log_prob(module, log_prob)
     parameters = guards.trainable_parameters(module)
     guards.check_modes(module)
+    job = Job(module, log_prob, bound, parameters, reductions, seed)
     with torch.inference_mode(False), torch.enable_grad():
-        if method == "loop":
-            log_p = loop_pass(bound, batch, parameters, reductions, seed)
-        else:
-            log_p = batched_pass(Job(module, log_prob, bound, parameters, reductions, seed), batch, max_memory)
+        log_p = looped_pass(job, batch) if method == "loop" else batched_pass(job, batch, max_memory)
     return PassResult(log_p, tuple(r.result(list(parameters)) for r in reductions))
 
 

@@ -40,7 +40,7 @@ class Job:
 def batched_pass(job: Job, batch: Batch, max_memory: int | None) -> Tensor:
     """Feed the reductions; return log p (n,)."""
     if batch.n_groups == 1:
-        return loop_pass(job.bound, batch, job.parameters, job.reductions, job.seed)
+        return looped_pass(job, batch)
     plan = job.plan(batch)
     pieces = micro_batches(batch, plan, max_memory)
     check_reductions(list(job.reductions), len(pieces))
@@ -54,7 +54,7 @@ def batched_pass(job: Job, batch: Batch, max_memory: int | None) -> Tensor:
             try:
                 values.append(_piece(job, plan, piece))
             except PlanMismatchError:
-                values.append(_looped(job, piece))
+                values.append(looped_pass(job, piece))
     return torch.cat(values)
 
 
@@ -71,7 +71,7 @@ def micro_batches(batch: Batch, plan: Plan, max_memory: int | None) -> list[Batc
 
 def _piece(job: Job, plan: Plan, batch: Batch) -> Tensor:
     if plan.loop_all:
-        return _looped(job, batch)
+        return looped_pass(job, batch)
     skipped = frozenset(plan.looped)
     try:
         log_p, tape = tape_pass(job.bound, batch, job.parameters, job.reductions, job.seed, plan.uses, skipped)
@@ -95,7 +95,8 @@ def _confirm(job: Job, plan: Plan, samples: Batch) -> None:
             )
 
 
-def _looped(job: Job, batch: Batch) -> Tensor:
+def looped_pass(job: Job, batch: Batch) -> Tensor:
+    """Feed the reductions by the plain loop; return log p (n,)."""
     if any(reduction.whole_batch for reduction in job.reductions):
         return _looped_at_once(job, batch, job.parameters)
     return loop_pass(job.bound, batch, job.parameters, job.reductions, job.seed)

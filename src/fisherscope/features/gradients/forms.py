@@ -168,14 +168,21 @@ class OuterForm(GradientForm):
         return row_inner(rows, columns)
 
     def project(self, left: Tensor | None, right: Tensor | None) -> Tensor:
-        rows = self.rows if left is None else torch.matmul(self.rows, left.mT)
-        columns = self.columns if right is None else torch.matmul(self.columns, right.mT)
-        return torch.bmm(rows.mT, columns)
+        rows = self.rows.mT if left is None else _applied(left, self.rows)
+        columns = self.columns.mT if right is None else _applied(right, self.columns)
+        return torch.bmm(rows, columns.mT)
 
     def kronecker(self) -> KroneckerFactors | None:
         rows, columns = self.rows.flatten(0, 1), self.columns.flatten(0, 1)
         inputs, outputs = (rows, columns) if self.inputs_first else (columns, rows)
         return KroneckerFactors(inputs.mT @ inputs, outputs.mT @ outputs, len(rows), self.n_groups, self.inputs_first)
+
+
+def _applied(matrix: Tensor, value: Tensor) -> Tensor:
+    """(q, R) on (M, T, R) -> (M, q, T), without a copy of either memory order of ``value``."""
+    if value.is_contiguous():
+        return torch.matmul(value, matrix.mT).mT
+    return torch.matmul(matrix, value.mT)
 
 
 class RowsForm(GradientForm):

@@ -88,7 +88,7 @@ def fold_positions(value: Tensor, n_groups: int) -> Tensor:
 
 def weight_gradient(x: Tensor, g: Tensor, geometry: Geometry, n_groups: int) -> Tensor:
     """Return the per-group weight gradients, (M, *weight)."""
-    if _blocked(x, geometry):
+    if _grouping_pays(x, g, geometry, n_groups):
         return _grouped(x, g, n_groups, geometry)
     if _exchange_pays(geometry):
         exchanged = weight_gradient(g, x, _exchanged(geometry), n_groups)
@@ -120,7 +120,7 @@ def choose(x: Tensor, g: Tensor, geometry: Geometry, n_groups: int) -> NormKerne
         return taps_norm
     if geometry.groups == 1 and positions * (each * taps + out) < direct:
         return gram_norm
-    if _blocked(x, geometry) and min(out, each) >= 32 * geometry.groups and positions >= 128:
+    if _grouping_pays(x, g, geometry, n_groups):
         return grouped_norm
     return rows_norm if plane and min(out, each) > 12 else patches_norm
 
@@ -251,10 +251,11 @@ def _from_patches(x: Tensor, g: Tensor, n_groups: int, geometry: Geometry) -> Te
     return torch.bmm(rows, columns.mT).reshape(n_groups, *geometry.weight)
 
 
-def _blocked(x: Tensor, geometry: Geometry) -> bool:
-    # oneDNN's blocked weight-gradient kernels want float32 and channels in multiples of 16
+def _grouping_pays(x: Tensor, g: Tensor, geometry: Geometry, n_groups: int) -> bool:
+    # oneDNN's blocked weight-gradient kernels want float32, channels in multiples of 16, and work to do
     out, each = geometry.weight[0] // geometry.groups, geometry.weight[1]
-    return x.dtype is torch.float32 and x.device.type == "cpu" and each % 16 == 0 and out % 16 == 0
+    blocked = x.dtype is torch.float32 and x.device.type == "cpu" and each % 16 == 0 and out % 16 == 0
+    return blocked and min(out, each) >= 32 and math.prod(g.shape[2:]) * (len(g) // n_groups) >= 128
 
 
 def _chunked(kernel: NormKernel, x: Tensor, g: Tensor, geometry: Geometry, n_groups: int) -> Tensor:

@@ -26,9 +26,12 @@ class MemoryMeter:
         """Count a tensor that is kept by other means."""
         with torch._C.DisableTorchFunction():
             storage = tensor.untyped_storage()
-            if storage.data_ptr() not in self._storages:
-                self._storages[storage.data_ptr()] = storage.nbytes()
+            place = storage.data_ptr()
+            if place not in self._storages:
                 self._keep.append(tensor.detach())
+            # a slice of the user's batch is not the batch, and an expanded tensor not its expansion
+            size = min(storage.nbytes(), tensor.numel() * tensor.element_size())
+            self._storages[place] = max(size, self._storages.get(place, 0))
 
     def _pack(self, tensor: Tensor) -> Tensor:
         self.note(tensor)

@@ -32,6 +32,9 @@ from fisherscope.features.gradients.weights import UnsupportedError
 PROBE_SIZES: Final = (3, 2)
 CACHED_PLANS: Final = 8
 
+BACKWARD_SHARE: Final = 2
+"""Peak memory of a pass over what its forward half keeps: gradients of activations, and the kernels' copies."""
+
 _AGREEMENT = {torch.float64: 1e-6, torch.float32: 2e-2}
 
 
@@ -164,11 +167,11 @@ def _drafted(probes: Sequence[_Probe], parameters: Mapping[str, Parameter]) -> P
         if layout is None and reached:
             settled = settled and not all(o.dead for o in seen)
             looped |= dict.fromkeys(use.key.parameters, f"no batch axis in the output of '{use.key.op}'")
-    each = max(0, first.nbytes - second.nbytes)
+    each = BACKWARD_SHARE * max(0, first.nbytes - second.nbytes)
     return Plan(
         tuple(uses),
         _spread(looped, uses),
-        bytes_fixed=max(0, second.nbytes - each * second.n),
+        bytes_fixed=max(0, BACKWARD_SHARE * second.nbytes - each * second.n),
         bytes_per_sample=each,
         settled=settled,
     )

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -41,8 +41,7 @@ ROW_PICKERS: Final = frozenset({"index_select", "gather", "take_along_dim", "sca
 """Ops (name, input, dim, index) that reorder or mix rows when dim is the batch axis and the index depends on data."""
 
 
-@dataclass(frozen=True)
-class UseKey:
+class UseKey(NamedTuple):
     """What identifies a use from one forward pass to the next.
 
     Attributes:
@@ -75,7 +74,7 @@ class Use:
     key: UseKey
     call: Call | None
     shape: torch.Size
-    batch_sized: bool
+    batch_sized: bool = True
     assumed: bool = False
     rule: str = ""
     seconds: float = 0.0
@@ -160,26 +159,22 @@ class Tape(TorchFunctionMode):
     ) -> Any:
         """Run one torch function."""
         kwargs = kwargs or {}
+        known, token = self.graph.tensors, self._token
         weights: list[Tensor] = []
         data = False
         for tensor in operands(args, kwargs):
-            if tensor in self.graph:
+            if id(tensor) in known:
                 weights.append(tensor)
-            elif tensor.requires_grad or getattr(tensor, MARK, None) is self._token:
-                data = True
-        if not weights:
-            result = func(*args, **kwargs)
+            elif not data:
+                data = tensor.requires_grad or getattr(tensor, MARK, None) is token
+        if weights and torch.is_grad_enabled():
             if data:
-                self._note_data(func, args, result)
-            return result
-        if not torch.is_grad_enabled():
-            result = func(*args, **kwargs)
-            if data:
-                self._note_data(func, args, result)
-            return result
-        if not data:
+                return self._use(func, args, kwargs, weights)
             return self._parameter_op(func, args, kwargs, weights)
-        return self._use(func, args, kwargs, weights)
+        result = func(*args, **kwargs)
+        if data:
+            self._note_data(func, args, result)
+        return result
 
     def _note_data(self, func: Callable[..., Any], args: tuple[Any, ...], result: Any) -> None:
         name = getattr(func, "__name__", "")
@@ -223,7 +218,10 @@ class Tape(TorchFunctionMode):
         if in_place and args[0] in self.graph:
             raise UnsupportedError(f"{func.__name__} writes data into a parameter or a tensor computed from parameters")
         use = None if self.backward_runs else self._record(func, args, kwargs, weights)
-        result = func(*_detached(args, self.graph), **_detached(kwargs, self.graph))
+        result = func(
+            *[_detached(value, self.graph) for value in args],
+            **{key: _detached(value, self.graph) for key, value in kwargs.items()},
+        )
         outputs = [args[0]] if result is None else list(tensors_of(result))
         made = self._outputs(outputs, in_place)
         if use is not None:
@@ -251,18 +249,14 @@ class Tape(TorchFunctionMode):
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], weights: list[Tensor]
     ) -> Use | None:
         names = self.graph.names(weights)
-        key = UseKey(getattr(func, "__name__", str(func)), tuple(names), frozenset(self._context))
+        key = UseKey(getattr(func, "__name__", str(func)), names, frozenset(self._context))
         self._context = set()
         for weight in {id(w): w for w in weights}.values():
             self.graph.note_use(weight)
-        sized = [t.dim() > 0 and len(t) == self._n for t in operands(args, kwargs) if t not in self.graph and t.dim()]
-        use = Use(key, None, torch.Size(), all(sized))
+        use = Use(key, None, torch.Size())
         self.uses.append(use)
         if self._plan is None:
-            if self.meter is not None:
-                for tensor in operands(args, kwargs):
-                    if tensor not in self.graph:
-                        self.meter.note(tensor)
+            self._observe(use, args, kwargs)
             return use
         index = len(self.uses) - 1
         if index >= len(self._plan) or self._plan[index].key != key:
@@ -276,6 +270,13 @@ class Tape(TorchFunctionMode):
         use.rule = rules.prepare(use.call)
         use.nbytes = use.call.nbytes
         return use
+
+    def _observe(self, use: Use, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        for tensor in operands(args, kwargs):
+            if id(tensor) not in self.graph.tensors:
+                use.batch_sized = use.batch_sized and (tensor.dim() == 0 or len(tensor) == self._n)
+                if self.meter is not None:
+                    self.meter.note(tensor)
 
     def _listen(self, use: Use, outputs: list[Tensor]) -> None:
         heard = [t for t in outputs if t.requires_grad]
@@ -340,18 +341,15 @@ class PlanMismatchError(Exception):
     """A forward pass did not use its parameters as the plan says. Never leaves the package."""
 
 
-def operands(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[Tensor]:
-    """Yield the tensors among an op's arguments, those in lists included."""
-    for value in args:
+def operands(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:
+    """Return the tensors among an op's arguments, those in lists included."""
+    found: list[Tensor] = []
+    for value in (*args, *kwargs.values()) if kwargs else args:
         if isinstance(value, Tensor):
-            yield value
+            found.append(value)
         elif isinstance(value, (list, tuple)):
-            yield from tensors_of(value)
-    for value in kwargs.values():
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, (list, tuple)):
-            yield from tensors_of(value)
+            found += tensors_of(value)
+    return found
 
 
 def tensors_of(value: Any) -> Iterator[Tensor]:
@@ -365,12 +363,10 @@ def tensors_of(value: Any) -> Iterator[Tensor]:
 
 def _detached(value: Any, graph: WeightGraph) -> Any:
     if isinstance(value, Tensor):
-        return value.detach() if value in graph else value
-    if isinstance(value, (list, tuple)):
+        return value.detach() if id(value) in graph.tensors else value
+    if isinstance(value, (list, tuple)) and value and not isinstance(value[0], int):
         items = [_detached(item, graph) for item in value]
         return items if isinstance(value, list) else tuple(items)
-    if isinstance(value, dict):
-        return {key: _detached(item, graph) for key, item in value.items()}
     return value
 
 

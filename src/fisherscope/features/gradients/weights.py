@@ -62,18 +62,19 @@ class WeightGraph:
         self._sink = sink
         self._n_groups = n_groups
         self._components: dict[int, _Component] = {}
-        self._tensors: dict[int, Tensor] = {}
+        self.tensors: dict[int, Tensor] = {}
+        """Weight-like tensors by id; they live as long as the graph, so an id stays theirs."""
         self._waiting: list[_Component] = []
         for name, parameter in parameters.items():
-            self._tensors[id(parameter)] = parameter
+            self.tensors[id(parameter)] = parameter
             self._components[id(parameter)] = _Component(parameter, name)
 
     def __contains__(self, tensor: Tensor) -> bool:
-        return id(tensor) in self._tensors
+        return id(tensor) in self.tensors
 
-    def names(self, tensors: Iterable[Tensor]) -> list[str]:
+    def names(self, tensors: Iterable[Tensor]) -> tuple[str, ...]:
         """Return the names of the parameters behind some weight-like tensors."""
-        return sorted({name for t in tensors for name in self._components[id(t)].parameters})
+        return tuple(dict.fromkeys(name for t in tensors for name in self._components[id(t)].parameters))
 
     def derive(self, sources: Sequence[Tensor], result: Tensor) -> None:
         """Note that ``result`` was computed from weight-like ``sources`` alone."""
@@ -85,7 +86,7 @@ class WeightGraph:
                 for tensor in (*other.parameters.values(), *other.derived):
                     self._components[id(tensor)] = component
         if result not in self:
-            self._tensors[id(result)] = result
+            self.tensors[id(result)] = result
             self._components[id(result)] = component
             component.derived.append(result)
 
@@ -97,7 +98,9 @@ class WeightGraph:
         """Take the gradient that one counted use yields (None: it yields none)."""
         component = self._components[id(tensor)]
         if component.finished:
-            raise UnsupportedError(f"a gradient of {self.names([tensor])} arrived after the last expected one")
+            raise UnsupportedError(
+                f"a gradient of {', '.join(self.names([tensor]))} arrived after the last expected one"
+            )
         component.done += 1
         if form is not None and component.lone:
             component.form = form if component.form is None else add_forms(component.form, form)
