@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +9,11 @@ import torch
 from torch import Tensor
 
 from fisherscope.core.errors import ModelError, SettingError
-from fisherscope.models.glow import Glow, LUPermutation, PlainPermutation, squeeze, unsqueeze
+from fisherscope.core.keys import sample_keys
+from fisherscope.models.base import load_model
+from fisherscope.models.glow import Glow
+from fisherscope.models.glow_layers import LUPermutation, PlainPermutation, squeeze, unsqueeze
+from fisherscope.models.training import TrainingSet, TrainSettings, train
 
 
 def perturbed(model: Glow, scale: float = 0.1) -> Glow:
@@ -145,3 +150,13 @@ def test_wrong_shape_and_keys() -> None:
         model.log_prob(images(2, (3, 8, 8)))
     with pytest.raises(ModelError, match="1 keys were given for 2"):
         model.log_prob(images(2, (1, 8, 8)), keys=np.zeros(1, dtype=np.uint64))
+
+
+@pytest.mark.slow
+def test_the_paper_configuration_trains_a_step_and_saves(tmp_path: Path) -> None:
+    x = images(24, (3, 32, 32)).numpy()
+    model = Glow((3, 32, 32), levels=3, steps=32, hidden=512)
+    settings = TrainSettings(steps=1, batch_size=4, validation_fraction=0.1)
+    trained = train(model, TrainingSet(x, sample_keys(x), "noise"), settings, tmp_path / "glow")
+    loaded = load_model(tmp_path / "glow")
+    assert torch.equal(loaded.log_prob(torch.from_numpy(x[:2])), trained.log_prob(torch.from_numpy(x[:2])))

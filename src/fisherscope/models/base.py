@@ -7,7 +7,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Final, Protocol, runtime_checkable
+from typing import Any, ClassVar, Final
 
 import numpy as np
 import torch
@@ -117,37 +117,6 @@ class GenerativeModel(nn.Module, ABC):
         else:
             keys_path.unlink(missing_ok=True)
         write_head(folder, Head(self.family, self.config(), _fingerprint(self, state), self.card))
-
-
-@runtime_checkable
-class InitialisedFromData(Protocol):
-    """A model that sets some of its state from a first batch of data (Glow's actnorm)."""
-
-    def initialise(self, x: Tensor, *, seed: int = 0, keys: KeyArray | None = None) -> None:
-        """Set it; called once before training."""
-
-
-@runtime_checkable
-class OwnTrainingLoss(Protocol):
-    """A model that is trained by something else than its log p (diffusion: one random timestep a sample)."""
-
-    def training_loss(self, x: Tensor, *, seed: int = 0, keys: KeyArray | None = None) -> Tensor:
-        """Return the loss of every sample, shape (n,)."""
-
-
-@runtime_checkable
-class OwnBound(Protocol):
-    """A model whose ``log_prob`` may be configured to be no bound of log p (diffusion: terms of the bound)."""
-
-    def bound(self, x: Tensor, *, seed: int = 0, keys: KeyArray | None = None) -> Tensor:
-        """Return the lower bound of log p in nats, shape (n,)."""
-
-
-def bound_of(model: GenerativeModel, x: Tensor, *, seed: int = 0, keys: KeyArray | None = None) -> Tensor:
-    """Return what bits/dim are computed from: the model's log p or its lower bound, in nats, shape (n,)."""
-    if isinstance(model, OwnBound):
-        return model.bound(x, seed=seed, keys=keys)
-    return model.log_prob(x, seed=seed, keys=keys)
 
 
 def model_fingerprint(module: nn.Module) -> str:

@@ -13,10 +13,11 @@ from pathlib import Path
 import torch
 
 from fisherscope.core.errors import SettingError
-from fisherscope.models.base import GenerativeModel, bound_of
+from fisherscope.models.base import GenerativeModel
+from fisherscope.models.protocols import bound_of
 from fisherscope.models.training.files import append_metrics
 from fisherscope.models.training.settings import Progress, TrainingSet, TrainSettings
-from fisherscope.models.training.trainer import _LOG_2, Trainer
+from fisherscope.models.training.trainer import LOG_2, Trainer
 from fisherscope.models.training.workers import workers
 
 
@@ -137,4 +138,4 @@ def bits_per_dim(model: GenerativeModel, data: TrainingSet, *, seed: int = 0, ba
         x = torch.from_numpy(data.x[start : start + batch_size])
         keys = data.keys[start : start + batch_size]
         total += bound_of(model, x, seed=seed, keys=keys).double().sum().item()
-    return -total / (len(data.x) * model.n_dims * _LOG_2)
+    return -total / (len(data.x) * model.n_dims * LOG_2)

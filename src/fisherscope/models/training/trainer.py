@@ -15,14 +15,15 @@ from torch import Tensor, nn
 
 from fisherscope.core.errors import CardMismatchError, DataError, ModelError, SettingError
 from fisherscope.core.keys import fingerprint_keys
-from fisherscope.models.base import GenerativeModel, InitialisedFromData, OwnTrainingLoss, bound_of
+from fisherscope.models.base import GenerativeModel
 from fisherscope.models.files import ModelCard
+from fisherscope.models.protocols import InitialisedFromData, OwnTrainingLoss, bound_of
 from fisherscope.models.training.files import drop_metrics_after, part, read_checkpoint, write_checkpoint
 from fisherscope.models.training.settings import TrainingSet, TrainSettings
 from fisherscope.models.training.workers import Workers
 
 _VALIDATION_SEED: Final = 10**9
-_LOG_2: Final = math.log(2.0)
+LOG_2: Final = math.log(2.0)
 
 
 class Trainer:
@@ -110,7 +111,7 @@ class Trainer:
         self.optimiser.step()
         self.step += 1
         self._update_average()
-        return value.item() / _LOG_2
+        return value.item() / LOG_2
 
     def _diverged(self, loss: float, norm: float) -> str:
         advice = (
@@ -139,7 +140,7 @@ class Trainer:
             total += bound_of(self.model, x, seed=_VALIDATION_SEED, keys=keys).double().sum().item()
         self._load(own)
         mean = self.workers.mean(total) * self.workers.size / len(self.validation_rows)
-        return -mean / (self.model.n_dims * _LOG_2)
+        return -mean / (self.model.n_dims * LOG_2)
 
     def validate_and_compare(self) -> None:
         """Measure the validation bits/dim and note whether it is the best so far."""

@@ -1,0 +1,41 @@
+"""What a model may do beyond the contract; training asks for it."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+from fisherscope.core.keys import KeyArray
+from fisherscope.models.base import GenerativeModel
+
+
+@runtime_checkable
+class InitialisedFromData(Protocol):
+    """A model that sets some of its state from a first batch of data (Glow's actnorm)."""
+
+    def initialise(self, x: Tensor, *, seed: int = 0, keys: KeyArray | None = None) -> None:
+        """Set it; called once before training."""
+
+
+@runtime_checkable
+class OwnTrainingLoss(Protocol):
+    """A model that is trained by something else than its log p (diffusion: one random timestep a sample)."""
+
+    def training_loss(self, x: Tensor, *, seed: int = 0, keys: KeyArray | None = None) -> Tensor:
+        """Return the loss of every sample, shape (n,)."""
+
+
+@runtime_checkable
+class OwnBound(Protocol):
+    """A model whose ``log_prob`` may be configured to be no bound of log p (diffusion: terms of the bound)."""
+
+    def bound(self, x: Tensor, *, seed: int = 0, keys: KeyArray | None = None) -> Tensor:
+        """Return the lower bound of log p in nats, shape (n,)."""
+
+
+def bound_of(model: GenerativeModel, x: Tensor, *, seed: int = 0, keys: KeyArray | None = None) -> Tensor:
+    """Return what bits/dim are computed from: the model's log p or its lower bound, in nats, shape (n,)."""
+    if isinstance(model, OwnBound):
+        return model.bound(x, seed=seed, keys=keys)
+    return model.log_prob(x, seed=seed, keys=keys)
