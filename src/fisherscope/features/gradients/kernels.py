@@ -101,8 +101,6 @@ NormKernel = Callable[[Tensor, Tensor, int, Geometry], Tensor]
 
 def squared_norm(x: Tensor, g: Tensor, geometry: Geometry, n_groups: int) -> Tensor:
     """Return the squared norm of each group's weight gradient, (M,)."""
-    if _folds(geometry):
-        x, geometry = _space_to_depth(x, g, geometry)
     kernel = choose(x, g, geometry, n_groups)
     if kernel in (rows_norm, patches_norm) and _exchange_pays(geometry):
         x, g, geometry = g, x, _exchanged(geometry)
@@ -132,7 +130,7 @@ def grouped_norm(x: Tensor, g: Tensor, n_groups: int, geometry: Geometry) -> Ten
 
 def patches_norm(x: Tensor, g: Tensor, n_groups: int, geometry: Geometry) -> Tensor:
     """Patches, then one matrix product a group."""
-    return row_squares(_from_patches(x, g, n_groups, geometry))
+    return row_squares(_patch_product(x, g, n_groups, geometry).reshape(n_groups, -1))
 
 
 def gram_norm(x: Tensor, g: Tensor, n_groups: int, geometry: Geometry) -> Tensor:
@@ -182,22 +180,6 @@ def _exchanged(geometry: Geometry) -> Geometry:
     return Geometry(torch.Size((each, out, *kernel)), geometry.stride, padding, geometry.dilation, 1)
 
 
-def _folds(geometry: Geometry) -> bool:
-    """Whether a strided convolution is one of stride 1 on the input with its phases as channels."""
-    if geometry.groups > 1 or len(geometry.kernel) != 2 or set(geometry.dilation) != {1}:
-        return False
-    first, second = geometry.stride
-    return first == second > 1 and all(k % first == 0 for k in geometry.kernel)
-
-
-def _space_to_depth(x: Tensor, g: Tensor, geometry: Geometry) -> tuple[Tensor, Geometry]:
-    stride = geometry.stride[0]
-    out, each, *kernel = geometry.weight
-    weight = torch.Size((out, each * stride**2, *(k // stride for k in kernel)))
-    folded = torch.nn.functional.pixel_unshuffle(padded_input(x, g, geometry), stride)
-    return folded, Geometry(weight, (1, 1), (0, 0), (1, 1), 1)
-
-
 def _grouped(x: Tensor, g: Tensor, n_groups: int, geometry: Geometry) -> Tensor:
     spatial = len(geometry.kernel)
     padding = geometry.padding
@@ -241,21 +223,23 @@ def _patch_columns(x: Tensor, g: Tensor, n_groups: int, geometry: Geometry) -> T
     return view.permute(order).reshape(n_groups, view.shape[2] * math.prod(geometry.kernel), -1)
 
 
-def _from_patches(x: Tensor, g: Tensor, n_groups: int, geometry: Geometry) -> Tensor:
+def _patch_product(x: Tensor, g: Tensor, n_groups: int, geometry: Geometry) -> Tensor:
+    """Return (M * groups, columns, O / groups); patches on the left make the faster product."""
     a = _patch_columns(x, g, n_groups, geometry)
     b = fold_positions(g, n_groups)
     batch = n_groups * geometry.groups
-    rows, columns = b.reshape(batch, -1, b.shape[2]), a.reshape(batch, -1, a.shape[2])
-    if columns.shape[1] < rows.shape[1]:  # the product with the longer matrix on the right is the faster one
-        return torch.bmm(columns, rows.mT).mT.reshape(n_groups, *geometry.weight)
-    return torch.bmm(rows, columns.mT).reshape(n_groups, *geometry.weight)
+    return torch.bmm(a.reshape(batch, -1, a.shape[2]), b.reshape(batch, -1, b.shape[2]).mT)
+
+
+def _from_patches(x: Tensor, g: Tensor, n_groups: int, geometry: Geometry) -> Tensor:
+    return _patch_product(x, g, n_groups, geometry).mT.reshape(n_groups, *geometry.weight)
 
 
 def _grouping_pays(x: Tensor, g: Tensor, geometry: Geometry, n_groups: int) -> bool:
     # oneDNN's blocked weight-gradient kernels want float32, channels in multiples of 16, and work to do
     out, each = geometry.weight[0] // geometry.groups, geometry.weight[1]
     blocked = x.dtype is torch.float32 and x.device.type == "cpu" and each % 16 == 0 and out % 16 == 0
-    return blocked and min(out, each) >= 32 and math.prod(g.shape[2:]) * (len(g) // n_groups) >= 128
+    return blocked and min(out, each) >= 32 and math.prod(g.shape[2:]) * (len(g) // n_groups) >= 64
 
 
 def _chunked(kernel: NormKernel, x: Tensor, g: Tensor, geometry: Geometry, n_groups: int) -> Tensor:

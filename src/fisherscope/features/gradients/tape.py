@@ -316,7 +316,7 @@ class Tape(TorchFunctionMode):
         """Serve one use, now that its output gradient is known."""
         if not self.backward_runs:
             raise UnsupportedError("log_prob calls autograd itself")
-        with torch.no_grad(), torch._C.DisableTorchFunction():
+        with torch._C.DisableTorchFunction():  # autograd itself has switched gradients off
             if self._plan is None:
                 use.support[self.sample] = support_of(next(g for g in gradients if g is not None))
                 return

@@ -65,6 +65,7 @@ class WeightGraph:
         self.tensors: dict[int, Tensor] = {}
         """Weight-like tensors by id; they live as long as the graph, so an id stays theirs."""
         self._waiting: list[_Component] = []
+        self._waiting_bytes = 0
         for name, parameter in parameters.items():
             self.tensors[id(parameter)] = parameter
             self._components[id(parameter)] = _Component(parameter, name)
@@ -132,8 +133,8 @@ class WeightGraph:
             component.form = None
             return
         self._waiting.append(component)
-        held = sum(g.numel() * g.element_size() for c in self._waiting for _, _, g in c.cotangents.values())
-        if held > PULL_BACK_BYTES:
+        self._waiting_bytes += sum(g.numel() * g.element_size() for _, _, g in component.cotangents.values())
+        if self._waiting_bytes > PULL_BACK_BYTES:
             self._pull_back()
 
     def _deliver(self, name: str, parameter: Tensor, form: GradientForm | None) -> None:
@@ -142,7 +143,7 @@ class WeightGraph:
         self._sink(name, form)
 
     def _pull_back(self) -> None:
-        components, self._waiting = self._waiting, []
+        components, self._waiting, self._waiting_bytes = self._waiting, [], 0
         if not components:
             return
         totals = pull_back(components, self._n_groups)
