@@ -14,6 +14,7 @@ from fisherscope.detectors.base import Detector, Scores
 from fisherscope.detectors.leave_one_out import Array, choose_damping
 
 MIN_FIT: Final = 10
+ROUND_OFF: Final = 100.0
 
 
 class RaoSketch(Detector):
@@ -45,7 +46,7 @@ class RaoSketch(Detector):
     def _fit(self, table: FeatureTable) -> None:
         sketches = self._sketches(table)
         flat = sketches.reshape(-1, sketches.shape[2])
-        _require_variation(flat, self.name)
+        _require_variation(flat, table, self.name)
         self.count_, self.mean_, self.covariance_ = moments(flat, self._centred)
         self.damping_ = choose_damping(flat - self.mean_, centred=self._centred)
 
@@ -82,7 +83,7 @@ class RaoEqualised(Detector):
 
     def _fit(self, table: FeatureTable) -> None:
         layers = table.block("layer_sketch")
-        _require_variation(layers.reshape(-1, *layers.shape[2:]), self.name)
+        _require_variation(layers.reshape(-1, *layers.shape[2:]), table, self.name)
         size = np.square(layers - layers.mean((0, 1), dtype=np.float64)).sum(2).mean((0, 1))
         self.scale_ = np.divide(1.0, np.sqrt(size), out=np.zeros_like(size), where=_varies(size))
         sketches = self._sketches(table)
@@ -121,7 +122,7 @@ class RaoLayers(Detector):
 
     def _fit(self, table: FeatureTable) -> None:
         layers = table.block("layer_sketch")
-        _require_variation(layers.reshape(-1, *layers.shape[2:]), self.name)
+        _require_variation(layers.reshape(-1, *layers.shape[2:]), table, self.name)
         size = layers.var((0, 1), dtype=np.float64).sum(0)
         self.kept_ = np.flatnonzero(_varies(size))
         fits = [self._fit_layer(layers[..., place]) for place in self.kept_]
@@ -184,8 +185,9 @@ def _varies(size: Array) -> NDArray[np.bool_]:
     return varies
 
 
-def _require_variation(samples: NDArray[np.floating], name: str) -> None:
-    if (samples == samples[0]).all():
+def _require_variation(samples: NDArray[np.floating], table: FeatureTable, name: str) -> None:
+    epsilon = np.finfo(np.float64 if table.card.dtype == "float64" else np.float32).eps
+    if np.abs(samples - samples[0]).max() <= ROUND_OFF * epsilon * np.abs(samples).max():
         raise DataError(
             f"{name} was given fit samples whose gradients are all the same; "
             "give different samples, or check that log_prob depends on the parameters"

@@ -101,7 +101,7 @@ class GradientBlocks(Extractor):
             features = [f for f in self._features if self._size(f, request) == size]
             done = _run_pass(request, size, features)
             for feature, result in zip(features, done.results, strict=True):
-                rows = feature.to_block(result).cpu().numpy()
+                rows = feature.to_block(result, request.group_size).cpu().numpy()
                 blocks[feature.block] = request.grouped(rows) if feature.per_sample else rows
             blocks["log_p"] = request.grouped(done.log_p.double().cpu().numpy())
         return blocks

@@ -26,8 +26,13 @@ class GradientFeature(ABC):
         """Return a fresh reduction for one batch; ``group_size`` is B, 1 where ``per_sample``."""
 
     @abstractmethod
-    def to_block(self, result: Any) -> Tensor:
-        """Return the rows of the block, one a sample (``per_sample``) or one a group, from the reduction's result."""
+    def to_block(self, result: Any, group_size: int) -> Tensor:
+        """Return the rows of the block, one a sample (``per_sample``) or one a group.
+
+        Args:
+            result: of the reduction.
+            group_size: B, of the table.
+        """
 
     @abstractmethod
     def columns(self, module: nn.Module) -> tuple[str, ...] | None:

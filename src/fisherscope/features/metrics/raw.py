@@ -1,7 +1,8 @@
-"""Features that need no fit: squared norms, and fixed random sketches of the raw gradient."""
+"""Squared norms, and sketches of the whole gradient or of each parameter tensor's."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fisherscope.core.errors import SettingError
-from fisherscope.features.gradients import Reduction, Sketch, SquaredNorms
+from fisherscope.features.gradients import Projection, Reduction, Sketch, SquaredNorms
 from fisherscope.features.metrics.feature import GradientFeature, trainable_names
 
 SMALLEST_SKETCH: Final = 8
@@ -53,7 +54,7 @@ class LayerNorms(GradientFeature):
     def reduction(self, module: nn.Module, group_size: int) -> Reduction:
         return SquaredNorms()
 
-    def to_block(self, result: Any) -> Tensor:
+    def to_block(self, result: Any, group_size: int) -> Tensor:
         return torch.stack(list(result.values()), dim=1).double()
 
     def columns(self, module: nn.Module) -> tuple[str, ...] | None:
@@ -64,18 +65,31 @@ class LayerNorms(GradientFeature):
 
 
 class GlobalSketch(GradientFeature):
-    """``sketch`` (N, B, K): factored random sketch of each sample's whole raw gradient (ENGINE.md)."""
+    """``sketch`` (N, B, K): factored random sketch of each sample's whole gradient (ENGINE.md).
 
-    block = "sketch"
+    Args:
+        settings: sizes and seed.
+        metric: name of the metric that chose the projections; the block is then ``sketch:NAME``.
+        projections: by parameter name, in place of the random ones.
+    """
+
     per_sample = True
 
-    def __init__(self, settings: SketchSettings) -> None:
+    def __init__(
+        self, settings: SketchSettings, metric: str = "", projections: Mapping[str, Projection] | None = None
+    ) -> None:
+        self.block = f"sketch:{metric}" if metric else "sketch"
         self._settings = settings
+        self._projections = projections
 
     def reduction(self, module: nn.Module, group_size: int) -> Reduction:
-        return Sketch(clipped_size(self._settings.size, module), projection_seed=self._settings.projection_seed)
+        return Sketch(
+            clipped_size(self._settings.size, module),
+            projection_seed=self._settings.projection_seed,
+            projections=self._projections,
+        )
 
-    def to_block(self, result: Any) -> Tensor:
+    def to_block(self, result: Any, group_size: int) -> Tensor:
         sketch: Tensor = result
         return sketch
 
@@ -90,18 +104,32 @@ class GlobalSketch(GradientFeature):
 
 
 class LayerSketch(GradientFeature):
-    """``layer_sketch`` (N, B, K, L): the sketch of every parameter tensor by itself, names on the last axis."""
+    """``layer_sketch`` (N, B, K, L): the sketch of every parameter tensor by itself, names on the last axis.
 
-    block = "layer_sketch"
+    Args:
+        settings: sizes and seed.
+        metric: name of the metric that chose the projections; the block is then ``layer_sketch:NAME``.
+        projections: by parameter name, in place of the random ones.
+    """
+
     per_sample = True
 
-    def __init__(self, settings: SketchSettings) -> None:
+    def __init__(
+        self, settings: SketchSettings, metric: str = "", projections: Mapping[str, Projection] | None = None
+    ) -> None:
+        self.block = f"layer_sketch:{metric}" if metric else "layer_sketch"
         self._settings = settings
+        self._projections = projections
 
     def reduction(self, module: nn.Module, group_size: int) -> Reduction:
-        return Sketch(self._settings.layer_size, projection_seed=self._settings.projection_seed, per_layer=True)
+        return Sketch(
+            self._settings.layer_size,
+            projection_seed=self._settings.projection_seed,
+            projections=self._projections,
+            per_layer=True,
+        )
 
-    def to_block(self, result: Any) -> Tensor:
+    def to_block(self, result: Any, group_size: int) -> Tensor:
         return torch.stack(list(result.values()), dim=2)
 
     def columns(self, module: nn.Module) -> tuple[str, ...] | None:

@@ -1,0 +1,106 @@
+"""Kronecker factors of linear maps and convolutions: their sums over the fit samples, and their roots."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fisherscope.features.gradients import Reduction
+from fisherscope.features.gradients.forms import GradientForm, KroneckerFactors
+from fisherscope.features.metrics.base import State
+from fisherscope.features.metrics.frames import part
+
+
+@dataclass(frozen=True)
+class Factors:
+    """The Kronecker factors of one parameter tensor, as METHOD.md defines them, float64.
+
+    Attributes:
+        inputs: A, the mean over samples and positions of a a^T.
+        outputs: G, the mean over samples of the sum over positions of g g^T.
+        inputs_first: whether A belongs to the rows of the parameter's matrix view.
+    """
+
+    inputs: Tensor
+    outputs: Tensor
+    inputs_first: bool
+
+    @property
+    def sides(self) -> tuple[Tensor, Tensor]:
+        """The factor of the rows and the factor of the columns of the matrix view."""
+        return (self.inputs, self.outputs) if self.inputs_first else (self.outputs, self.inputs)
+
+
+class FactorSums(Reduction):
+    """Running sums of a a^T and g g^T over single samples, for the parameters that have them.
+
+    Batches that come without (the engine serves a batch of one by plain autograd) are passed over.
+
+    Args:
+        max_samples: batches after these are passed over; a few hundred suffice (EVIDENCE.md). None: all count.
+    """
+
+    def __init__(self, max_samples: int | None = None) -> None:
+        self._max_samples = max_samples
+        self._sums: dict[str, KroneckerFactors] = {}
+
+    @property
+    def whole_batch(self) -> bool:
+        return False
+
+    def update(self, name: str, form: GradientForm) -> None:
+        old = self._sums.get(name)
+        full = self._max_samples is not None and old is not None and old.groups >= self._max_samples
+        new = None if full else form.kronecker()
+        if new is None:
+            return
+        inputs, outputs = new.inputs.double(), new.outputs.double()
+        positions, groups = new.positions, new.groups
+        if old is not None:
+            inputs, outputs = old.inputs + inputs, old.outputs + outputs
+            positions, groups = old.positions + positions, old.groups + groups
+        self._sums[name] = KroneckerFactors(inputs, outputs, positions, groups, new.inputs_first)
+
+    def result(self, names: list[str]) -> None:
+        return None
+
+    def factors(self) -> dict[str, Factors]:
+        """Return the factors by parameter name, on the CPU."""
+        return {
+            name: Factors(s.inputs.cpu() / s.positions, s.outputs.cpu() / s.groups, s.inputs_first)
+            for name, s in self._sums.items()
+        }
+
+    def state(self) -> State:
+        """Return the sums as arrays."""
+        arrays: State = {}
+        for name, s in self._sums.items():
+            arrays[f"inputs:{name}"] = s.inputs.cpu().numpy()
+            arrays[f"outputs:{name}"] = s.outputs.cpu().numpy()
+            arrays[f"layout:{name}"] = np.asarray([s.positions, s.groups, int(s.inputs_first)])
+        return arrays
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Take over what :meth:`state` returned."""
+        self._sums = {}
+        for name, (positions, groups, inputs_first) in part(state, "layout:").items():
+            inputs, outputs = (torch.from_numpy(state[f"{k}:{name}"].copy()) for k in ("inputs", "outputs"))
+            self._sums[name] = KroneckerFactors(inputs, outputs, int(positions), int(groups), bool(inputs_first))
+
+
+def eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Return eigenvalues (k,), clipped at 0, and eigenvectors as rows (k, k), of a symmetric matrix."""
+    values, vectors = torch.linalg.eigh(matrix)
+    return values.clamp_min(0), vectors.mT.contiguous()
+
+
+def whitening(matrix: Tensor, damping: float) -> Tensor:
+    """Return W with W^T W = (C + damping * mean eigenvalue * I)^-1, (k, k)."""
+    values, rows = eigen(matrix)
+    return rows / (values + damping * values.mean()).sqrt()[:, None]

@@ -1,0 +1,99 @@
+"""Fitting metrics, and their files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from fisherscope.core.errors import CardMismatchError, DataError, NotFittedError
+from fisherscope.core.keys import fingerprint_arrays
+from fisherscope.core.store import read_arrays, write_arrays
+from fisherscope.features.gradients import Reduction
+from fisherscope.features.metrics.base import FisherMetric
+from fisherscope.features.metrics.raw import SketchSettings
+from fisherscope.features.metrics.registry import make_metric
+
+FORMAT_VERSION = 1
+
+RunPass = Callable[[Sequence[Reduction]], None]
+"""Shows the gradients of every fit sample, one by one, to some reductions."""
+
+
+def fit_metrics(metrics: Sequence[FisherMetric], run_pass: RunPass) -> None:
+    """Fit unfitted metrics together; each stage of theirs takes one pass over the samples, shared by all.
+
+    Args:
+        metrics: fresh from :func:`make_metric`.
+        run_pass: calls :func:`fisherscope.features.gradients.gradient_pass` with group size 1 for every batch of the
+            fit samples and the reductions it is given.
+
+    Raises:
+        DataError: the gradients of all fit samples are the same.
+    """
+    for stage in range(max((m.stages for m in metrics), default=0)):
+        _run_stage([m for m in metrics if stage < m.stages], stage, run_pass)
+
+
+def update_metrics(metrics: Sequence[FisherMetric], run_pass: RunPass) -> None:
+    """Let fitted metrics take in further in-distribution samples; projections, bases and dampings stay as they are.
+
+    Tables measured in them before have to be extracted again, and guards calibrated again.
+    """
+    for stage in sorted({s for m in metrics for s in m.growing}):
+        _run_stage([m for m in metrics if stage in m.growing], stage, run_pass)
+
+
+def _run_stage(metrics: Sequence[FisherMetric], stage: int, run_pass: RunPass) -> None:
+    run_pass([m.collector(stage) for m in metrics])
+    for metric in metrics:
+        metric.finish(stage)
+
+
+def metric_fingerprint(metric: FisherMetric) -> str:
+    """Return the hash of everything that a fitted metric has learnt, 32 hexadecimal digits."""
+    return fingerprint_arrays(sorted(require_fitted(metric).state().items()), metric.name)
+
+
+def require_fitted(metric: FisherMetric) -> FisherMetric:
+    """Return the metric; one that has still to be fitted is a :class:`NotFittedError`."""
+    if metric.stages and not metric.state():
+        raise NotFittedError(f"the metric '{metric.name}' was used before it was fitted; fit it on good samples first")
+    return metric
+
+
+def save_metric(metric: FisherMetric, path: str | Path, sketch: SketchSettings | None = None) -> None:
+    """Write a fitted metric as one safetensors file, atomically.
+
+    Args:
+        metric: fitted.
+        path: of the file.
+        sketch: sizes and projection seed that it was made with.
+    """
+    settings = sketch or SketchSettings()
+    card = {
+        "format_version": FORMAT_VERSION,
+        "metric": metric.name,
+        "fingerprint": metric_fingerprint(metric),
+        "sketch": [settings.size, settings.layer_size, settings.projection_seed],
+    }
+    write_arrays(Path(path), metric.state(), card)
+
+
+def load_metric(path: str | Path) -> FisherMetric:
+    """Read what :func:`save_metric` wrote.
+
+    Raises:
+        DataError: the file is truncated or no metric.
+        CardMismatchError: its arrays are not those its card speaks of, or another version wrote it.
+    """
+    arrays, card = read_arrays(Path(path))
+    if not isinstance(card, dict) or "metric" not in card:
+        raise DataError(f"{path} is not a saved metric")
+    if card["format_version"] != FORMAT_VERSION:
+        raise CardMismatchError("format_version", FORMAT_VERSION, card["format_version"], "fit the metric again")
+    metric = make_metric(card["metric"], SketchSettings(*card["sketch"]))
+    metric.restore(arrays)
+    found = metric_fingerprint(metric)
+    if found != card["fingerprint"]:
+        raise CardMismatchError("fingerprint", card["fingerprint"], found, "the file was changed; fit the metric again")
+    return metric

@@ -1,0 +1,55 @@
+"""Metrics by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from fisherscope.core.errors import SettingError
+from fisherscope.features.metrics.base import FisherMetric
+from fisherscope.features.metrics.diagonal import EntrywiseMetric
+from fisherscope.features.metrics.kronecker import Ekfac, Kfac
+from fisherscope.features.metrics.low_rank import LowRank
+from fisherscope.features.metrics.raw import SketchSettings
+from fisherscope.features.metrics.sketched import KINDS, GaussianSketch, Sketched
+
+UNCENTRED: Final = "-uncentred"
+
+_QUADRATIC: Final[Mapping[str, Callable[[str, bool], FisherMetric]]] = {
+    "identity": lambda name, centred: EntrywiseMetric(name, whitened=False, centred=centred),
+    "diagonal": lambda name, centred: EntrywiseMetric(name, whitened=True, centred=centred),
+    "kfac": lambda name, centred: Kfac(name, centred=centred),
+    "ekfac": lambda name, centred: Ekfac(name, centred=centred),
+    "low-rank": lambda name, centred: LowRank(name, per_layer=True, centred=centred),
+    "low-rank-global": lambda name, centred: LowRank(name, per_layer=False, centred=centred),
+}
+
+
+def metric_names() -> tuple[str, ...]:
+    """Return the names of all metrics: those measured by quadratic forms, then the sketches.
+
+    A quadratic one subtracts the fit samples' mean gradient; its name with ``-uncentred`` does not. Of a sketch the
+    detector decides.
+    """
+    quadratic = [name + suffix for name in _QUADRATIC for suffix in ("", UNCENTRED)]
+    return (*quadratic, "gaussian", *KINDS)
+
+
+def make_metric(name: str, sketch: SketchSettings | None = None) -> FisherMetric:
+    """Return a new, unfitted metric.
+
+    Args:
+        name: see :func:`metric_names`.
+        sketch: sizes and projection seed, for the sketches.
+
+    Raises:
+        SettingError: nothing of that name exists.
+    """
+    plain = name.removesuffix(UNCENTRED)
+    if plain in _QUADRATIC:
+        return _QUADRATIC[plain](name, plain == name)
+    if name == "gaussian":
+        return GaussianSketch(name, sketch)
+    if name in KINDS:
+        return Sketched(name, name, sketch)
+    raise SettingError(f"unknown metric '{name}'; known: {', '.join(metric_names())}")
