@@ -21,8 +21,9 @@ from fisherscope.features.gradients import (
     gradient_sketch,
     random_projection,
 )
-from fisherscope.features.gradients.forms import DenseForm, OuterForm, RowsForm, TiedForm
+from fisherscope.features.gradients.forms import DenseForm, OuterForm
 from fisherscope.features.gradients.sketch import projection_ranks
+from fisherscope.features.gradients.table_form import RowsForm, TiedForm
 
 SCRIPT = """
 import torch

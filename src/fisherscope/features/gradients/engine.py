@@ -17,7 +17,7 @@ from fisherscope.features.gradients.loop import group_gradient, loop_pass
 from fisherscope.features.gradients.plan import PROBE_SIZES, Plan, plan_for
 from fisherscope.features.gradients.reductions import Reduction, check_reductions
 from fisherscope.features.gradients.run import tape_pass
-from fisherscope.features.gradients.tape import PlanMismatchError
+from fisherscope.features.gradients.uses import PlanMismatchError
 from fisherscope.features.gradients.weights import UnsupportedError
 
 

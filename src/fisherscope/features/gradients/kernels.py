@@ -247,9 +247,11 @@ def _chunked(kernel: NormKernel, x: Tensor, g: Tensor, geometry: Geometry, n_gro
     instances = len(x) // n_groups
     taps = geometry.kernel[-1] if kernel is rows_norm else math.prod(geometry.kernel)
     unfolded = math.prod(g.shape[2:]) * instances * (geometry.weight[1] * geometry.groups * taps)
-    each = (geometry.weight.numel() + unfolded) * x.element_size()
-    size = max(1, CHUNK_BYTES.get(x.device.type, CHUNK_BYTES_ELSEWHERE) // each)
-    if kernel is grouped_norm or size >= n_groups:
+    # grouped kernels copy nothing, but are the better the more groups they get
+    entries = geometry.weight.numel() // 2 if kernel is grouped_norm else geometry.weight.numel() + unfolded
+    budget = CHUNK_BYTES.get(x.device.type, CHUNK_BYTES_ELSEWHERE)
+    size = max(1, budget // max(1, entries * x.element_size()))
+    if size >= n_groups:
         return kernel(x, g, n_groups, geometry)
     pieces = zip(torch.split(x, size * instances), torch.split(g, size * instances), strict=True)
     return torch.cat([kernel(a, b, len(a) // instances, geometry) for a, b in pieces])

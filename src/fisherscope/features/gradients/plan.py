@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MethodType
 from typing import Any, Final
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakMethod, ref
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +27,8 @@ from fisherscope.features.gradients.loop import group_gradient
 from fisherscope.features.gradients.memory import MemoryMeter
 from fisherscope.features.gradients.reductions import SquaredNorms
 from fisherscope.features.gradients.run import backward, forward, tape_pass
-from fisherscope.features.gradients.tape import PlanMismatchError, Tape, Use, UsePlan
+from fisherscope.features.gradients.tape import Tape
+from fisherscope.features.gradients.uses import PlanMismatchError, Use, UsePlan
 from fisherscope.features.gradients.weights import UnsupportedError
 
 PROBE_SIZES: Final = (3, 2)
@@ -76,7 +78,7 @@ def plan_for(
     shapes = tuple((leaf.shape[1:], leaf.dtype, leaf.device) for leaf in batch.leaves)
     modes = tuple(m.training for m in module.modules())
     types = tuple((name, p.dtype, p.device) for name, p in parameters.items())
-    key = (log_prob, str(batch.spec), shapes, modes, types, torch.is_autocast_enabled())
+    key = (_weak_key(log_prob), str(batch.spec), shapes, modes, types, torch.is_autocast_enabled())
     known = _plans.setdefault(module, {})
     if fresh or key not in known:
         with guards.unchanged_state(module):
@@ -88,6 +90,18 @@ def plan_for(
             known.pop(next(iter(known)))
         known[key] = plan
     return known[key]
+
+
+def _weak_key(log_prob: Callable[..., Tensor] | None) -> object:
+    """Return a key that is equal for the same callable and does not keep it, or the module in its closure, alive."""
+    if log_prob is None:
+        return None
+    try:
+        key = WeakMethod(log_prob) if isinstance(log_prob, MethodType) else ref(log_prob)
+        hash(key)
+    except TypeError:
+        return object()
+    return key
 
 
 def make_plan(

@@ -14,7 +14,8 @@ from fisherscope.features.gradients.forms import GradientForm
 from fisherscope.features.gradients.logprob import BoundLogProb, check_log_prob
 from fisherscope.features.gradients.reductions import Reduction
 from fisherscope.features.gradients.rules.composite import opened
-from fisherscope.features.gradients.tape import PlanMismatchError, Tape, UsePlan
+from fisherscope.features.gradients.tape import Tape
+from fisherscope.features.gradients.uses import PlanMismatchError, UsePlan
 from fisherscope.features.gradients.weights import UnsupportedError
 
 

@@ -12,10 +12,9 @@ The user's tensors carry no marks afterwards and no parameter's ``.grad`` is wri
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -23,10 +22,13 @@ from torch.nn import Parameter
 from torch.overrides import TorchFunctionMode
 
 from fisherscope.features.gradients import rules
+from fisherscope.features.gradients.arguments import detached, operands, tensors_of
 from fisherscope.features.gradients.call import Call, is_in_place
-from fisherscope.features.gradients.forms import GradientForm, add_forms
-from fisherscope.features.gradients.layout import Fold, Layout, support_of
+from fisherscope.features.gradients.forms import GradientForm
+from fisherscope.features.gradients.layout import Fold, support_of
 from fisherscope.features.gradients.memory import MemoryMeter
+from fisherscope.features.gradients.table_form import add_forms
+from fisherscope.features.gradients.uses import PlanMismatchError, Use, UseKey, UsePlan
 from fisherscope.features.gradients.weights import Sink, UnsupportedError, WeightGraph
 
 MARK: Final = "_fisherscope_tape"
@@ -39,66 +41,6 @@ CONSTANT_MAKERS: Final = frozenset(
 
 ROW_PICKERS: Final = frozenset({"index_select", "gather", "take_along_dim", "scatter", "scatter_add", "index_add"})
 """Ops (name, input, dim, index) that reorder or mix rows when dim is the batch axis and the index depends on data."""
-
-
-class UseKey(NamedTuple):
-    """What identifies a use from one forward pass to the next.
-
-    Attributes:
-        op: name of the torch function.
-        parameters: names of the parameters behind its weight-like operands.
-        context: names of the data ops since the use before.
-    """
-
-    op: str
-    parameters: tuple[str, ...]
-    context: frozenset[str]
-
-
-@dataclass
-class Use:
-    """One use as it happened.
-
-    Attributes:
-        key: identity.
-        call: the op with its operands; dropped once its gradients are delivered.
-        shape: shape of the output.
-        batch_sized: whether every data operand's first axis was as long as the batch.
-        assumed: whether its layout is to be confirmed once a gradient arrives.
-        rule: name of the rule that serves it.
-        seconds: time spent in that rule.
-        nbytes: bytes kept for it between forward and backward.
-        support: in a probe, the support of the output gradient by sample.
-    """
-
-    key: UseKey
-    call: Call | None
-    shape: torch.Size
-    batch_sized: bool = True
-    assumed: bool = False
-    rule: str = ""
-    seconds: float = 0.0
-    nbytes: int = 0
-    support: dict[int, list[Tensor]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class UsePlan:
-    """How a use is to be served.
-
-    Attributes:
-        key: its identity.
-        shape: of its output in the probe.
-        layout: of its output; None: no gradient reached it, or the loop serves it.
-        sliceable: whether samples can be cut out of its operands.
-        assumed: whether the layout rests on shapes alone, as every gradient was zero in the probe.
-    """
-
-    key: UseKey
-    shape: torch.Size
-    layout: Layout | None
-    sliceable: bool
-    assumed: bool
 
 
 class _Source(torch.autograd.Function):
@@ -219,8 +161,8 @@ class Tape(TorchFunctionMode):
             raise UnsupportedError(f"{func.__name__} writes data into a parameter or a tensor computed from parameters")
         use = None if self.backward_runs else self._record(func, args, kwargs, weights)
         result = func(
-            *[_detached(value, self.graph) for value in args],
-            **{key: _detached(value, self.graph) for key, value in kwargs.items()},
+            *[detached(value, self.graph) for value in args],
+            **{key: detached(value, self.graph) for key, value in kwargs.items()},
         )
         outputs = [args[0]] if result is None else list(tensors_of(result))
         made = self._outputs(outputs, in_place)
@@ -335,39 +277,6 @@ class Tape(TorchFunctionMode):
             for weight in call.distinct_weights():
                 self.graph.add(weight, collected.pop(id(weight), None))
             use.seconds = perf_counter() - start
-
-
-class PlanMismatchError(Exception):
-    """A forward pass did not use its parameters as the plan says. Never leaves the package."""
-
-
-def operands(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:
-    """Return the tensors among an op's arguments, those in lists included."""
-    found: list[Tensor] = []
-    for value in (*args, *kwargs.values()) if kwargs else args:
-        if isinstance(value, Tensor):
-            found.append(value)
-        elif isinstance(value, (list, tuple)):
-            found += tensors_of(value)
-    return found
-
-
-def tensors_of(value: Any) -> Iterator[Tensor]:
-    """Yield a tensor, or the tensors of a list or tuple."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from tensors_of(item)
-
-
-def _detached(value: Any, graph: WeightGraph) -> Any:
-    if isinstance(value, Tensor):
-        return value.detach() if id(value) in graph.tensors else value
-    if isinstance(value, (list, tuple)) and value and not isinstance(value[0], int):
-        items = [_detached(item, graph) for item in value]
-        return items if isinstance(value, list) else tuple(items)
-    return value
 
 
 def _renamed(result: Any, values: list[Tensor]) -> Any:

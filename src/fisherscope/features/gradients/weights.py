@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from fisherscope.features.gradients.forms import DenseForm, GradientForm, add_forms
+from fisherscope.features.gradients.forms import DenseForm, GradientForm
+from fisherscope.features.gradients.table_form import add_forms
 
 PULL_BACK_BYTES: Final = 64 << 20
 """Per-group gradients of derived tensors are pulled back once they take this much memory."""

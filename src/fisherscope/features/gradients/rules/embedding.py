@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fisherscope.features.gradients.call import Backward, Call, Gradients
-from fisherscope.features.gradients.forms import RowsForm
+from fisherscope.features.gradients.table_form import RowsForm
 from fisherscope.features.gradients.weights import UnsupportedError
 
 

@@ -1,0 +1,40 @@
+"""The tensors among the arguments and results of a torch function."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from fisherscope.features.gradients.weights import WeightGraph
+
+
+def operands(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:
+    """Return the tensors among an op's arguments, those in lists included."""
+    found: list[Tensor] = []
+    for value in (*args, *kwargs.values()) if kwargs else args:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, (list, tuple)):
+            found += tensors_of(value)
+    return found
+
+
+def tensors_of(value: Any) -> Iterator[Tensor]:
+    """Yield a tensor, or the tensors of a list or tuple."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from tensors_of(item)
+
+
+def detached(value: Any, graph: WeightGraph) -> Any:
+    """Return an argument with its weight-like tensors detached, those in lists included."""
+    if isinstance(value, Tensor):
+        return value.detach() if id(value) in graph.tensors else value
+    if isinstance(value, (list, tuple)) and value and not isinstance(value[0], int):
+        items = [detached(item, graph) for item in value]
+        return items if isinstance(value, list) else tuple(items)
+    return value
