@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint
 
-from fisherscope.features.gradients import gradient_norms
+from fisherscope.features.gradients import gradient_norms, rules_report
 from fisherscope.features.gradients.rules.recurrent import CELLS
 
 
@@ -363,6 +363,43 @@ def test_rows_gathered_by_their_values_are_exact():
     for g in (1, 2):
         found, expected = (gradient_norms(model, x, log_prob=call, group_size=g, method=m) for m in ("batched", "loop"))
         assert_close_norms(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("run", "generic"),
+    [
+        (lambda m, x: torch.distributions.Normal(x @ m.w, m.v.exp()).log_prob(x).sum(1), ("broadcast_tensors",)),
+        (lambda m, x: torch.linalg.solve(m.w, x.T).T, ("linalg_solve",)),
+        (lambda m, x: m.w[torch.cdist(x, m.w).argmin(1)] * x, ()),
+        (lambda m, x: F.scaled_dot_product_attention(m.w.expand(len(x), 5, 5), _outer(x), _outer(x)), ("*",)),
+        (lambda m, x: (m.w[None, 0] * torch.ones(len(x), 5, dtype=x.dtype)).sum(1), ()),
+        (lambda m, x: torch.bmm(x[:, None], m.w.expand(len(x), -1, -1)), ("bmm",)),
+        (lambda m, x: torch.tensordot(x, m.w, 1), ("tensordot",)),
+    ],
+)
+def test_rarer_ops(run, generic):
+    assert_equals_loop(Model(run, w=parameter(5, 5), v=parameter(5, seed=2)), normal(6, 5), call, generic=generic)
+
+
+def _outer(x):
+    return x[:, :, None] * x[:, None]
+
+
+def test_parameters_written_into_a_view_of_the_data_are_looped():
+    def run(m, x):
+        y = x.clone()
+        y[:, 0].add_(m.v[0])
+        return y
+
+    assert_equals_loop(Model(run, v=parameter(5)), normal(6, 5), call, looped=("*",))
+
+
+def test_a_constant_as_long_as_the_batch_misleads_nobody():
+    model = Model(lambda m, x: x * m.v + (m.w + x.new_ones(6, 5)).sum(), v=parameter(5), w=parameter(6, 5))
+    for n in (4, 6):
+        found, expected = (gradient_norms(model, normal(n, 5), log_prob=call, method=m) for m in ("batched", "loop"))
+        assert_close_norms(found, expected)
+    assert "does not follow the probe" in str(rules_report(model, normal(6, 5), log_prob=call))
 
 
 @contextmanager

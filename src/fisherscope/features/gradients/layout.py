@@ -150,8 +150,11 @@ class Fold:
         repeated = [d for d in range(value.dim()) if aligned[d] == 1 and d != axis and value.shape[d] != 1]
         summed = value.sum(repeated, keepdim=True) if repeated else value
         if aligned[axis] == 1:
-            per_sample = self.layout.batch_first(summed, self.n).reshape(self.n_groups, -1, *shape)
-            return per_sample.sum(1) if per_sample.shape[1] > 1 else per_sample[:, 0]
+            per_sample = self.layout.batch_first(summed, self.n)
+            if not self.layout.plain:
+                per_sample = per_sample.sum((axis + 1, axis + 2))
+            grouped = per_sample.reshape(self.n_groups, self.group_size, *shape)
+            return grouped.sum(1) if self.group_size > 1 else grouped[:, 0]
         # the parameter itself runs along the batch: each group owns only its own entries of it
         return self.blocks(summed).reshape(self.n_groups, *shape)
 

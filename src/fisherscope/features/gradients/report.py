@@ -12,6 +12,7 @@ from fisherscope.features.gradients.engine import Job
 from fisherscope.features.gradients.loop import loop_pass
 from fisherscope.features.gradients.reductions import SquaredNorms
 from fisherscope.features.gradients.run import tape_pass
+from fisherscope.features.gradients.uses import PlanMismatchError
 
 
 @dataclass(frozen=True)
@@ -64,10 +65,11 @@ def make_report(job: Job, batch: Batch) -> RulesReport:
     norms = SquaredNorms()
     names = list(job.parameters)
     if plan.loop_all:
-        loop_pass(job.bound, batch, job.parameters, [norms], job.seed)
-        zero = _zeros(norms, names)
-        return RulesReport(tuple(RuleUse(n, ("loop",), 0.0, 0, n in zero) for n in names), plan.loop_all)
-    _, tape = tape_pass(job.bound, batch, job.parameters, [norms], job.seed, plan.uses, frozenset(plan.looped))
+        return _looped(job, batch, plan.loop_all)
+    try:
+        _, tape = tape_pass(job.bound, batch, job.parameters, [norms], job.seed, plan.uses, frozenset(plan.looped))
+    except PlanMismatchError as reason:
+        return _looped(job, batch, f"this batch does not follow the probe, {reason}")
     served = [name for name in names if name not in plan.looped]
     zero = _zeros(norms, served)
     rows = []
@@ -80,6 +82,13 @@ def make_report(job: Job, batch: Batch) -> RulesReport:
         seconds, nbytes = sum(use.seconds for use in uses), sum(use.nbytes for use in uses)
         rows.append(RuleUse(name, rules, seconds, nbytes, name in zero))
     return RulesReport(tuple(rows), None)
+
+
+def _looped(job: Job, batch: Batch, reason: str) -> RulesReport:
+    norms = SquaredNorms()
+    loop_pass(job.bound, batch, job.parameters, [norms], job.seed)
+    zero = _zeros(norms, list(job.parameters))
+    return RulesReport(tuple(RuleUse(name, ("loop",), 0.0, 0, name in zero) for name in job.parameters), reason)
 
 
 def _zeros(norms: SquaredNorms, names: list[str]) -> set[str]:
