@@ -68,7 +68,7 @@ def test_typicality_by_hand():
     np.testing.assert_allclose(scores, [0.0, 2.0, 2.0])
 
 
-@pytest.mark.parametrize("n_fit", [5, 200])
+@pytest.mark.parametrize("n_fit", [12, 200])
 def test_pixel_mahalanobis_against_the_explicit_inverse(rng, n_fit):
     from sklearn.covariance import LedoitWolf
 

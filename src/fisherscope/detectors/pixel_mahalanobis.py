@@ -21,6 +21,7 @@ class PixelMahalanobis(Detector):
 
     name = "pixel-mahalanobis"
     requires = ("pixels",)
+    min_fit = 10
 
     mean_: NDArray[np.float64]
     factor_: NDArray[np.float64]

@@ -70,10 +70,12 @@ class RaoEqualised(Detector):
 
     Which layers carry the raw gradient depends on how the model is parametrised (one bias can hold 40 % of the
     squared norm); after scaling every layer has one vote.
+
+    Args:
+        name: how tables call it.
+        block: which sketches to read, (N, B, K, L).
     """
 
-    name = "rao-sketch-equalised"
-    requires = ("layer_sketch",)
     min_fit = MIN_FIT
 
     scale_: Array
@@ -81,8 +83,12 @@ class RaoEqualised(Detector):
     covariance_: Array
     damping_: float
 
+    def __init__(self, name: str = "rao-sketch-equalised", block: str = "layer_sketch") -> None:
+        self.name = name
+        self.requires = (block,)
+
     def _fit(self, table: FeatureTable) -> None:
-        layers = table.block("layer_sketch")
+        layers = table.block(self.requires[0])
         _require_variation(layers.reshape(-1, *layers.shape[2:]), table, self.name)
         size = np.square(layers - layers.mean((0, 1), dtype=np.float64)).sum(2).mean((0, 1))
         self.scale_ = np.divide(1.0, np.sqrt(size), out=np.zeros_like(size), where=_varies(size))
@@ -92,7 +98,7 @@ class RaoEqualised(Detector):
         self.damping_ = choose_damping(flat - self.mean_)
 
     def _sketches(self, table: FeatureTable) -> Array:
-        sketches: Array = table.block("layer_sketch") @ self.scale_
+        sketches: Array = table.block(self.requires[0]) @ self.scale_
         return sketches
 
     def _score(self, table: FeatureTable) -> Scores:
@@ -104,10 +110,10 @@ class RaoLayers(Detector):
 
     Args:
         name: how tables call it.
+        block: which sketches to read, (N, B, K, L).
         normalised: divide by the layer's expectation e_l = tr((C_l + lambda_l I)^-1 C_l); False: e_l = 1.
     """
 
-    requires = ("layer_sketch",)
     min_fit = MIN_FIT
 
     kept_: NDArray[np.intp]
@@ -116,12 +122,13 @@ class RaoLayers(Detector):
     damping_: Array
     expectation_: Array
 
-    def __init__(self, name: str = "rao-layers", normalised: bool = False) -> None:
+    def __init__(self, name: str = "rao-layers", block: str = "layer_sketch", normalised: bool = False) -> None:
         self.name = name
+        self.requires = (block,)
         self._normalised = normalised
 
     def _fit(self, table: FeatureTable) -> None:
-        layers = table.block("layer_sketch")
+        layers = table.block(self.requires[0])
         _require_variation(layers.reshape(-1, *layers.shape[2:]), table, self.name)
         size = layers.var((0, 1), dtype=np.float64).sum(0)
         self.kept_ = np.flatnonzero(_varies(size))
@@ -137,7 +144,7 @@ class RaoLayers(Detector):
         return mean, covariance, np.asarray(damping), np.asarray(expected)
 
     def _score(self, table: FeatureTable) -> Scores:
-        layers = table.block("layer_sketch")
+        layers = table.block(self.requires[0])
         total = np.zeros(len(table))
         for i, place in enumerate(self.kept_):
             layer = layers[..., place].astype(np.float64)

@@ -14,55 +14,84 @@ from fisherscope.detectors.densities import density_names
 
 @dataclass(frozen=True)
 class _Entry:
+    """Where a detector lives.
+
+    Attributes:
+        home: ``module:Class``.
+        settings: its arguments.
+        blocks: kind of block that another metric has in place of the detector's own, or None where that makes no
+            sense.
+    """
+
     home: str
     settings: Mapping[str, Any] = field(default_factory=dict)
+    blocks: str | None = None
 
 
 _HOME: Final = "fisherscope.detectors"
 
 _STANDARD: Final[Mapping[str, _Entry]] = {
-    "layerwise-gaussian": _Entry(f"{_HOME}.layerwise_gaussian:LayerwiseGaussian"),
-    "total-norm": _Entry(f"{_HOME}.total_norm:TotalNorm"),
+    "layerwise-gaussian": _Entry(f"{_HOME}.layerwise_gaussian:LayerwiseGaussian", blocks="metric"),
+    "total-norm": _Entry(f"{_HOME}.total_norm:TotalNorm", blocks="metric"),
     "likelihood": _Entry(f"{_HOME}.likelihood:Likelihood"),
     "typicality": _Entry(f"{_HOME}.typicality:Typicality"),
     "pixel-mahalanobis": _Entry(f"{_HOME}.pixel_mahalanobis:PixelMahalanobis"),
 }
 
-_RAO: Final[Mapping[str, _Entry]] = {
-    "rao-sketch": _Entry(f"{_HOME}.rao:RaoSketch"),
-    "rao-sketch-uncentred": _Entry(f"{_HOME}.rao:RaoSketch", {"name": "rao-sketch-uncentred", "centred": False}),
-    "rao-sketch-equalised": _Entry(f"{_HOME}.rao:RaoEqualised"),
-    "rao-layers": _Entry(f"{_HOME}.rao:RaoLayers"),
-    "rao-layers-normalised": _Entry(f"{_HOME}.rao:RaoLayers", {"name": "rao-layers-normalised", "normalised": True}),
+_LAYERWISE: Final[Mapping[str, _Entry]] = {
+    f"layerwise-{density}": _Entry(
+        f"{_HOME}.layerwise:Layerwise", {"density": density, "name": f"layerwise-{density}"}, "metric"
+    )
+    for density in density_names()
 }
 
-_LAYERWISE: Final[Mapping[str, _Entry]] = {
-    f"layerwise-{density}": _Entry(f"{_HOME}.layerwise:Layerwise", {"density": density, "name": f"layerwise-{density}"})
-    for density in density_names()
+_RAO: Final[Mapping[str, _Entry]] = {
+    "rao-sketch": _Entry(f"{_HOME}.rao:RaoSketch", blocks="sketch"),
+    "rao-sketch-uncentred": _Entry(
+        f"{_HOME}.rao:RaoSketch", {"name": "rao-sketch-uncentred", "centred": False}, "sketch"
+    ),
+    "rao-sketch-equalised": _Entry(f"{_HOME}.rao:RaoEqualised", blocks="layer_sketch"),
+    "rao-layers": _Entry(f"{_HOME}.rao:RaoLayers", blocks="layer_sketch"),
+    "rao-layers-normalised": _Entry(
+        f"{_HOME}.rao:RaoLayers", {"name": "rao-layers-normalised", "normalised": True}, "layer_sketch"
+    ),
 }
 
 _BUILT_IN: Final[Mapping[str, _Entry]] = {**_STANDARD, **_LAYERWISE, **_RAO}
 
 DEFAULT_DETECTOR: Final = "layerwise-gaussian"
 
+STANDARD_DETECTORS: Final = tuple(_STANDARD)
+"""What an evaluation runs when it is not told."""
+
 
 def detector_names() -> tuple[str, ...]:
-    """Return the names of the standard detectors, the default one first."""
-    return tuple(_STANDARD)
+    """Return the names of the built-in detectors, the default one first."""
+    return tuple(_BUILT_IN)
+
+
+def is_built_in(name: str) -> bool:
+    """Return whether :func:`make_detector` makes this name without importing anything of the user's."""
+    plain, at, _ = name.partition("@")
+    return plain in _BUILT_IN and (not at or _BUILT_IN[plain].blocks is not None)
 
 
 def make_detector(name: str) -> Detector:
     """Return a new detector.
 
     Args:
-        name: a built-in name, or ``package.module:Class`` of your own :class:`Detector`.
+        name: a built-in name; the same with ``@METRIC`` to read gradients measured in another Fisher metric
+            (``layerwise-upper@diagonal``, ``rao-sketch@whitened``); or ``package.module:Class`` of your own
+            :class:`Detector`.
 
     Raises:
         SettingError: nothing of that name exists, or it is no detector.
     """
-    entry = _BUILT_IN.get(name)
+    plain, at, metric = name.partition("@")
+    entry = _BUILT_IN.get(plain)
     if entry is not None:
-        made: Detector = _imported(name, entry.home)(**entry.settings)
+        own = {} if not at else {"name": name, "block": f"{_metric_blocks(plain, entry)}:{metric}"}
+        made: Detector = _imported(name, entry.home)(**{**entry.settings, **own})
         return made
     if ":" not in name:
         raise SettingError(
@@ -72,6 +101,13 @@ def make_detector(name: str) -> Detector:
     if not (isinstance(kind, type) and issubclass(kind, Detector)):
         raise SettingError(f"'{name}' is {kind!r}, expected a subclass of fisherscope.Detector")
     return kind()
+
+
+def _metric_blocks(name: str, entry: _Entry) -> str:
+    if entry.blocks is None:
+        able = [n for n, e in _BUILT_IN.items() if e.blocks is not None]
+        raise SettingError(f"'{name}' looks at no gradient and has no metric; those that have: {', '.join(able)}")
+    return entry.blocks
 
 
 def _imported(name: str, home: str) -> Any:

@@ -15,8 +15,9 @@ from torch.utils import _pytree as pytree
 
 from fisherscope.core.errors import SettingError
 from fisherscope.core.keys import KeyArray
-from fisherscope.features.gradients import PassResult, bind_log_prob, gradient_pass
+from fisherscope.features.gradients import PassResult, Reduction, bind_log_prob, gradient_pass
 from fisherscope.features.gradients.logprob import LogProb, check_log_prob
+from fisherscope.features.metrics import FisherMetric, metric_fingerprint
 from fisherscope.features.metrics.feature import GradientFeature
 from fisherscope.features.metrics.raw import GlobalSketch, LayerNorms, LayerSketch, SketchSettings
 
@@ -171,12 +172,37 @@ class Pixels(Extractor):
         return {}
 
 
-def choose_extractors(blocks: Iterable[str], sketch: SketchSettings | None = None) -> list[Extractor]:
+class _Marked(GradientFeature):
+    """A metric's feature; the card says which fit it was."""
+
+    def __init__(self, feature: GradientFeature, metric: FisherMetric) -> None:
+        self.block = feature.block
+        self.per_sample = feature.per_sample
+        self._feature = feature
+        self._fingerprint = metric_fingerprint(metric)
+
+    def reduction(self, module: nn.Module, group_size: int) -> Reduction:
+        return self._feature.reduction(module, group_size)
+
+    def to_block(self, result: Any, group_size: int) -> torch.Tensor:
+        return self._feature.to_block(result, group_size)
+
+    def columns(self, module: nn.Module) -> tuple[str, ...] | None:
+        return self._feature.columns(module)
+
+    def settings(self, module: nn.Module) -> dict[str, Any] | None:
+        return {**(self._feature.settings(module) or {}), "metric": self._fingerprint}
+
+
+def choose_extractors(
+    blocks: Iterable[str], sketch: SketchSettings | None = None, metrics: Iterable[FisherMetric] = ()
+) -> list[Extractor]:
     """Return the extractors that fill ``blocks`` with the fewest passes over the model.
 
     Args:
         blocks: names of blocks.
         sketch: size and seed of the sketches, where they are wanted.
+        metrics: fitted; their blocks are known too.
 
     Raises:
         SettingError: nothing fills one of the blocks.
@@ -184,6 +210,7 @@ def choose_extractors(blocks: Iterable[str], sketch: SketchSettings | None = Non
     wanted = set(blocks)
     settings = sketch or SketchSettings()
     features: list[GradientFeature] = [LayerNorms(), GlobalSketch(settings), LayerSketch(settings)]
+    features += [_Marked(feature, metric) for metric in metrics for feature in metric.features()]
     known = {"log_p", "pixels", *(f.block for f in features)}
     if not wanted <= known:
         raise SettingError(f"unknown blocks {sorted(wanted - known)}; known: {sorted(known)}")

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 
 from fisherscope.core.errors import SettingError
 from fisherscope.core.table import FeatureTable
-from fisherscope.detectors import ConformalCalibration, Detector, detector_names, make_detector
+from fisherscope.detectors import STANDARD_DETECTORS as STANDARD_DETECTORS
+from fisherscope.detectors import ConformalCalibration, Detector, make_detector
 from fisherscope.detectors.base import Scores
 from fisherscope.detectors.conformal import groups_needed
 from fisherscope.evaluation import PairScores, Protocol, Record, evaluate_pair, out_dist_groups, split_in_dist
+from fisherscope.features.metrics import FisherMetric, make_metric
 from fisherscope.models.base import require_not_trained_on
 from fisherscope.pipeline.batches import Batches
-from fisherscope.pipeline.extraction import ExtractSettings, extract_table, table_card
+from fisherscope.pipeline.extraction import ExtractSettings, extract_table, fit_metrics_on, metrics_in, table_card
 from fisherscope.pipeline.target import Target
-
-STANDARD_DETECTORS: Final = detector_names()
 
 ReportProgress = Callable[[str, int, int], None]
 
@@ -54,8 +53,13 @@ class EvaluationSettings:
         for values in (self.detectors, self.group_sizes):
             if not values or len(set(values)) != len(values):
                 raise SettingError(f"expected at least one of each kind and none twice, given {list(values)}")
-        for name in self.detectors:
-            make_detector(name)
+        for name in metrics_in(self.blocks):
+            make_metric(name)
+
+    @property
+    def blocks(self) -> frozenset[str]:
+        """What the detectors read, and log p for the report."""
+        return frozenset({"log_p", *(block for name in self.detectors for block in make_detector(name).requires)})
 
 
 @dataclass(frozen=True)
@@ -123,6 +127,7 @@ def evaluate(
         for data in (in_dist, *out_dists):
             require_not_trained_on(target.module, data.keys, f"evaluate ({data.name})")
     job = _Evaluation(target, in_dist, tuple(out_dists), settings, report)
+    job = replace(job, metrics=job.fitted_metrics())
     groups = {size: job.at_group_size(size) for size in settings.group_sizes}
     records = [record for group in groups.values() for pair in group.pairs.values() for record in job.records(pair)]
     return Evaluation(job.protocol(), tuple(records), groups)
@@ -135,6 +140,30 @@ class _Evaluation:
     out_dists: tuple[Batches, ...]
     settings: EvaluationSettings
     report: ReportProgress | None
+    metrics: tuple[FisherMetric, ...] = ()
+
+    def fitted_metrics(self) -> tuple[FisherMetric, ...]:
+        names = metrics_in(self.settings.blocks)
+        if not names:
+            return ()
+        split = split_in_dist(len(self.in_dist), 1, self.settings.seed, clusters=self.in_dist.clusters)
+        return fit_metrics_on(
+            self.target,
+            self.in_dist.select(split.fit),
+            names,
+            self._extraction(1),
+            report=self._progress(f"{self.in_dist.name}, metrics"),
+        )
+
+    def _extraction(self, size: int) -> ExtractSettings:
+        return ExtractSettings(size, self.settings.seed, max_memory=self.settings.max_memory)
+
+    def _progress(self, what: str) -> Callable[[int, int], None]:
+        def report(done: int, total: int) -> None:
+            if self.report is not None:
+                self.report(what, done, total)
+
+        return report
 
     def protocol(self) -> Protocol:
         split = split_in_dist(len(self.in_dist), 1, self.settings.seed, clusters=self.in_dist.clusters)
@@ -196,19 +225,14 @@ class _Evaluation:
             start = stop
 
     def _table(self, data: Batches, rows: np.typing.NDArray[np.intp], size: int) -> FeatureTable:
-        blocks = {block for name in self.settings.detectors for block in make_detector(name).requires} | {"log_p"}
-        settings = ExtractSettings(size, self.settings.seed, max_memory=self.settings.max_memory)
+        blocks, settings = self.settings.blocks, self._extraction(size)
         chosen = data.select(rows)
         out = None
         if self.settings.tables is not None:
-            card = table_card(self.target, chosen, settings, blocks)
+            card = table_card(self.target, chosen, settings, blocks, self.metrics)
             out = self.settings.tables / f"{card.digest()}.safetensors"
-
-        def report(done: int, total: int) -> None:
-            if self.report is not None:
-                self.report(f"{data.name}, B = {size}", done, total)
-
-        return extract_table(self.target, chosen, blocks, settings, out=out, report=report)
+        report = self._progress(f"{data.name}, B = {size}")
+        return extract_table(self.target, chosen, blocks, settings, metrics=self.metrics, out=out, report=report)
 
 
 def _score_all(detectors: Mapping[str, Detector], table: FeatureTable) -> dict[str, Scores]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from fisherscope.core.errors import DataError, SettingError
 from fisherscope.core.table import Card, FeatureTable
 from fisherscope.features.extractors import Extractor, Request, choose_extractors, extract_blocks
+from fisherscope.features.gradients import Reduction, gradient_pass
+from fisherscope.features.metrics import FisherMetric, SketchSettings, fit_metrics, make_metric
 from fisherscope.pipeline.batches import Batches
 from fisherscope.pipeline.target import Target
 
@@ -29,12 +31,14 @@ class ExtractSettings:
         seed: seed of the model's per-sample noise.
         method: ``batched`` or ``loop``.
         max_memory: bytes that one gradient pass may use, or None.
+        sketch: sizes and projection seed of the sketches.
     """
 
     group_size: int = 1
     seed: int = 0
     method: str = "batched"
     max_memory: int | None = None
+    sketch: SketchSettings = field(default_factory=SketchSettings)
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -44,8 +48,91 @@ class ExtractSettings:
             raise SettingError(f"method is '{self.method}', expected 'batched' or 'loop'")
 
 
-def table_card(target: Target, data: Batches, settings: ExtractSettings, blocks: Iterable[str]) -> Card:
+def metrics_in(blocks: Iterable[str]) -> tuple[str, ...]:
+    """Return the names of the Fisher metrics that blocks such as ``metric:diagonal`` are measured in."""
+    return tuple(sorted({block.partition(":")[2] for block in blocks if ":" in block}))
+
+
+def fit_metrics_on(
+    target: Target,
+    data: Batches,
+    names: Iterable[str],
+    settings: ExtractSettings | None = None,
+    *,
+    report: ReportProgress | None = None,
+) -> tuple[FisherMetric, ...]:
+    """Fit Fisher metrics on in-distribution samples.
+
+    Args:
+        target: the model.
+        data: samples that the model was not trained on, and on which nothing is tested.
+        names: see :func:`fisherscope.features.metrics.metric_names`.
+        settings: seed, memory, sketches; metrics are of single samples whatever the group size.
+        report: called with (samples done, samples in all) in each pass.
+
+    Raises:
+        SettingError: there is no such metric.
+        DataError: the gradients of all samples are the same.
+    """
+    settings = settings or ExtractSettings()
+    metrics = [make_metric(name, settings.sketch) for name in names]
+
+    def run_pass(reductions: Sequence[Reduction]) -> None:
+        for done, request in _requests(target, data, settings):
+            gradient_pass(
+                request.module,
+                request.tensors(),
+                reductions,
+                log_prob=request.log_prob,
+                seed=request.seed,
+                keys=request.keys,
+                max_memory=request.max_memory,
+            )
+            if report is not None:
+                report(done, len(data))
+
+    fit_metrics(metrics, run_pass)
+    return tuple(metrics)
+
+
+def _requests(target: Target, data: Batches, settings: ExtractSettings) -> Iterator[tuple[int, Request]]:
+    for start in range(0, len(data), _BATCH):
+        stop = min(start + _BATCH, len(data))
+        yield stop, _request(target, data.select(range(start, stop)), settings, 1)
+
+
+def _request(target: Target, part: Batches, settings: ExtractSettings, group_size: int) -> Request:
+    return Request(
+        module=target.module,
+        log_prob=target.log_prob,
+        x=part.x,
+        keys=part.keys,
+        group_size=group_size,
+        seed=settings.seed,
+        method=settings.method,
+        max_memory=settings.max_memory,
+    )
+
+
+def table_card(
+    target: Target,
+    data: Batches,
+    settings: ExtractSettings,
+    blocks: Iterable[str],
+    metrics: Iterable[FisherMetric] = (),
+) -> Card:
     """Return the card of the table that :func:`extract_table` makes."""
+    return _card(target, data, settings, choose_extractors(blocks, settings.sketch, metrics))
+
+
+def _card(target: Target, data: Batches, settings: ExtractSettings, extractors: Sequence[Extractor]) -> Card:
+    blocks = sorted({block for e in extractors for block in e.blocks})
+    said: dict[str, Any] = {
+        "blocks": blocks,
+        "features": {k: v for e in extractors for k, v in e.settings(target.module).items()},
+    }
+    if any("sketch" in block for block in blocks):
+        said["sketch"] = asdict(settings.sketch)
     return Card(
         model=target.fingerprint(),
         model_name=target.name,
@@ -54,7 +141,7 @@ def table_card(target: Target, data: Batches, settings: ExtractSettings, blocks:
         group_size=settings.group_size,
         seed=settings.seed,
         dtype=target.dtype_name,
-        settings={"blocks": sorted(blocks)},
+        settings=said,
     )
 
 
@@ -64,6 +151,7 @@ def extract_table(
     blocks: Iterable[str] = ("grad_norm", "log_p"),
     settings: ExtractSettings | None = None,
     *,
+    metrics: Iterable[FisherMetric] = (),
     out: str | Path | None = None,
     report: ReportProgress | None = None,
 ) -> FeatureTable:
@@ -73,7 +161,8 @@ def extract_table(
         target: the model.
         data: samples; those that do not fill a last group are left out.
         blocks: which blocks to fill.
-        settings: group size, seed, memory.
+        settings: group size, seed, memory, sketches.
+        metrics: fitted ones, for blocks measured in them.
         out: file for the table. An interrupted run leaves its finished shards in ``<out>.parts`` and goes on there.
         report: called with (samples done, samples in all) after every batch.
 
@@ -92,9 +181,8 @@ def extract_table(
             "give more samples or a smaller group size"
         )
     data = data.select(range(n_groups * settings.group_size))
-    extractors = choose_extractors(blocks)
-    filled = {block for e in extractors for block in e.blocks}
-    job = _Job(target, data, settings, extractors, table_card(target, data, settings, filled), report)
+    extractors = choose_extractors(blocks, settings.sketch, metrics)
+    job = _Job(target, data, settings, extractors, _card(target, data, settings, extractors), report)
     if out is None:
         return job.all_rows()
     return job.resumable(Path(out))
@@ -128,16 +216,7 @@ class _Job:
 
     def _one_batch(self, part: Batches) -> FeatureTable:
         size = self.settings.group_size
-        request = Request(
-            module=self.target.module,
-            log_prob=self.target.log_prob,
-            x=part.x,
-            keys=part.keys,
-            group_size=size,
-            seed=self.settings.seed,
-            method=self.settings.method,
-            max_memory=self.settings.max_memory,
-        )
+        request = _request(self.target, part, self.settings, size)
         return FeatureTable(
             blocks=extract_blocks(self.extractors, request),
             columns={k: v for e in self.extractors for k, v in e.columns(self.target.module).items()},

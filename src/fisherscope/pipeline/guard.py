@@ -14,12 +14,20 @@ from torch import nn
 from fisherscope.core.errors import CardMismatchError, DataError, ModelError, SettingError
 from fisherscope.core.store import read_arrays, write_arrays
 from fisherscope.core.table import Card, FeatureTable
-from fisherscope.detectors import DEFAULT_DETECTOR, ConformalCalibration, Detector, detector_names, make_detector
+from fisherscope.detectors import DEFAULT_DETECTOR, ConformalCalibration, Detector, is_built_in, make_detector
 from fisherscope.detectors.base import Scores, require_columns
 from fisherscope.detectors.conformal import groups_needed
+from fisherscope.features.metrics import (
+    FisherMetric,
+    SketchSettings,
+    load_metric,
+    make_metric,
+    metric_fingerprint,
+    save_metric,
+)
 from fisherscope.models.base import GenerativeModel, load_model, require_not_trained_on
 from fisherscope.pipeline.batches import as_batches
-from fisherscope.pipeline.extraction import ExtractSettings, extract_table
+from fisherscope.pipeline.extraction import ExtractSettings, extract_table, fit_metrics_on, metrics_in
 from fisherscope.pipeline.target import LogProb, Target, as_target, parse_dtype
 
 FORMAT_VERSION: Final = 1
@@ -55,6 +63,7 @@ class Guard:
         card: card of the fit table; every later table must agree with it.
         columns: layer names of the fit table.
         max_memory: bytes that one gradient pass may use, or None.
+        metrics: fitted on the same part as the detector, for detectors that read gradients measured in them.
     """
 
     target: Target
@@ -64,11 +73,21 @@ class Guard:
     card: Card
     columns: dict[str, tuple[str, ...]]
     max_memory: int | None = None
+    metrics: tuple[FisherMetric, ...] = ()
 
     def extract(self, x: Any, report: Callable[[int, int], None] | None = None) -> FeatureTable:
         """Return the feature table of samples, extracted as the fit samples were."""
-        settings = ExtractSettings(self.card.group_size, self.card.seed, max_memory=self.max_memory)
-        return extract_table(self.target, as_batches(x, self.target), self.detector.requires, settings, report=report)
+        settings = ExtractSettings(
+            self.card.group_size, self.card.seed, max_memory=self.max_memory, sketch=_sketch_settings(self.card)
+        )
+        return extract_table(
+            self.target,
+            as_batches(x, self.target),
+            self.detector.requires,
+            settings,
+            metrics=self.metrics,
+            report=report,
+        )
 
     def judge(self, x: Any, report: Callable[[int, int], None] | None = None) -> Verdict:
         """Return score, p-value and verdict of each group.
@@ -81,7 +100,7 @@ class Guard:
             CardMismatchError: a table of another model, group size, seed or dtype.
         """
         table = x if isinstance(x, FeatureTable) else self.extract(x, report)
-        _require_fitting_table(self.card, self.columns, table)
+        _require_fitting_table(self.card, self.columns, self.detector.requires, table)
         score = self.detector.score(table)
         p_value = self.calibration.p_value(score)
         return Verdict(table.ids, score, p_value, p_value <= self.fpr + 1e-12)
@@ -118,8 +137,11 @@ class Guard:
             "fpr": self.fpr,
             "card": asdict(self.card),
             "columns": {k: list(v) for k, v in self.columns.items()},
+            "metrics": {metric.name: metric_fingerprint(metric) for metric in self.metrics},
         }
         arrays = {f"detector.{k}": v for k, v in self.detector.state().items()}
+        for metric in self.metrics:
+            save_metric(metric, _metric_file(folder, metric.name), _sketch_settings(self.card))
         write_arrays(folder / _GUARD_FILE, {**arrays, "calibration": self.calibration.scores}, head)
 
 
@@ -163,7 +185,9 @@ def fit(
     target = as_target(model, log_prob)
     chosen = make_detector(detector) if isinstance(detector, str) else detector
     needed = groups_needed(fpr)
+    metrics: tuple[FisherMetric, ...] = ()
     if isinstance(data, FeatureTable):
+        _require_no_metric(chosen)
         table = data.select(np.random.default_rng(seed).permutation(len(data)))
         target_fingerprint = target.fingerprint()
         if table.card.model != target_fingerprint:
@@ -176,15 +200,30 @@ def fit(
         if not allow_training_samples:
             require_not_trained_on(target.module, batches.keys, "fit")
         settings = ExtractSettings(group_size, seed, max_memory=max_memory)
-        table = extract_table(target, batches.select(order), chosen.requires, settings, report=report)
+        ordered = batches.select(order)
+        fit_part = ordered.select(range(_fit_groups(n_groups, needed) * group_size))
+        metrics = fit_metrics_on(target, fit_part, metrics_in(chosen.requires), settings, report=report)
+        table = extract_table(target, ordered, chosen.requires, settings, metrics=metrics, report=report)
     if not allow_training_samples:
         require_not_trained_on(target.module, table.keys, "fit")
     _require_enough(len(table), needed, chosen, fpr)
-    n_fit = min(len(table) // 2, len(table) - needed)
+    n_fit = _fit_groups(len(table), needed)
     chosen.fit(table.select(slice(0, n_fit)))
     calibration = ConformalCalibration.from_scores(chosen.score(table.select(slice(n_fit, None))))
     columns = {k: v for k, v in table.columns.items() if k in chosen.requires}
-    return Guard(target, chosen, calibration, fpr, table.card, columns, max_memory)
+    return Guard(target, chosen, calibration, fpr, table.card, columns, max_memory, metrics)
+
+
+def _fit_groups(n_groups: int, needed: int) -> int:
+    return min(n_groups // 2, n_groups - needed)
+
+
+def _require_no_metric(detector: Detector) -> None:
+    if names := metrics_in(detector.requires):
+        raise SettingError(
+            f"{detector.name} measures gradients in the metric '{names[0]}', which is fitted on samples; "
+            "give samples instead of a table"
+        )
 
 
 def _require_enough(n_groups: int, needed: int, detector: Detector, fpr: float) -> None:
@@ -196,7 +235,9 @@ def _require_enough(n_groups: int, needed: int, detector: Detector, fpr: float) 
         )
 
 
-def _require_fitting_table(card: Card, columns: dict[str, tuple[str, ...]], table: FeatureTable) -> None:
+def _require_fitting_table(
+    card: Card, columns: dict[str, tuple[str, ...]], blocks: tuple[str, ...], table: FeatureTable
+) -> None:
     for name in ("model", "group_size", "seed", "dtype"):
         if getattr(card, name) != getattr(table.card, name):
             raise CardMismatchError(
@@ -204,6 +245,32 @@ def _require_fitting_table(card: Card, columns: dict[str, tuple[str, ...]], tabl
             )
     for block, names in columns.items():
         require_columns(names, table.columns.get(block, ()))
+    for block in blocks:
+        mine, theirs = (c.settings.get("features", {}).get(block) for c in (card, table.card))
+        if mine != theirs:
+            raise CardMismatchError(
+                f"settings of {block}", mine, theirs, "extract with the guard, which knows its projections and metrics"
+            )
+
+
+def _sketch_settings(card: Card) -> SketchSettings:
+    return SketchSettings(**card.settings.get("sketch", {}))
+
+
+def _metric_file(folder: Path, name: str) -> Path:
+    return folder / "metrics" / f"{name}.safetensors"
+
+
+def _load_metrics(folder: Path, fingerprints: dict[str, str]) -> tuple[FisherMetric, ...]:
+    metrics = []
+    for name, expected in fingerprints.items():
+        make_metric(name)  # a name from a file must be one of a metric before it becomes a path
+        metric = load_metric(_metric_file(folder, name))
+        found = metric_fingerprint(metric)
+        if found != expected:
+            raise CardMismatchError(f"metric {name}", expected, found, "fit the detector again")
+        metrics.append(metric)
+    return tuple(metrics)
 
 
 def load(
@@ -246,7 +313,8 @@ def load(
     chosen.restore({k.removeprefix("detector."): v for k, v in arrays.items() if k.startswith("detector.")})
     columns = {k: tuple(v) for k, v in head["columns"].items()}
     calibration = ConformalCalibration.from_scores(arrays["calibration"])
-    return Guard(target, chosen, calibration, head["fpr"], card, columns, max_memory)
+    metrics = _load_metrics(folder, head["metrics"])
+    return Guard(target, chosen, calibration, head["fpr"], card, columns, max_memory, metrics)
 
 
 def _guarded_target(
@@ -261,6 +329,6 @@ def _guarded_target(
 
 def _built_in(name: str) -> Detector:
     # A name from a file must not decide what gets imported.
-    if name not in detector_names():
+    if not is_built_in(name):
         raise SettingError(f"the guard uses a detector of your own, '{name}'; pass an unfitted one as detector=")
     return make_detector(name)

@@ -45,6 +45,8 @@ class FisherMethod(LayerDensity):
 class LedoitWolf(LayerDensity):
     """score = z^T C^-1 z, C the shrunk covariance of all layers together (Ledoit & Wolf 2004); two-sided."""
 
+    min_fit = 10
+
     def fit(self, v: Array, sizes: NDArray[np.intp] | None) -> Learnt:
         learnt = mean_and_std(v)
         covariance, _ = ledoit_wolf(standardise(v, learnt), assume_centered=True)

@@ -51,7 +51,7 @@ class LowRank(FisherMetric):
 
     def finish(self, stage: int) -> None:
         rows = self._rows.rows
-        groups = {n: [n] for n in rows} if self._per_layer else {_WHOLE: list(rows)}
+        groups = {n: [n] for n in rows} if self._per_layer else {_WHOLE: sorted(rows)}
         self._solvers = {}
         for label, names in groups.items():
             solver = _Solver({n: rows[n] for n in names}, self._centred)

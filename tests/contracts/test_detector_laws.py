@@ -1,0 +1,174 @@
+"""Laws that every built-in detector keeps, over one synthetic world of gradients, likelihoods and pixels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from fisherscope.core.errors import DataError, NotFittedError
+from fisherscope.core.store import read_arrays, write_arrays
+from fisherscope.core.table import Card, FeatureTable
+from fisherscope.detectors import ConformalCalibration, detector_names, make_detector
+
+LAYERS, SIZE = 6, 16
+METRIC_NAMES = ("layerwise-gaussian@diagonal", "layerwise-upper@kfac", "total-norm@ekfac", "rao-sketch@whitened")
+NAMES = (*detector_names(), *METRIC_NAMES)
+
+GRADIENT_FREE = ("likelihood", "typicality", "pixel-mahalanobis")
+ADAPTIVE = [n for n in NAMES if n.partition("@")[0] not in ("likelihood", "typicality", "total-norm")]
+
+
+def world(n, group_size=1, seed=0, loudness=1.0):
+    """A table of n groups. ``loudness`` scales the gradients, lowers log p and spreads the pixels."""
+    rng = np.random.default_rng(seed)
+    mood = rng.normal(size=(n, group_size, 1, 1))
+    layers = rng.normal(size=(n, group_size, SIZE, LAYERS)) * np.exp(0.3 * mood) + 0.5
+    layers *= loudness * np.logspace(-2, 2, LAYERS)
+    norms = np.square(layers.sum(1)).sum(1)
+    spread = 20.0 * loudness
+    return FeatureTable(
+        blocks={
+            "grad_norm": norms,
+            "metric:diagonal": np.repeat(norms[:, None] / group_size, group_size, axis=1),
+            "metric:kfac": np.repeat(norms[:, None] / group_size, group_size, axis=1),
+            "metric:ekfac": np.repeat(norms[:, None] / group_size, group_size, axis=1),
+            "sketch": layers.sum(3),
+            "sketch:whitened": layers.sum(3),
+            "layer_sketch": layers,
+            "log_p": rng.normal(-100 * loudness, 5, (n, group_size)),
+            "pixels": np.clip(rng.normal(128, spread, (n, group_size, 1, 3, 3)), 0, 255).astype(np.uint8),
+        },
+        columns={k: tuple(f"l{i}" for i in range(LAYERS)) for k in ("grad_norm", "layer_sketch", "metric:diagonal")},
+        ids=tuple(tuple(f"{i}.{j}" for j in range(group_size)) for i in range(n)),
+        keys=rng.integers(0, 2**63, (n, group_size)).astype(np.uint64),
+        card=Card(
+            "m", "m", "d", "d", group_size, 0, "float64", {"features": {"grad_norm": {"sizes": [SIZE] * LAYERS}}}
+        ),
+    )
+
+
+def fitted(name, group_size=1):
+    return make_detector(name).fit(world(150, group_size))
+
+
+@pytest.mark.parametrize("group_size", [1, 3])
+@pytest.mark.parametrize("name", NAMES)
+def test_larger_gradients_are_more_novel(name, group_size):
+    detector = fitted(name, group_size)
+    usual, loud = detector.score(world(200, group_size, 1)), detector.score(world(200, group_size, 1, loudness=8.0))
+    assert np.median(loud) > np.quantile(usual, 0.95)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_score_depends_on_its_group_alone(name):
+    detector, table = fitted(name, 2), world(20, 2, 1)
+    scores = detector.score(table)
+    assert scores.shape == (20,) and scores.dtype == np.float64
+    np.testing.assert_array_equal(detector.score(table), scores)
+    order = np.random.default_rng(0).permutation(20)
+    np.testing.assert_allclose(detector.score(table.select(order)), scores[order], rtol=1e-10)
+    np.testing.assert_allclose(detector.score(table.select([7])), scores[[7]], rtol=1e-10)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_neither_fit_nor_score_changes_the_table(name):
+    table, untouched = world(60), world(60)
+    make_detector(name).fit(table).score(table)
+    for block, values in table.blocks.items():
+        np.testing.assert_array_equal(values, untouched.blocks[block])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_state_is_plain_arrays_and_comes_back_to_the_bit(name, tmp_path):
+    detector, table = fitted(name), world(30, 1, 1)
+    for key, value in detector.state().items():
+        assert key.endswith("_") and value.dtype.kind in "fiub", key
+    write_arrays(tmp_path / "d.safetensors", detector.state(), {})
+    restored = make_detector(name).restore(read_arrays(tmp_path / "d.safetensors")[0])
+    np.testing.assert_array_equal(restored.score(table), detector.score(table))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_same_fit_gives_the_same_scores(name):
+    table = world(30, 1, 1)
+    np.testing.assert_array_equal(fitted(name).score(table), fitted(name).score(table))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_p_values_are_calibrated(name):
+    detector = fitted(name)
+    scores = [detector.score(world(199, 1, seed)) for seed in range(1, 17)]
+    pairs = list(zip(scores[::2], scores[1::2], strict=True))
+    assert min(stats.ks_2samp(calibration, test).pvalue for calibration, test in pairs) > 1e-4
+    for level in (0.01, 0.05, 0.1):
+        alarms = [(ConformalCalibration.from_scores(c).p_value(t) <= level + 1e-12).sum() for c, t in pairs]
+        # level = k / (n + 1): the count is beta-binomial (METHOD.md), the pairs independent
+        flagged = round(level * 200)
+        expected = stats.betabinom(199, flagged, 200 - flagged)
+        assert abs(np.mean(alarms) - expected.mean()) < 4 * expected.std() / np.sqrt(len(pairs))
+
+
+def constant(n):
+    first = world(1)
+    return FeatureTable(
+        blocks={k: np.repeat(v, n, axis=0) for k, v in first.blocks.items()},
+        columns=first.columns,
+        ids=first.ids * n,
+        keys=np.repeat(first.keys, n, axis=0),
+        card=first.card,
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_constant_samples_give_finite_scores_or_one_clear_error(name):
+    if name in ADAPTIVE:
+        with pytest.raises(DataError, match=r"give different samples|needs samples that differ"):
+            make_detector(name).fit(constant(40))
+    else:
+        assert np.isfinite(make_detector(name).fit(constant(40)).score(constant(5))).all()
+    scores = fitted(name).score(constant(5))
+    assert np.isfinite(scores).all() and np.ptp(scores) <= 1e-9 * np.abs(scores).max()
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("loudness", [1e-8, 1e6])
+def test_scores_of_whispers_and_shouts_are_finite(name, loudness):
+    assert np.isfinite(fitted(name).score(world(10, 1, 1, loudness))).all()
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n not in GRADIENT_FREE])
+def test_scaling_the_units_of_all_gradients_does_not_change_the_order(name):
+    """All tables in other units: a detector that adapts to its fit set ranks alike."""
+    table = world(40, 1, 1)
+    scores = fitted(name).score(table)
+
+    def in_other_units(t):
+        power = {"grad_norm": 2, "sketch": 1, "sketch:whitened": 1, "layer_sketch": 1}
+        power |= {k: 2 for k in t.blocks if k.startswith("metric:")}
+        blocks = {k: v * 1e3 ** power[k] if k in power else v for k, v in t.blocks.items()}
+        return FeatureTable(blocks, t.columns, t.ids, t.keys, t.card)
+
+    scaled = make_detector(name).fit(in_other_units(world(150))).score(in_other_units(table))
+    assert stats.spearmanr(scores, scaled).statistic > 0.999
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_refusals(name):
+    with pytest.raises(NotFittedError, match="before it was fitted"):
+        make_detector(name).score(world(5))
+    detector = make_detector(name)
+    if detector.min_fit > 1:
+        with pytest.raises(DataError, match=f"it needs at least {detector.min_fit}"):
+            detector.fit(world(detector.min_fit - 1))
+    full = world(60)
+    empty = FeatureTable({}, {}, full.ids, full.keys, full.card)
+    with pytest.raises(DataError, match="the table has no block"):
+        fitted(name).score(empty)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_fewest_fit_groups_suffice(name):
+    detector = make_detector(name)
+    n = max(detector.min_fit, 2)
+    assert np.isfinite(detector.fit(world(n)).score(world(20, 1, 1))).all()
