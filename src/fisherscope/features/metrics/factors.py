@@ -63,7 +63,7 @@ class FactorSums(Reduction):
         inputs, outputs = new.inputs.double(), new.outputs.double()
         positions, groups = new.positions, new.groups
         if old is not None:
-            inputs, outputs = old.inputs + inputs, old.outputs + outputs
+            inputs, outputs = old.inputs.to(inputs.device) + inputs, old.outputs.to(outputs.device) + outputs
             positions, groups = old.positions + positions, old.groups + groups
         self._sums[name] = KroneckerFactors(inputs, outputs, positions, groups, new.inputs_first)
 

@@ -150,10 +150,11 @@ class CoordinateMoments(Reduction):
         self.epsilon = torch.finfo(form.sample.dtype).eps
         old = self.counts.get(name, 0)
         self.counts[name] = old + len(values)
-        values = values - self.shifts.setdefault(name, values.mean(0))
+        self.shifts[name] = self.shifts.get(name, values.mean(0)).to(values.device)
+        values = values - self.shifts[name]
         total, square = values.sum(0), values.square().sum(0)
-        self.sums[name] = self.sums[name] + total if old else total
-        self.squares[name] = self.squares[name] + square if old else square
+        self.sums[name] = self.sums[name].to(total.device) + total if old else total
+        self.squares[name] = self.squares[name].to(total.device) + square if old else square
 
     def result(self, names: list[str]) -> None:
         return None
