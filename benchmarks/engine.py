@@ -187,6 +187,22 @@ def cell(value: object, right: object = None, tensors: int = 0) -> str:
     return text
 
 
+def probe_cost(case: str) -> float:
+    """Return what the first call on a fresh model costs above later ones, over one ordinary pass of 32 samples."""
+    torch.set_num_threads(1)
+    module, x = CASES[case].build(), CASES[case].batch(32)
+    runs = methods(module, x, ("norms",))
+    runs["base"]()
+
+    def seconds(name: str) -> float:
+        start = time.perf_counter()
+        runs[name]()
+        return time.perf_counter() - start
+
+    first = seconds("norms")
+    return (first - min(seconds("norms") for _ in range(3))) / min(seconds("base") for _ in range(3))
+
+
 def table(heads: list[str], rows: list[list[str]]) -> str:
     """Return a Markdown table."""
     lines = [heads, ["---"] * len(heads), *rows]
@@ -226,13 +242,14 @@ def write_page(cases: list[str], rounds: int) -> str:
         grid_rows.append(row)
         print("|", " | ".join(row), "|", flush=True)
         memory_rows.append([case] + [cell(peak(case, k, 64)) for k in ("vmap", "norms", "sketch")])
+        memory_rows[-1].append(cell(probe_cost(case)))
         print("|", " | ".join(memory_rows[-1]), "|", flush=True)
     return TEMPLATE.format(
         versions=versions(),
         rounds=rounds,
         main=table(["model", "base, ms", *RIVALS, *(f"**{k}**" for k in OURS)], main_rows),
         grid=table(["model", "32 samples, 2 threads", "64 samples, 1 thread", "64 samples, 2 threads"], grid_rows),
-        memory=table(["model", "vmap", "**norms**", "**sketch**"], memory_rows),
+        memory=table(["model", "vmap, memory", "**norms**, memory", "**sketch**, memory", "probe, time"], memory_rows),
     )
 
 
@@ -244,7 +261,7 @@ weights. {versions}.
 All times are divided by ONE ordinary batched forward + backward pass of the same batch ("base"): medians over
 {rounds} rounds in which every method runs once. "right" counts the parameter tensors whose squared norms agree with
 the plain loop to 1 %; a method without that note gets all of them. The first call on a model also probes it
-(`features/gradients/plan.py`); that cost, about that of ten samples, comes once and is not in the table.
+(`features/gradients/plan.py`); that cost comes once a model and is the last column of the last table, not in this one.
 
 ## 32 samples, 1 thread
 
@@ -252,9 +269,10 @@ the plain loop to 1 %; a method without that note gets all of them. The first ca
 ## Other sizes: norms / norms, groups of 5 / sketch
 
 {grid}
-## Peak memory over base, 64 samples, fresh processes
+## Peak memory, and the price of the first call
 
-Growth of the peak resident set during the call, after one call with 10 samples.
+Memory: growth of the peak resident set during a call with 64 samples in a fresh process, after one call with 10
+samples, over that of base. Probe: what the first call on a model costs above later ones, over base of 32 samples.
 
 {memory}
 On a GPU the engine is untested.
