@@ -5,6 +5,11 @@ from pathlib import Path
 
 import pytest
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # One thread a worker, in the processes that tests start too: several share the cores, and waiting threads spin.
+    # Before torch is imported, which reads it once.
+    os.environ["OMP_NUM_THREADS"] = "1"
+
 
 @pytest.fixture(scope="session")
 def data_root() -> Path:

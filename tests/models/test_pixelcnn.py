@@ -9,6 +9,11 @@ from fisherscope.models.noise import uniform_noise
 from fisherscope.models.pixelcnn import CausalConv, PixelCNN
 
 
+def features(m: PixelCNN, x: torch.Tensor) -> torch.Tensor:
+    v = x / 127.5 - 1
+    return m._along(v, m._above(v))
+
+
 def model(shape: tuple[int, int, int] = (1, 2, 2), scale: float = 0.3, **settings: object) -> PixelCNN:
     made = PixelCNN(shape, hidden=6, layers=2, **settings).double()  # type: ignore[arg-type]
     generator = torch.Generator().manual_seed(1)
@@ -48,7 +53,7 @@ def test_what_a_causal_convolution_sees(kernel, strict: bool, seen) -> None:
 def test_a_pixel_sees_everything_before_it_within_reach() -> None:
     m = PixelCNN((1, 9, 9), hidden=6, layers=5).double()
     x = torch.rand(1, 1, 9, 9, dtype=torch.float64, requires_grad=True)
-    (gradient,) = torch.autograd.grad(m._features(x)[0, :, 4, 4].sum(), x)
+    (gradient,) = torch.autograd.grad(features(m, x)[0, :, 4, 4].sum(), x)
     seen = gradient[0, 0] != 0
     expected = torch.zeros(9, 9, dtype=torch.bool)
     expected[:4] = True
@@ -95,7 +100,7 @@ def test_cropping_to_the_reach_changes_no_sample() -> None:
     u = uniform_noise(np.arange(2, dtype=np.uint64), (12, 3, 2), seed=0, like=full)
     for r in range(12):
         for c in range(3):
-            full[:, :, r, c] = m.head.draw(m._features(full)[:, :, r : r + 1, c : c + 1], u[:, r, c]).detach()
+            full[:, :, r, c] = m.head.draw(features(m, full)[:, :, r : r + 1, c : c + 1], u[:, r, c]).detach()
     assert torch.equal(short, full.to(torch.uint8))
 
 

@@ -170,7 +170,7 @@ class Protocol:
     def _training(self) -> str:
         if self.training_checked:
             return "None of them is among the samples that the model was trained on (compared by hash)."
-        return "Whether the model was trained on any of them was NOT checked (no hashes of its training set, or not asked)."
+        return "Whether the model was trained on any of them was NOT checked (no hashes of its training, or not asked)."
 
     def _groups(self) -> str:
         if self.group_sizes == (1,):

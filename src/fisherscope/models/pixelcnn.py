@@ -20,6 +20,10 @@ from fisherscope.models.pixel_heads import MixtureHead, SoftmaxHead
 Output = Literal["softmax", "mixture"]
 
 
+def _scaled(x: Tensor) -> Tensor:
+    return x / 127.5 - 1
+
+
 def _gate(x: Tensor) -> Tensor:
     signal, gate = x.chunk(2, dim=1)
     return signal.tanh() * gate.sigmoid()
@@ -58,11 +62,15 @@ class GatedLayer(nn.Module):
         self.down = nn.Conv2d(2 * hidden, 2 * hidden, 1)
         self.out = nn.Conv2d(hidden, hidden, 1)
 
-    def forward(self, vertical: Tensor, horizontal: Tensor) -> tuple[Tensor, Tensor]:
-        """Return both stacks, (n, hidden, H, W) each."""
-        above = self.vertical(vertical)
-        row = _gate(self.horizontal(horizontal) + self.down(above))
-        return vertical + _gate(above), horizontal + self.out(row)
+    def above(self, vertical: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the vertical stack (n, hidden, H, W) and what it tells each row, (n, 2 hidden, H, W)."""
+        seen = self.vertical(vertical)
+        return vertical + _gate(seen), self.down(seen)
+
+    def along(self, horizontal: Tensor, told: Tensor) -> Tensor:
+        """Return the horizontal stack, (n, hidden, H, W)."""
+        out: Tensor = horizontal + self.out(_gate(self.horizontal(horizontal) + told))
+        return out
 
 
 class PixelCNN(GenerativeModel):
@@ -111,19 +119,30 @@ class PixelCNN(GenerativeModel):
         """Return the constructor's arguments."""
         return dict(self._config)
 
-    def _features(self, x: Tensor) -> Tensor:
+    def _layers(self) -> list[GatedLayer]:
+        return [layer for layer in self.layers if isinstance(layer, GatedLayer)]
+
+    def _above(self, v: Tensor) -> list[Tensor]:
+        """Return what the rows above tell each row of scaled images v, one tensor for each step along the row."""
+        vertical = self.first_vertical(v)
+        told = [vertical]
+        for layer in self._layers():
+            vertical, more = layer.above(vertical)
+            told.append(more)
+        return told
+
+    def _along(self, v: Tensor, told: Sequence[Tensor]) -> Tensor:
         """Return what is known of each pixel from those before it, (n, hidden, H, W)."""
-        v = x / 127.5 - 1
-        vertical, horizontal = self.first_vertical(v), self.first_horizontal(v)
-        horizontal = horizontal + vertical
-        for layer in self.layers:
-            vertical, horizontal = layer(vertical, horizontal)
+        horizontal = self.first_horizontal(v) + told[0]
+        for layer, more in zip(self._layers(), told[1:], strict=True):
+            horizontal = layer.along(horizontal, more)
         return F.relu(horizontal)
 
     def conditionals(self, x: Tensor) -> Tensor:
         """Return log P of every level given all before it, in nats, shape (n, C, H, W)."""
         x = self.check_batch(x)
-        out: Tensor = self.head(self._features(x), x)
+        v = _scaled(x)
+        out: Tensor = self.head(self._along(v, self._above(v)), x)
         return out
 
     def log_prob(self, x: Tensor, *, seed: int = 0, keys: KeyArray | None = None) -> Tensor:
@@ -132,16 +151,16 @@ class PixelCNN(GenerativeModel):
 
     @torch.no_grad()
     def sample(self, n: int, *, seed: int = 0) -> Tensor:
-        """Return n images, uint8 (n, C, H, W), pixel by pixel: H W passes over the rows that are already there."""
+        """Return n images, uint8 (n, C, H, W), pixel by pixel; what rows above tell is computed once a row."""
         like = next(self.parameters())
         channels, height, width = self.data_shape
         u = uniform_noise(np.arange(n, dtype=np.uint64), (height, width, channels + 1), seed=seed, like=like)
         x = like.new_zeros(n, *self.data_shape)
         reach = len(self.layers) + 3
         for row in range(height):
-            top = max(0, row - reach)
+            told = [t[:, :, -1:] for t in self._above(_scaled(x[:, :, max(0, row - reach) : row + 1]))]
             for column in range(width):
-                features = self._features(x[:, :, top : row + 1])[:, :, -1:, column : column + 1]
+                features = self._along(_scaled(x[:, :, row : row + 1]), told)[:, :, :, column : column + 1]
                 x[:, :, row, column] = self.head.draw(features, u[:, row, column])
         return x.to(torch.uint8)
 
