@@ -12,11 +12,22 @@ from fisherscope.core.table import Card, FeatureTable
 from fisherscope.detectors import ConformalCalibration, detector_names, make_detector
 
 LAYERS, SIZE = 6, 16
-METRIC_NAMES = ("layerwise-gaussian@diagonal", "layerwise-upper@kfac", "total-norm@ekfac", "rao-sketch@whitened")
+METRIC_NAMES = (
+    "layerwise-gaussian@diagonal",
+    "layerwise-upper@kfac",
+    "total-norm@ekfac",
+    "rao-sketch@whitened",
+    "typicality-fisher@diagonal",
+)
 NAMES = (*detector_names(), *METRIC_NAMES)
 
-GRADIENT_FREE = ("likelihood", "typicality", "pixel-mahalanobis")
-ADAPTIVE = [n for n in NAMES if n.partition("@")[0] not in ("likelihood", "typicality", "total-norm")]
+GRADIENT_BLOCKS = ("grad_norm", "sketch", "layer_sketch", "metric")
+GRADIENT_FREE = [
+    n for n in NAMES if not {b.partition(":")[0] for b in make_detector(n).requires} & set(GRADIENT_BLOCKS)
+]
+UNSCALED = ("likelihood", "typicality", "total-norm", "typicality-fisher")
+CODECS = ("png", "webp", "jpeg2000", "zlib")
+ADAPTIVE = [n for n in NAMES if n.partition("@")[0] not in UNSCALED and not n.startswith("input-complexity")]
 
 
 def world(n, group_size=1, seed=0, loudness=1.0):
@@ -31,15 +42,18 @@ def world(n, group_size=1, seed=0, loudness=1.0):
         blocks={
             "grad_norm": norms,
             "metric:diagonal": np.repeat(norms[:, None] / group_size, group_size, axis=1),
+            "metric:diagonal-uncentred": np.repeat(norms[:, None] / group_size, group_size, axis=1),
             "metric:kfac": np.repeat(norms[:, None] / group_size, group_size, axis=1),
             "metric:ekfac": np.repeat(norms[:, None] / group_size, group_size, axis=1),
             "sketch": layers.sum(3),
             "sketch:whitened": layers.sum(3),
             "layer_sketch": layers,
             "log_p": rng.normal(-100 * loudness, 5, (n, group_size)),
+            "codec_bytes": rng.integers(2, 6, (n, group_size, len(CODECS))),
             "pixels": np.clip(rng.normal(128, spread, (n, group_size, 1, 3, 3)), 0, 255).astype(np.uint8),
         },
-        columns={k: tuple(f"l{i}" for i in range(LAYERS)) for k in ("grad_norm", "layer_sketch", "metric:diagonal")},
+        columns={k: tuple(f"l{i}" for i in range(LAYERS)) for k in ("grad_norm", "layer_sketch", "metric:diagonal")}
+        | {"codec_bytes": CODECS},
         ids=tuple(tuple(f"{i}.{j}" for j in range(group_size)) for i in range(n)),
         keys=rng.integers(0, 2**63, (n, group_size)).astype(np.uint64),
         card=Card(

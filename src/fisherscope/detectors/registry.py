@@ -57,7 +57,17 @@ _RAO: Final[Mapping[str, _Entry]] = {
     ),
 }
 
-_BUILT_IN: Final[Mapping[str, _Entry]] = {**_STANDARD, **_LAYERWISE, **_RAO}
+_COMPLEXITY: Final[Mapping[str, _Entry]] = {
+    f"input-complexity-{codec}": _Entry(f"{_HOME}.input_complexity:InputComplexity", {"codec": codec})
+    for codec in ("png", "webp", "jpeg2000", "zlib")
+}
+
+_RIVALS: Final[Mapping[str, _Entry]] = {
+    **_COMPLEXITY,
+    "typicality-fisher": _Entry(f"{_HOME}.typicality_fisher:TypicalityFisher", blocks="metric"),
+}
+
+_BUILT_IN: Final[Mapping[str, _Entry]] = {**_STANDARD, **_LAYERWISE, **_RAO, **_RIVALS}
 
 DEFAULT_DETECTOR: Final = "layerwise-gaussian"
 

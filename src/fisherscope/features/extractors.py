@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -22,6 +23,11 @@ from fisherscope.features.metrics.feature import GradientFeature
 from fisherscope.features.metrics.raw import GlobalSketch, LayerNorms, LayerSketch, SketchSettings
 
 Blocks = dict[str, NDArray[Any]]
+
+_RIVALS: Final[Mapping[str, str]] = {
+    "codec_bytes": "fisherscope.features.codecs:CodecBytes",
+}
+"""Blocks that rivals of the gradient need, each as ``module:class``, imported only when wanted."""
 
 
 @dataclass(frozen=True)
@@ -211,7 +217,7 @@ def choose_extractors(
     settings = sketch or SketchSettings()
     features: list[GradientFeature] = [LayerNorms(), GlobalSketch(settings), LayerSketch(settings)]
     features += [_Marked(feature, metric) for metric in metrics for feature in metric.features()]
-    known = {"log_p", "pixels", *(f.block for f in features)}
+    known = {"log_p", "pixels", *_RIVALS, *(f.block for f in features)}
     if not wanted <= known:
         raise SettingError(f"unknown blocks {sorted(wanted - known)}; known: {sorted(known)}")
     chosen: list[Extractor] = []
@@ -221,7 +227,13 @@ def choose_extractors(
         chosen.append(LogProbability())
     if "pixels" in wanted:
         chosen.append(Pixels())
-    return chosen
+    return [*chosen, *(_rival(block) for block in _RIVALS if block in wanted)]
+
+
+def _rival(block: str) -> Extractor:
+    module, _, kind = _RIVALS[block].partition(":")
+    made: Extractor = getattr(importlib.import_module(module), kind)()
+    return made
 
 
 def extract_blocks(extractors: Sequence[Extractor], request: Request) -> Blocks:

@@ -1,0 +1,41 @@
+"""Rivals of the gradient on a whole model: from samples to calibrated verdicts, saved and loaded."""
+
+import numpy as np
+import pytest
+
+import fisherscope
+from fisherscope.core.errors import DataError
+from fisherscope.pipeline.batches import as_batches
+from fisherscope.pipeline.evaluation import EvaluationSettings, evaluate
+
+ON_GLOW = ("input-complexity-png", "input-complexity-zlib", "typicality-fisher", "typicality-fisher@diagonal")
+
+
+def require_a_round_trip(model, detector, samples, folder, **more):
+    """Fit, judge, save, load and judge again."""
+    guard = fisherscope.fit(model, samples.select(range(120)), detector=detector, fpr=0.05, **more)
+    some = samples.select(range(120, 150))
+    scores = guard.score(some)
+    assert scores.shape == (30,) and np.ptp(scores) > 0
+    order = np.random.default_rng(0).permutation(30)
+    np.testing.assert_allclose(guard.score(some.select(order)), scores[order], rtol=1e-3, atol=1e-3)
+    guard.save(folder)
+    np.testing.assert_array_equal(fisherscope.load(folder).score(some), scores)
+
+
+@pytest.mark.parametrize("detector", ON_GLOW)
+def test_guards_on_a_flow(glow, digits, tmp_path, detector):
+    require_a_round_trip(glow, detector, digits, tmp_path)
+
+
+def test_evaluation_on_a_flow(target, digits, tmp_path):
+    rng = np.random.default_rng(0)
+    out = as_batches(rng.integers(0, 256, (60, 1, 8, 8), dtype=np.uint8))
+    settings = EvaluationSettings(ON_GLOW, group_sizes=(1, 2), replicates=20, tables=tmp_path)
+    done = evaluate(target, as_batches(digits.select(range(160)), target), [out], settings)
+    assert {r.detector for r in done.records} == set(ON_GLOW)
+
+
+def test_floats_have_no_code_length(glow, digits):
+    with pytest.raises(DataError, match="expected one array of whole numbers from 0 to 255"):
+        fisherscope.fit(glow, digits.x[:120].astype(np.float32), detector="input-complexity-png", fpr=0.05)
