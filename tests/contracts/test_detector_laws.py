@@ -50,6 +50,7 @@ def world(n, group_size=1, seed=0, loudness=1.0):
             "layer_sketch": layers,
             "log_p": rng.normal(-100 * loudness, 5, (n, group_size)),
             "codec_bytes": rng.integers(2, 6, (n, group_size, len(CODECS))),
+            "statistics": loudness * rng.normal(-50, 5, (n, group_size, 3)),
             "pixels": np.clip(rng.normal(128, spread, (n, group_size, 1, 3, 3)), 0, 255).astype(np.uint8),
         },
         columns={k: tuple(f"l{i}" for i in range(LAYERS)) for k in ("grad_norm", "layer_sketch", "metric:diagonal")}

@@ -8,7 +8,14 @@ from fisherscope.core.errors import DataError
 from fisherscope.pipeline.batches import as_batches
 from fisherscope.pipeline.evaluation import EvaluationSettings, evaluate
 
-ON_GLOW = ("input-complexity-png", "input-complexity-zlib", "typicality-fisher", "typicality-fisher@diagonal")
+ON_GLOW = (
+    "input-complexity-png",
+    "input-complexity-zlib",
+    "typicality-fisher",
+    "typicality-fisher@diagonal",
+    "dose-kde",
+    "dose-svm",
+)
 
 
 def require_a_round_trip(model, detector, samples, folder, **more):

@@ -64,6 +64,8 @@ _COMPLEXITY: Final[Mapping[str, _Entry]] = {
 
 _RIVALS: Final[Mapping[str, _Entry]] = {
     **_COMPLEXITY,
+    "dose-kde": _Entry(f"{_HOME}.dose:DoseKde"),
+    "dose-svm": _Entry(f"{_HOME}.dose:DoseSvm"),
     "typicality-fisher": _Entry(f"{_HOME}.typicality_fisher:TypicalityFisher", blocks="metric"),
 }
 

@@ -26,6 +26,7 @@ Blocks = dict[str, NDArray[Any]]
 
 _RIVALS: Final[Mapping[str, str]] = {
     "codec_bytes": "fisherscope.features.codecs:CodecBytes",
+    "statistics": "fisherscope.features.statistics:Statistics",
 }
 """Blocks that rivals of the gradient need, each as ``module:class``, imported only when wanted."""
 

@@ -71,14 +71,22 @@ class Denoiser:
         """Return minus the objective for levels x (n, C, H, W), shape (n,)."""
         count, weight = objective.draws, objective.weight
         if objective.timesteps is not None:
-            pairs = [(t, draw) for t in objective.timesteps for draw in range(count)]
-            fixed = np.tile([t for t, _ in pairs], (len(x), 1))
-            return -self.terms(x, fixed, keys, seed, [self.stream(d, t) for t, d in pairs], weight).sum(1) / count
+            return -self.fixed_terms(x, keys, seed, objective).sum(1)
         if weight == "bound":
             return -self.random_bounds(x, keys, seed, count).mean(1)
         t, inverse = self.random_timesteps(keys, seed, count, np.ones(self.schedule.steps))
         terms = self.terms(x, t, keys, seed, [self.stream(d, 0) for d in range(count)], weight)
         return -(terms * torch.from_numpy(inverse).to(x)).mean(1)
+
+    def fixed_terms(self, x: Tensor, keys: KeyArray, seed: int, objective: Objective) -> Tensor:
+        """Return the objective's term at each of its timesteps, (n, timesteps), mean over draws; none if random."""
+        if objective.timesteps is None:
+            return x.new_zeros(len(x), 0)
+        pairs = [(t, draw) for t in objective.timesteps for draw in range(objective.draws)]
+        fixed = np.tile([t for t, _ in pairs], (len(x), 1))
+        streams = [self.stream(draw, t) for t, draw in pairs]
+        terms = self.terms(x, fixed, keys, seed, streams, objective.weight)
+        return terms.reshape(len(x), -1, objective.draws).mean(2)
 
     def bound_with_error(self, x: Tensor, keys: KeyArray, seed: int, draws: int) -> tuple[Tensor, Tensor]:
         """Return an unbiased estimate of the bound of log P(x) and its standard error over the draws, (n,) each."""

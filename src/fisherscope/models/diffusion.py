@@ -85,6 +85,15 @@ class Diffusion(GenerativeModel):
         """Return minus the objective, (n,); with ``weight='bound'`` and all timesteps the variational bound."""
         return self.denoiser.log_prob(self.check_batch(x), keys_of(x, keys), seed, self.objective)
 
+    @property
+    def statistic_names(self) -> tuple[str, ...]:
+        """``term_t`` for every timestep t of the objective; none where its timesteps are random."""
+        return tuple(f"term_{t}" for t in self.objective.timesteps or ())
+
+    def statistics(self, x: Tensor, *, seed: int = 0, keys: KeyArray | None = None) -> Tensor:
+        """Return the objective's term at each of its timesteps, (n, timesteps)."""
+        return self.denoiser.fixed_terms(self.check_batch(x), keys_of(x, keys), seed, self.objective)
+
     def bound(self, x: Tensor, *, seed: int = 0, keys: KeyArray | None = None) -> Tensor:
         """Return an unbiased estimate of the variational bound of log P(x) in nats, (n,), from 4 random timesteps."""
         return self.bound_with_error(x, seed=seed, keys=keys, draws=4)[0]

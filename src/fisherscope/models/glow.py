@@ -32,6 +32,7 @@ class Glow(GenerativeModel):
     """
 
     family: ClassVar[str] = "glow"
+    statistic_names = ("log_p_latent", "log_det")
 
     def __init__(
         self,
@@ -101,11 +102,18 @@ class Glow(GenerativeModel):
 
     def log_prob(self, x: Tensor, *, seed: int = 0, keys: KeyArray | None = None) -> Tensor:
         """Return the variational bound of log P(x) of 8-bit images under uniform dequantisation, nats, (n,)."""
+        return self.statistics(x, seed=seed, keys=keys).sum(1)
+
+    def statistics(self, x: Tensor, *, seed: int = 0, keys: KeyArray | None = None) -> Tensor:
+        """Return the terms of log P(x), (n, 2): log density of the latents, log|det J| of the map from levels to them.
+
+        These are the statistics of Morningstar et al. (2021) for flows beside log p itself.
+        """
         latents, log_det = self.encode(self.dequantise(x, seed=seed, keys=keys))
-        log_p = log_det - self.n_dims * math.log(_LEVELS)
-        for latent in latents:
-            log_p = log_p - 0.5 * (latent.square() + math.log(2 * math.pi)).flatten(1).sum(1)
-        return log_p
+        log_p_latent = torch.stack(
+            [-0.5 * (z.square() + math.log(2 * math.pi)).flatten(1).sum(1) for z in latents], dim=1
+        ).sum(1)
+        return torch.stack([log_p_latent, log_det - self.n_dims * math.log(_LEVELS)], dim=1)
 
     @torch.no_grad()
     def sample(self, n: int, *, seed: int = 0, temperature: float = 1.0) -> Tensor:

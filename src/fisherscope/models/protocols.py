@@ -34,6 +34,20 @@ class OwnBound(Protocol):
         """Return the lower bound of log p in nats, shape (n,)."""
 
 
+@runtime_checkable
+class HasStatistics(Protocol):
+    """A model with numbers about a sample beside log p, for densities of statistics (Morningstar et al. 2021).
+
+    Attributes:
+        statistic_names: their names.
+    """
+
+    statistic_names: tuple[str, ...]
+
+    def statistics(self, x: Tensor, *, seed: int = 0, keys: KeyArray | None = None) -> Tensor:
+        """Return them in nats, shape (n, len(statistic_names))."""
+
+
 def bound_of(model: GenerativeModel, x: Tensor, *, seed: int = 0, keys: KeyArray | None = None) -> Tensor:
     """Return what bits/dim are computed from: the model's log p or its lower bound, in nats, shape (n,)."""
     if isinstance(model, OwnBound):

@@ -35,6 +35,7 @@ class TabularFlow(GenerativeModel):
     """
 
     family: ClassVar[str] = "tabular"
+    statistic_names = ("log_p_latent", "log_det")
     mean: Tensor
     scale: Tensor
 
@@ -86,6 +87,12 @@ class TabularFlow(GenerativeModel):
         standard = (self.check_batch(x) - self.mean) / self.scale
         log_p: Tensor = self.flow().log_prob(standard) - self.scale.log().sum()
         return log_p
+
+    def statistics(self, x: Tensor, *, seed: int = 0, keys: KeyArray | None = None) -> Tensor:
+        """Return the terms of log p(x), (n, 2): log density of the latents, log|det J| of the map to them."""
+        flow = self.flow()
+        latent = flow.base.log_prob(flow.transform((self.check_batch(x) - self.mean) / self.scale))
+        return torch.stack([latent, self.log_prob(x) - latent], dim=1)
 
     @torch.no_grad()
     def sample(self, n: int, *, seed: int = 0) -> Tensor:

@@ -21,6 +21,7 @@ from fisherscope.models.noise import keys_of, normal_noise, uniform_noise
 
 Likelihood = Literal["logistic", "gaussian"]
 _LATENT_STREAM, _DEQUANTISATION_STREAM = 0, 1
+_DRAWS = 16
 _LOG_2_PI = math.log(2 * math.pi)
 
 
@@ -81,6 +82,7 @@ class VAE(GenerativeModel):
     """
 
     family: ClassVar[str] = "vae"
+    statistic_names = ("cross_entropy", "entropy", "divergence", "log_likelihood", "importance_weighted")
 
     def __init__(
         self,
@@ -120,9 +122,29 @@ class VAE(GenerativeModel):
 
     def log_weights(self, x: Tensor, count: int, *, seed: int = 0, keys: KeyArray | None = None) -> Tensor:
         """Return log p(x, z_k) - log q(z_k | x) for ``count`` latents z_k ~ q(z | x), shape (n, count)."""
+        mean, log_variance = self.encode(x)
+        return self.log_weights_at(x, mean, log_variance, count, seed=seed, keys=keys)[0]
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and log variance of q(z | x) for images x (n, C, H, W), (n, latents) each."""
+        mean, log_variance = self.encoder(self.check_batch(x) / 127.5 - 1)
+        return mean, log_variance
+
+    def log_weights_at(
+        self, x: Tensor, mean: Tensor, log_variance: Tensor, count: int, *, seed: int, keys: KeyArray | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return log p(x, z_k) - log q(z_k) and log p(x | z_k), (n, count) each, of latents from a given normal q.
+
+        Args:
+            x: images (n, C, H, W).
+            mean: of q, (n, latents).
+            log_variance: of q, (n, latents).
+            count: latents a sample.
+            seed: seed of the latents' noise.
+            keys: keys of the original samples; the noise depends on nothing else, so that two q can be compared.
+        """
         keys = keys_of(x, keys)
         x = self.check_batch(x)
-        mean, log_variance = self.encoder(x / 127.5 - 1)
         noise = normal_noise(keys, (count, self.latents), seed=seed, stream=_LATENT_STREAM, like=x)
         z = mean[:, None] + (0.5 * log_variance).exp()[:, None] * noise
         log_q = -0.5 * (noise.square() + log_variance[:, None] + _LOG_2_PI).sum(2)
@@ -130,8 +152,20 @@ class VAE(GenerativeModel):
         location, log_scale = self._decode(z.flatten(0, 1))
         shape = (len(x), count, *self.data_shape)
         likelihood = self._log_likelihood(x, location.reshape(shape), log_scale.reshape(shape), keys, seed)
-        log_weights: Tensor = likelihood + log_prior - log_q
-        return log_weights
+        return likelihood + log_prior - log_q, likelihood
+
+    def statistics(self, x: Tensor, *, seed: int = 0, keys: KeyArray | None = None) -> Tensor:
+        """Return the five statistics of Morningstar et al. (2021) for a VAE, (n, 5).
+
+        Cross-entropy of q(z | x) and the prior, entropy of q(z | x) and their difference, the divergence, exact; mean
+        of log p(x | z) and importance-weighted bound from 16 latents.
+        """
+        mean, log_variance = self.encode(x)
+        log_weights, likelihood = self.log_weights_at(x, mean, log_variance, _DRAWS, seed=seed, keys=keys)
+        cross = 0.5 * (mean.square() + log_variance.exp() + _LOG_2_PI).sum(1)
+        entropy = 0.5 * (log_variance + 1 + _LOG_2_PI).sum(1)
+        bound = log_weights.logsumexp(1) - math.log(_DRAWS)
+        return torch.stack([cross, entropy, cross - entropy, likelihood.mean(1), bound], dim=1)
 
     def _decode(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Return location and log scale in levels, (n, C, H, W) each."""
