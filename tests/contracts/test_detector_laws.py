@@ -51,6 +51,9 @@ def world(n, group_size=1, seed=0, loudness=1.0):
             "log_p": rng.normal(-100 * loudness, 5, (n, group_size)),
             "codec_bytes": rng.integers(2, 6, (n, group_size, len(CODECS))),
             "statistics": loudness * rng.normal(-50, 5, (n, group_size, 3)),
+            "score_norms": loudness * (10 + rng.normal(size=(n, group_size, 10))),
+            "path_statistics": loudness * rng.normal(size=(n, group_size, 6)) ** 3,
+            "score_curvature": loudness * rng.normal(1.0, 0.2, (n, group_size, 2)),
             "pixels": np.clip(rng.normal(128, spread, (n, group_size, 1, 3, 3)), 0, 255).astype(np.uint8),
         },
         columns={k: tuple(f"l{i}" for i in range(LAYERS)) for k in ("grad_norm", "layer_sketch", "metric:diagonal")}

@@ -5,11 +5,13 @@ import math
 import numpy as np
 import pytest
 from scipy import stats
+from sklearn.mixture import GaussianMixture
 from sklearn.svm import OneClassSVM
 from tables import table_of
 
 from fisherscope.core.errors import DataError
-from fisherscope.detectors import make_detector
+from fisherscope.detectors import gaussian_mixture, make_detector
+from fisherscope.detectors.gaussian_mixture import fit_mixture, mixture_log_density
 
 
 def test_typicality_fisher_by_hand():
@@ -57,3 +59,47 @@ def test_dose_svm_is_scikit_learns():
 def test_constant_statistics_are_an_error(name):
     with pytest.raises(DataError, match=f"no statistic varies over the 20 fit samples of {name}"):
         make_detector(name).fit(table_of(statistics=np.ones((20, 1, 2))))
+
+
+@pytest.mark.parametrize("form", ["full", "tied", "diag", "spherical"])
+def test_the_mixture_is_scikit_learns_whatever_its_form(form, monkeypatch):
+    rng = np.random.default_rng(0)
+    points = np.concatenate([rng.normal(size=(60, 2)) @ [[1, 0.9], [0, 0.3]], rng.normal(size=(60, 2)) + 6])
+    rng.shuffle(points)
+    new = 3 * rng.normal(size=(7, 2))
+    monkeypatch.setattr(gaussian_mixture, "_candidates", lambda shape: [(2, form)])
+    got = mixture_log_density(new, fit_mixture(points))
+    mean, std = points.mean(0), points.std(0, ddof=1)
+    mixture = GaussianMixture(2, covariance_type=form, reg_covar=1e-3, max_iter=200, random_state=0)
+    want = mixture.fit((points - mean) / std).score_samples((new - mean) / std)
+    np.testing.assert_allclose(got, want, rtol=1e-9)
+
+
+def test_held_out_likelihood_finds_the_number_of_components():
+    rng = np.random.default_rng(0)
+    centres = np.array([[0.0, 0.0], [8.0, 0.0], [0.0, 8.0], [8.0, 8.0]])
+    points = centres[rng.integers(4, size=400)] + rng.normal(size=(400, 2))
+    assert len(fit_mixture(points)["weights"]) == 4
+    assert len(fit_mixture(rng.normal(size=(400, 2)))["weights"]) == 1
+
+
+@pytest.mark.parametrize(("name", "block"), [("msma", "score_norms"), ("diffpath-6d", "path_statistics")])
+def test_mixture_scores_are_means_over_members(name, block):
+    rng = np.random.default_rng(0)
+    fit, new = rng.normal(size=(30, 2, 3)), rng.normal(size=(5, 2, 3))
+    fit[:, :, 1] = 4.0
+    detector = make_detector(name).fit(table_of(2, **{block: fit}))
+    pairs = detector.score(table_of(2, **{block: new}))
+    single = detector.score(table_of(1, **{block: new.reshape(10, 1, 3)}))
+    np.testing.assert_allclose(pairs, single.reshape(5, 2).mean(1), rtol=1e-12)
+    kept = fit.reshape(60, 3)[:, [0, 2]]
+    np.testing.assert_allclose(single, -mixture_log_density(new.reshape(10, 3)[:, [0, 2]], fit_mixture(kept)))
+
+
+def test_scoped_is_the_larger_of_two_surprises():
+    rng = np.random.default_rng(0)
+    fit, new = rng.normal(size=(40, 1, 2)) * [1, 5], 2 * rng.normal(size=(6, 1, 2))
+    scores = make_detector("scoped").fit(table_of(score_curvature=fit)).score(table_of(score_curvature=new))
+    densities = [stats.gaussian_kde(fit[:, 0, j], bw_method="scott") for j in range(2)]
+    want = [max(-densities[j].logpdf(row[0, j])[0] for j in range(2)) for row in new]
+    np.testing.assert_allclose(scores, want, rtol=1e-10)

@@ -66,6 +66,11 @@ _RIVALS: Final[Mapping[str, _Entry]] = {
     **_COMPLEXITY,
     "dose-kde": _Entry(f"{_HOME}.dose:DoseKde"),
     "dose-svm": _Entry(f"{_HOME}.dose:DoseSvm"),
+    "msma": _Entry(f"{_HOME}.gaussian_mixture:VectorMixture", {"name": "msma", "block": "score_norms"}),
+    "diffpath-6d": _Entry(
+        f"{_HOME}.gaussian_mixture:VectorMixture", {"name": "diffpath-6d", "block": "path_statistics"}
+    ),
+    "scoped": _Entry(f"{_HOME}.scoped:Scoped"),
     "typicality-fisher": _Entry(f"{_HOME}.typicality_fisher:TypicalityFisher", blocks="metric"),
 }
 

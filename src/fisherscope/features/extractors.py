@@ -27,6 +27,9 @@ Blocks = dict[str, NDArray[Any]]
 _RIVALS: Final[Mapping[str, str]] = {
     "codec_bytes": "fisherscope.features.codecs:CodecBytes",
     "statistics": "fisherscope.features.statistics:Statistics",
+    "score_norms": "fisherscope.features.denoising:ScoreNorms",
+    "path_statistics": "fisherscope.features.denoising:PathStatistics",
+    "score_curvature": "fisherscope.features.denoising:ScoreCurvature",
 }
 """Blocks that rivals of the gradient need, each as ``module:class``, imported only when wanted."""
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fisherscope.core.keys import KeyArray
 from fisherscope.models.base import GenerativeModel
+from fisherscope.models.denoising import Denoiser
 
 
 @runtime_checkable
@@ -46,6 +47,15 @@ class HasStatistics(Protocol):
 
     def statistics(self, x: Tensor, *, seed: int = 0, keys: KeyArray | None = None) -> Tensor:
         """Return them in nats, shape (n, len(statistic_names))."""
+
+
+@runtime_checkable
+class HasDenoiser(Protocol):
+    """A diffusion model."""
+
+    @property
+    def denoiser(self) -> Denoiser:
+        """The noise predictor with its schedule."""
 
 
 def bound_of(model: GenerativeModel, x: Tensor, *, seed: int = 0, keys: KeyArray | None = None) -> Tensor:

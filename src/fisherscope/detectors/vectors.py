@@ -1,0 +1,53 @@
+"""Single samples that are short vectors of numbers: rows, columns that vary, groups, kernel densities."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import logsumexp
+
+from fisherscope.core.errors import DataError
+from fisherscope.core.table import FeatureTable
+from fisherscope.detectors.base import Scores
+from fisherscope.detectors.densities.base import Array
+
+
+def member_vectors(table: FeatureTable, block: str) -> Array:
+    """Return the vectors of a block (N, B, S) one below the other, (N * B, S), float64."""
+    values = table.block(block)
+    flat: Array = values.reshape(-1, values.shape[-1]).astype(np.float64)
+    return flat
+
+
+def group_means(values: Array, table: FeatureTable) -> Scores:
+    """Return the mean over each group's members of values (N * B,), shape (N,)."""
+    means: Scores = values.reshape(len(table), -1).mean(1)
+    return means
+
+
+def varying_columns(points: Array, name: str) -> NDArray[np.intp]:
+    """Return the columns of points (n, S) whose spread is more than round-off; none is a :class:`DataError`.
+
+    Args:
+        points: of the fit samples.
+        name: of the detector, for the message.
+    """
+    kept = np.flatnonzero(np.ptp(points, axis=0) > 1e-9 * np.abs(points).max(0))
+    if not len(kept):
+        raise DataError(f"no statistic varies over the {len(points)} fit samples of {name}; give different samples")
+    return kept
+
+
+def scott_bandwidths(points: Array) -> Array:
+    """Return Scott's (1992) bandwidth of each column of points (n, S) alone, std * n^(-1/5)."""
+    widths: Array = points.std(0, ddof=1) * len(points) ** -0.2
+    return widths
+
+
+def kernel_log_densities(new: Array, points: Array, bandwidths: Array) -> Array:
+    """Return the log of each column's own normal kernel density at new (m, S), shape (m, S)."""
+    columns = []
+    for j, width in enumerate(bandwidths):
+        z = (new[:, j, None] - points[None, :, j]) / width
+        columns.append(logsumexp(-0.5 * np.square(z), axis=1) - np.log(len(points) * width * np.sqrt(2 * np.pi)))
+    return np.stack(columns, axis=1)
