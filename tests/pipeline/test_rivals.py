@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 
 import fisherscope
 from fisherscope.core.errors import DataError
+from fisherscope.models.base import make_model
 from fisherscope.pipeline.batches import as_batches
 from fisherscope.pipeline.evaluation import EvaluationSettings, evaluate
 
@@ -28,6 +30,36 @@ def require_a_round_trip(model, detector, samples, folder, **more):
     np.testing.assert_allclose(guard.score(some.select(order)), scores[order], rtol=1e-3, atol=1e-3)
     guard.save(folder)
     np.testing.assert_array_equal(fisherscope.load(folder).score(some), scores)
+
+
+@pytest.fixture(scope="module")
+def diffusion():
+    return moved("diffusion", channels=16, multipliers=(1,), diffusion_steps=40, timesteps=(4, 16))
+
+
+@pytest.fixture(scope="module")
+def vae():
+    return moved("vae", latents=4, hidden=8)
+
+
+def moved(family, **config):
+    """A tiny model of 8x8 images, off its initial values."""
+    model = make_model(family, data_shape=(1, 8, 8), **config).eval()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for p in model.parameters():
+            p += 0.1 * torch.randn(p.shape, generator=generator)
+    return model
+
+
+@pytest.mark.parametrize("detector", ["msma", "diffpath-6d", "scoped", "dose-kde", "typicality-fisher"])
+def test_guards_on_a_diffusion_model(diffusion, digits, tmp_path, detector):
+    require_a_round_trip(diffusion, detector, digits, tmp_path)
+
+
+@pytest.mark.parametrize("detector", ["likelihood-regret", "dose-svm", "input-complexity-webp"])
+def test_guards_on_a_vae(vae, digits, tmp_path, detector):
+    require_a_round_trip(vae, detector, digits, tmp_path)
 
 
 @pytest.mark.parametrize("detector", ON_GLOW)

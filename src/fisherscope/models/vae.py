@@ -131,7 +131,15 @@ class VAE(GenerativeModel):
         return mean, log_variance
 
     def log_weights_at(
-        self, x: Tensor, mean: Tensor, log_variance: Tensor, count: int, *, seed: int, keys: KeyArray | None
+        self,
+        x: Tensor,
+        mean: Tensor,
+        log_variance: Tensor,
+        count: int,
+        *,
+        seed: int,
+        keys: KeyArray | None,
+        stream: int = _LATENT_STREAM,
     ) -> tuple[Tensor, Tensor]:
         """Return log p(x, z_k) - log q(z_k) and log p(x | z_k), (n, count) each, of latents from a given normal q.
 
@@ -142,10 +150,11 @@ class VAE(GenerativeModel):
             count: latents a sample.
             seed: seed of the latents' noise.
             keys: keys of the original samples; the noise depends on nothing else, so that two q can be compared.
+            stream: number of the latents' noise, 0 or above 1.
         """
         keys = keys_of(x, keys)
         x = self.check_batch(x)
-        noise = normal_noise(keys, (count, self.latents), seed=seed, stream=_LATENT_STREAM, like=x)
+        noise = normal_noise(keys, (count, self.latents), seed=seed, stream=stream, like=x)
         z = mean[:, None] + (0.5 * log_variance).exp()[:, None] * noise
         log_q = -0.5 * (noise.square() + log_variance[:, None] + _LOG_2_PI).sum(2)
         log_prior = -0.5 * (z.square() + _LOG_2_PI).sum(2)
