@@ -6,6 +6,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Protocol
 
@@ -133,6 +134,15 @@ AllowTraining = Annotated[
     bool, typer.Option("--allow-training-samples", help="Accept samples that the model was trained on.")
 ]
 
+Companions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--companion",
+        metavar="NAME=MODEL",
+        help="Further model: 'background' for likelihood-ratio, any other name for waic; may be repeated.",
+    ),
+]
+
 
 @app.command()
 def extract(
@@ -144,6 +154,7 @@ def extract(
     split: Split = None,
     limit: Limit = None,
     resize: Resize = None,
+    companion: Companions = None,
     seed: Seed = 0,
     device: Device = "cpu",
     dtype: Dtype = "float32",
@@ -157,6 +168,7 @@ def extract(
     from fisherscope.core.errors import SettingError
     from fisherscope.data import load_samples
     from fisherscope.pipeline.batches import as_batches
+    from fisherscope.pipeline.companions import as_companions, load_companions
     from fisherscope.pipeline.extraction import ExtractSettings, extract_table
     from fisherscope.pipeline.target import load_target
 
@@ -164,7 +176,8 @@ def extract(
         raise SettingError(f"{out} ends in '{out.suffix}', expected .safetensors")
     target = load_target(model, device=device, dtype=dtype)
     samples = load_samples(data, split=split, data_root=data_root, limit=limit, seed=seed, resize=parse_shape(resize))
-    settings = ExtractSettings(group_size, seed, max_memory=parse_bytes(max_memory))
+    companions = as_companions(load_companions(companion or (), device=device, dtype=dtype), target)
+    settings = ExtractSettings(group_size, seed, max_memory=parse_bytes(max_memory), companions=companions)
     with progress_bar(samples.name, "samples") as update:
         table = extract_table(target, as_batches(samples, target), blocks.split(","), settings, out=out, report=update)
     print(f"{out}: {len(table)} groups of {group_size}, blocks {', '.join(sorted(table.blocks))}")
@@ -184,6 +197,7 @@ def fit(
     limit: Limit = None,
     resize: Resize = None,
     allow_training_samples: AllowTraining = False,
+    companion: Companions = None,
     seed: Seed = 0,
     device: Device = "cpu",
     dtype: Dtype = "float32",
@@ -197,6 +211,7 @@ def fit(
     from fisherscope.core.table import FeatureTable
     from fisherscope.data import load_samples
     from fisherscope.detectors import DEFAULT_DETECTOR
+    from fisherscope.pipeline.companions import load_companions
     from fisherscope.pipeline.guard import fit as fit_guard
     from fisherscope.pipeline.target import load_target
 
@@ -217,6 +232,7 @@ def fit(
             seed=seed,
             max_memory=parse_bytes(max_memory),
             allow_training_samples=allow_training_samples,
+            companions=load_companions(companion or (), device=device, dtype=dtype),
             report=update,
         )
     guard.save(out)
@@ -238,6 +254,7 @@ def score(
     detector_class: Annotated[
         str | None, typer.Option(metavar="NAME", help="package.module:Class of your own detector.")
     ] = None,
+    companion: Companions = None,
     split: Split = None,
     limit: Limit = None,
     resize: Resize = None,
@@ -252,6 +269,7 @@ def score(
     from fisherscope.core.table import FeatureTable
     from fisherscope.data import load_samples
     from fisherscope.detectors import make_detector
+    from fisherscope.pipeline.companions import load_companions
     from fisherscope.pipeline.guard import load
     from fisherscope.pipeline.output import require_known_format, write_verdict
     from fisherscope.pipeline.target import load_target
@@ -265,6 +283,7 @@ def score(
         detector=make_detector(detector_class) if detector_class else None,
         device=device,
         max_memory=parse_bytes(max_memory),
+        companions=load_companions(companion or (), device=device),
     ).at(fpr)
     shape = parse_shape(resize)
     samples = (
@@ -298,6 +317,7 @@ def evaluate(
     resize: Resize = None,
     fpr: Annotated[float, typer.Option(help="False-alarm rate at which false alarms are counted.")] = 0.05,
     allow_training_samples: AllowTraining = False,
+    companion: Companions = None,
     seed: Seed = 0,
     device: Device = "cpu",
     dtype: Dtype = "float32",
@@ -311,6 +331,7 @@ def evaluate(
     from fisherscope.data import load_samples
     from fisherscope.evaluation import write_records
     from fisherscope.pipeline.batches import as_batches
+    from fisherscope.pipeline.companions import as_companions, load_companions
     from fisherscope.pipeline.evaluation import STANDARD_DETECTORS, EvaluationSettings
     from fisherscope.pipeline.evaluation import evaluate as run_evaluation
     from fisherscope.pipeline.report import write_evaluation_report
@@ -327,6 +348,8 @@ def evaluate(
         allow_training_samples=allow_training_samples,
     )
     target = load_target(model, device=device, dtype=dtype)
+    companions = as_companions(load_companions(companion or (), device=device, dtype=dtype), target)
+    settings = replace(settings, companions=companions)
     sets = [
         as_batches(load_samples(d, data_root=data_root, limit=limit, seed=seed, resize=parse_shape(resize)), target)
         for d in (in_dist, *out_dist)

@@ -25,7 +25,15 @@ GRADIENT_BLOCKS = ("grad_norm", "sketch", "layer_sketch", "metric")
 GRADIENT_FREE = [
     n for n in NAMES if not {b.partition(":")[0] for b in make_detector(n).requires} & set(GRADIENT_BLOCKS)
 ]
-UNSCALED = ("likelihood", "typicality", "total-norm", "typicality-fisher", "likelihood-regret")
+UNSCALED = (
+    "likelihood",
+    "typicality",
+    "total-norm",
+    "typicality-fisher",
+    "likelihood-regret",
+    "likelihood-ratio",
+    "waic",
+)
 CODECS = ("png", "webp", "jpeg2000", "zlib")
 ADAPTIVE = [n for n in NAMES if n.partition("@")[0] not in UNSCALED and not n.startswith("input-complexity")]
 
@@ -55,6 +63,8 @@ def world(n, group_size=1, seed=0, loudness=1.0):
             "path_statistics": loudness * rng.normal(size=(n, group_size, 6)) ** 3,
             "score_curvature": loudness * rng.normal(1.0, 0.2, (n, group_size, 2)),
             "regret": loudness * rng.gamma(4.0, 1.0, (n, group_size)),
+            "ensemble_log_p": rng.normal(-100 * loudness, 2, (n, group_size, 3)),
+            "background_log_p": rng.normal(-90 * loudness, 1, (n, group_size)),
             "pixels": np.clip(rng.normal(128, spread, (n, group_size, 1, 3, 3)), 0, 255).astype(np.uint8),
         },
         columns={k: tuple(f"l{i}" for i in range(LAYERS)) for k in ("grad_norm", "layer_sketch", "metric:diagonal")}

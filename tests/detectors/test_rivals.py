@@ -103,3 +103,17 @@ def test_scoped_is_the_larger_of_two_surprises():
     densities = [stats.gaussian_kde(fit[:, 0, j], bw_method="scott") for j in range(2)]
     want = [max(-densities[j].logpdf(row[0, j])[0] for j in range(2)) for row in new]
     np.testing.assert_allclose(scores, want, rtol=1e-10)
+
+
+def test_waic_by_hand():
+    log_p = np.array([[[-10.0, -12.0, -14.0], [-1.0, -1.0, -1.0]], [[-3.0, -5.0, -4.0], [0.0, 2.0, 1.0]]])
+    table = table_of(2, ensemble_log_p=log_p)
+    # Variances 8/3 and 0, means -12 and -1; then 2/3 and 2/3, -4 and 1.
+    want = [(8 / 3 + 12 + 1) / 2, (2 / 3 + 4 + 2 / 3 - 1) / 2]
+    np.testing.assert_allclose(make_detector("waic").fit(table).score(table), want, rtol=1e-14)
+
+
+def test_likelihood_ratio_by_hand():
+    blocks = {"log_p": np.array([[-10.0, -20.0]]), "background_log_p": np.array([[-12.0, -15.0]])}
+    table = table_of(2, **blocks)
+    assert make_detector("likelihood-ratio").fit(table).score(table).tolist() == [1.5]

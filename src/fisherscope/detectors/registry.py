@@ -66,6 +66,8 @@ _RIVALS: Final[Mapping[str, _Entry]] = {
     **_COMPLEXITY,
     "dose-kde": _Entry(f"{_HOME}.dose:DoseKde"),
     "dose-svm": _Entry(f"{_HOME}.dose:DoseSvm"),
+    "waic": _Entry(f"{_HOME}.waic:Waic"),
+    "likelihood-ratio": _Entry(f"{_HOME}.likelihood_ratio:LikelihoodRatio"),
     "likelihood-regret": _Entry(f"{_HOME}.likelihood_regret:LikelihoodRegret"),
     "msma": _Entry(f"{_HOME}.gaussian_mixture:VectorMixture", {"name": "msma", "block": "score_norms"}),
     "diffpath-6d": _Entry(

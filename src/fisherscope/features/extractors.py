@@ -6,7 +6,7 @@ import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import torch
@@ -22,6 +22,9 @@ from fisherscope.features.metrics import FisherMetric, metric_fingerprint
 from fisherscope.features.metrics.feature import GradientFeature
 from fisherscope.features.metrics.raw import GlobalSketch, LayerNorms, LayerSketch, SketchSettings
 
+if TYPE_CHECKING:
+    from fisherscope.features.companions import Companion
+
 Blocks = dict[str, NDArray[Any]]
 
 _RIVALS: Final[Mapping[str, str]] = {
@@ -33,6 +36,12 @@ _RIVALS: Final[Mapping[str, str]] = {
     "score_curvature": "fisherscope.features.denoising:ScoreCurvature",
 }
 """Blocks that rivals of the gradient need, each as ``module:class``, imported only when wanted."""
+
+_WITH_COMPANIONS: Final[Mapping[str, str]] = {
+    "ensemble_log_p": "fisherscope.features.companions:EnsembleLogProbability",
+    "background_log_p": "fisherscope.features.companions:BackgroundLogProbability",
+}
+"""Likewise; these classes take the further models."""
 
 
 @dataclass(frozen=True)
@@ -206,7 +215,10 @@ class _Marked(GradientFeature):
 
 
 def choose_extractors(
-    blocks: Iterable[str], sketch: SketchSettings | None = None, metrics: Iterable[FisherMetric] = ()
+    blocks: Iterable[str],
+    sketch: SketchSettings | None = None,
+    metrics: Iterable[FisherMetric] = (),
+    companions: Sequence[Companion] = (),
 ) -> list[Extractor]:
     """Return the extractors that fill ``blocks`` with the fewest passes over the model.
 
@@ -214,15 +226,17 @@ def choose_extractors(
         blocks: names of blocks.
         sketch: size and seed of the sketches, where they are wanted.
         metrics: fitted; their blocks are known too.
+        companions: further models, for the blocks that need them.
 
     Raises:
         SettingError: nothing fills one of the blocks.
+        ModelError: a block needs a companion that is not there.
     """
     wanted = set(blocks)
     settings = sketch or SketchSettings()
     features: list[GradientFeature] = [LayerNorms(), GlobalSketch(settings), LayerSketch(settings)]
     features += [_Marked(feature, metric) for metric in metrics for feature in metric.features()]
-    known = {"log_p", "pixels", *_RIVALS, *(f.block for f in features)}
+    known = {"log_p", "pixels", *_RIVALS, *_WITH_COMPANIONS, *(f.block for f in features)}
     if not wanted <= known:
         raise SettingError(f"unknown blocks {sorted(wanted - known)}; known: {sorted(known)}")
     chosen: list[Extractor] = []
@@ -232,12 +246,13 @@ def choose_extractors(
         chosen.append(LogProbability())
     if "pixels" in wanted:
         chosen.append(Pixels())
-    return [*chosen, *(_rival(block) for block in _RIVALS if block in wanted)]
+    chosen += [_made(home) for block, home in _RIVALS.items() if block in wanted]
+    return chosen + [_made(home, companions) for block, home in _WITH_COMPANIONS.items() if block in wanted]
 
 
-def _rival(block: str) -> Extractor:
-    module, _, kind = _RIVALS[block].partition(":")
-    made: Extractor = getattr(importlib.import_module(module), kind)()
+def _made(home: str, *arguments: Any) -> Extractor:
+    module, _, kind = home.partition(":")
+    made: Extractor = getattr(importlib.import_module(module), kind)(*arguments)
     return made
 
 

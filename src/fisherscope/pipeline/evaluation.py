@@ -15,9 +15,11 @@ from fisherscope.detectors import ConformalCalibration, Detector, make_detector
 from fisherscope.detectors.base import Scores
 from fisherscope.detectors.conformal import groups_needed
 from fisherscope.evaluation import PairScores, Protocol, Record, evaluate_pair, out_dist_groups, split_in_dist
+from fisherscope.features.companions import Companion
 from fisherscope.features.metrics import FisherMetric, make_metric
 from fisherscope.models.base import require_not_trained_on
 from fisherscope.pipeline.batches import Batches
+from fisherscope.pipeline.companions import require_companions_not_trained_on
 from fisherscope.pipeline.extraction import ExtractSettings, extract_table, fit_metrics_on, metrics_in, table_card
 from fisherscope.pipeline.target import Target
 
@@ -37,6 +39,7 @@ class EvaluationSettings:
         max_memory: bytes that one gradient pass may use, or None.
         tables: folder where feature tables are kept and found again, or None.
         allow_training_samples: evaluate even on samples that the model was trained on.
+        companions: further models, for the detectors that need them.
     """
 
     detectors: tuple[str, ...] = STANDARD_DETECTORS
@@ -47,6 +50,7 @@ class EvaluationSettings:
     max_memory: int | None = None
     tables: Path | None = None
     allow_training_samples: bool = False
+    companions: tuple[Companion, ...] = ()
 
     def __post_init__(self) -> None:
         """Check that names are known and unique before anything is computed."""
@@ -126,6 +130,7 @@ def evaluate(
     if not settings.allow_training_samples:
         for data in (in_dist, *out_dists):
             require_not_trained_on(target.module, data.keys, f"evaluate ({data.name})")
+            require_companions_not_trained_on(settings.companions, data.keys, f"evaluate ({data.name})")
     job = _Evaluation(target, in_dist, tuple(out_dists), settings, report)
     job = replace(job, metrics=job.fitted_metrics())
     groups = {size: job.at_group_size(size) for size in settings.group_sizes}
@@ -156,7 +161,12 @@ class _Evaluation:
         )
 
     def _extraction(self, size: int) -> ExtractSettings:
-        return ExtractSettings(size, self.settings.seed, max_memory=self.settings.max_memory)
+        return ExtractSettings(
+            size,
+            self.settings.seed,
+            max_memory=self.settings.max_memory,
+            companions=self.settings.companions,
+        )
 
     def _progress(self, what: str) -> Callable[[int, int], None]:
         def report(done: int, total: int) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from fisherscope.core.errors import DataError, SettingError
 from fisherscope.core.table import Card, FeatureTable
+from fisherscope.features.companions import Companion
 from fisherscope.features.extractors import Extractor, Request, choose_extractors, extract_blocks
 from fisherscope.features.gradients import Reduction, gradient_pass
 from fisherscope.features.metrics import FisherMetric, SketchSettings, fit_metrics, make_metric
@@ -32,6 +33,7 @@ class ExtractSettings:
         method: ``batched`` or ``loop``.
         max_memory: bytes that one gradient pass may use, or None.
         sketch: sizes and projection seed of the sketches.
+        companions: further models, for blocks that need them.
     """
 
     group_size: int = 1
@@ -39,6 +41,7 @@ class ExtractSettings:
     method: str = "batched"
     max_memory: int | None = None
     sketch: SketchSettings = field(default_factory=SketchSettings)
+    companions: tuple[Companion, ...] = ()
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -122,7 +125,7 @@ def table_card(
     metrics: Iterable[FisherMetric] = (),
 ) -> Card:
     """Return the card of the table that :func:`extract_table` makes."""
-    return _card(target, data, settings, choose_extractors(blocks, settings.sketch, metrics))
+    return _card(target, data, settings, choose_extractors(blocks, settings.sketch, metrics, settings.companions))
 
 
 def _card(target: Target, data: Batches, settings: ExtractSettings, extractors: Sequence[Extractor]) -> Card:
@@ -181,7 +184,7 @@ def extract_table(
             "give more samples or a smaller group size"
         )
     data = data.select(range(n_groups * settings.group_size))
-    extractors = choose_extractors(blocks, settings.sketch, metrics)
+    extractors = choose_extractors(blocks, settings.sketch, metrics, settings.companions)
     job = _Job(target, data, settings, extractors, _card(target, data, settings, extractors), report)
     if out is None:
         return job.all_rows()

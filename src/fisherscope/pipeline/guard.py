@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +17,7 @@ from fisherscope.core.table import Card, FeatureTable
 from fisherscope.detectors import DEFAULT_DETECTOR, ConformalCalibration, Detector, is_built_in, make_detector
 from fisherscope.detectors.base import Scores, require_columns
 from fisherscope.detectors.conformal import groups_needed
+from fisherscope.features.companions import Companion
 from fisherscope.features.metrics import (
     FisherMetric,
     SketchSettings,
@@ -27,6 +28,13 @@ from fisherscope.features.metrics import (
 )
 from fisherscope.models.base import GenerativeModel, load_model, require_not_trained_on
 from fisherscope.pipeline.batches import as_batches
+from fisherscope.pipeline.companions import (
+    Given,
+    as_companions,
+    require_companions_not_trained_on,
+    restore_companions,
+    save_companions,
+)
 from fisherscope.pipeline.extraction import ExtractSettings, extract_table, fit_metrics_on, metrics_in
 from fisherscope.pipeline.target import LogProb, Target, as_target, parse_dtype
 
@@ -64,6 +72,7 @@ class Guard:
         columns: layer names of the fit table.
         max_memory: bytes that one gradient pass may use, or None.
         metrics: fitted on the same part as the detector, for detectors that read gradients measured in them.
+        companions: further models, for detectors that need them.
     """
 
     target: Target
@@ -74,11 +83,16 @@ class Guard:
     columns: dict[str, tuple[str, ...]]
     max_memory: int | None = None
     metrics: tuple[FisherMetric, ...] = ()
+    companions: tuple[Companion, ...] = ()
 
     def extract(self, x: Any, report: Callable[[int, int], None] | None = None) -> FeatureTable:
         """Return the feature table of samples, extracted as the fit samples were."""
         settings = ExtractSettings(
-            self.card.group_size, self.card.seed, max_memory=self.max_memory, sketch=_sketch_settings(self.card)
+            self.card.group_size,
+            self.card.seed,
+            max_memory=self.max_memory,
+            sketch=_sketch_settings(self.card),
+            companions=self.companions,
         )
         return extract_table(
             self.target,
@@ -138,6 +152,7 @@ class Guard:
             "card": asdict(self.card),
             "columns": {k: list(v) for k, v in self.columns.items()},
             "metrics": {metric.name: metric_fingerprint(metric) for metric in self.metrics},
+            "companions": save_companions(self.companions, folder),
         }
         arrays = {f"detector.{k}": v for k, v in self.detector.state().items()}
         for metric in self.metrics:
@@ -156,6 +171,7 @@ def fit(
     seed: int = 0,
     max_memory: int | None = None,
     allow_training_samples: bool = False,
+    companions: Mapping[str, Given] | None = None,
     report: Callable[[int, int], None] | None = None,
 ) -> Guard:
     """Fit a guard on in-distribution samples that the model was not trained on.
@@ -174,6 +190,8 @@ def fit(
         seed: of the split and of the model's noise.
         max_memory: bytes that one gradient pass may use.
         allow_training_samples: fit even on samples that the model was trained on.
+        companions: further models by name, for detectors that need them: ``background`` for the likelihood ratio,
+            any others for WAIC.
         report: called with (samples done, samples in all).
 
     Returns:
@@ -185,6 +203,7 @@ def fit(
     target = as_target(model, log_prob)
     chosen = make_detector(detector) if isinstance(detector, str) else detector
     needed = groups_needed(fpr)
+    further = as_companions(companions, target)
     metrics: tuple[FisherMetric, ...] = ()
     if isinstance(data, FeatureTable):
         _require_no_metric(chosen)
@@ -199,19 +218,20 @@ def fit(
         _require_enough(n_groups, needed, chosen, fpr)
         if not allow_training_samples:
             require_not_trained_on(target.module, batches.keys, "fit")
-        settings = ExtractSettings(group_size, seed, max_memory=max_memory)
+        settings = ExtractSettings(group_size, seed, max_memory=max_memory, companions=further)
         ordered = batches.select(order)
         fit_part = ordered.select(range(_fit_groups(n_groups, needed) * group_size))
         metrics = fit_metrics_on(target, fit_part, metrics_in(chosen.requires), settings, report=report)
         table = extract_table(target, ordered, chosen.requires, settings, metrics=metrics, report=report)
     if not allow_training_samples:
         require_not_trained_on(target.module, table.keys, "fit")
+        require_companions_not_trained_on(further, table.keys, "fit")
     _require_enough(len(table), needed, chosen, fpr)
     n_fit = _fit_groups(len(table), needed)
     chosen.fit(table.select(slice(0, n_fit)))
     calibration = ConformalCalibration.from_scores(chosen.score(table.select(slice(n_fit, None))))
     columns = {k: v for k, v in table.columns.items() if k in chosen.requires}
-    return Guard(target, chosen, calibration, fpr, table.card, columns, max_memory, metrics)
+    return Guard(target, chosen, calibration, fpr, table.card, columns, max_memory, metrics, further)
 
 
 def _fit_groups(n_groups: int, needed: int) -> int:
@@ -281,6 +301,7 @@ def load(
     detector: Detector | None = None,
     device: str = "cpu",
     max_memory: int | None = None,
+    companions: Mapping[str, Given] | None = None,
 ) -> Guard:
     """Load a guard that :meth:`Guard.save` wrote. Nothing in the folder is executed or unpickled.
 
@@ -291,6 +312,7 @@ def load(
         detector: an unfitted instance, needed only for a detector class of your own.
         device: where a model that was saved along goes.
         max_memory: bytes that one gradient pass may use.
+        companions: those of the fit that are modules of your own, by name.
 
     Raises:
         CardMismatchError: the module is not the one the guard was fitted for.
@@ -314,7 +336,8 @@ def load(
     columns = {k: tuple(v) for k, v in head["columns"].items()}
     calibration = ConformalCalibration.from_scores(arrays["calibration"])
     metrics = _load_metrics(folder, head["metrics"])
-    return Guard(target, chosen, calibration, head["fpr"], card, columns, max_memory, metrics)
+    further = restore_companions(folder, head.get("companions", {}), companions, target)
+    return Guard(target, chosen, calibration, head["fpr"], card, columns, max_memory, metrics, further)
 
 
 def _guarded_target(

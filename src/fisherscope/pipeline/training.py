@@ -13,6 +13,7 @@ from fisherscope.core.errors import DataError
 from fisherscope.data import Samples, load_samples
 from fisherscope.models.base import GenerativeModel, load_model, make_model
 from fisherscope.models.training import Progress, TrainingSet, TrainSettings, train
+from fisherscope.pipeline.perturbation import perturb_samples
 
 
 def train_settings(table: TrainingTable) -> TrainSettings:
@@ -54,6 +55,8 @@ def train_from_config(
         seed=settings.seed,
         resize=config.resize,
     )
+    if config.perturb is not None:
+        samples = perturb_samples(samples, config.perturb, seed=settings.seed)
     model = train_on(
         config.family,
         samples,
