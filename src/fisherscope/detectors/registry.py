@@ -69,6 +69,7 @@ _RIVALS: Final[Mapping[str, _Entry]] = {
     "waic": _Entry(f"{_HOME}.waic:Waic"),
     "likelihood-ratio": _Entry(f"{_HOME}.likelihood_ratio:LikelihoodRatio"),
     "likelihood-regret": _Entry(f"{_HOME}.likelihood_regret:LikelihoodRegret"),
+    "local-intrinsic-dimension": _Entry(f"{_HOME}.intrinsic_dimension:LocalIntrinsicDimension"),
     "msma": _Entry(f"{_HOME}.gaussian_mixture:VectorMixture", {"name": "msma", "block": "score_norms"}),
     "diffpath-6d": _Entry(
         f"{_HOME}.gaussian_mixture:VectorMixture", {"name": "diffpath-6d", "block": "path_statistics"}

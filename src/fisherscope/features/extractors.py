@@ -30,6 +30,7 @@ Blocks = dict[str, NDArray[Any]]
 _RIVALS: Final[Mapping[str, str]] = {
     "codec_bytes": "fisherscope.features.codecs:CodecBytes",
     "statistics": "fisherscope.features.statistics:Statistics",
+    "jacobian_spectrum": "fisherscope.features.jacobian:JacobianSpectrum",
     "regret": "fisherscope.features.regret:Regret",
     "score_norms": "fisherscope.features.denoising:ScoreNorms",
     "path_statistics": "fisherscope.features.denoising:PathStatistics",

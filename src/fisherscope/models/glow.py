@@ -100,6 +100,14 @@ class Glow(GenerativeModel):
         x = self.check_batch(x)
         return (x + uniform_noise(keys, self.data_shape, seed=seed, like=x)) / _LEVELS - 0.5
 
+    def flow_point(self, x: Tensor, *, seed: int = 0, keys: KeyArray | None = None) -> Tensor:
+        """Return :meth:`dequantise`, the point that the flow maps."""
+        return self.dequantise(x, seed=seed, keys=keys)
+
+    def flow_latents(self, points: Tensor) -> Tensor:
+        """Return the latents of all levels side by side, (n, D), for points (n, C, H, W) of :meth:`flow_point`."""
+        return torch.cat([latent.flatten(1) for latent in self.encode(points)[0]], dim=1)
+
     def log_prob(self, x: Tensor, *, seed: int = 0, keys: KeyArray | None = None) -> Tensor:
         """Return the variational bound of log P(x) of 8-bit images under uniform dequantisation, nats, (n,)."""
         return self.statistics(x, seed=seed, keys=keys).sum(1)

@@ -50,6 +50,17 @@ class HasStatistics(Protocol):
 
 
 @runtime_checkable
+class HasLatents(Protocol):
+    """A normalising flow: a differentiable, invertible map from points of the data's space to latents."""
+
+    def flow_point(self, x: Tensor, *, seed: int = 0, keys: KeyArray | None = None) -> Tensor:
+        """Return the points that the flow maps, shape (n, ...): samples after dequantisation and scaling."""
+
+    def flow_latents(self, points: Tensor) -> Tensor:
+        """Return their latents, shape (n, D), D the numbers in one point."""
+
+
+@runtime_checkable
 class HasDenoiser(Protocol):
     """A diffusion model."""
 

@@ -82,16 +82,23 @@ class TabularFlow(GenerativeModel):
         self.mean.copy_(mean)
         self.scale.copy_(torch.where(scale > 0, scale, torch.ones_like(scale)))
 
+    def flow_point(self, x: Tensor, *, seed: int = 0, keys: KeyArray | None = None) -> Tensor:
+        """Return the standardised rows, (n, D); seed and keys do nothing."""
+        return (self.check_batch(x) - self.mean) / self.scale
+
+    def flow_latents(self, points: Tensor) -> Tensor:
+        """Return the latents (n, D) of standardised rows."""
+        latents: Tensor = self.flow().transform(points)
+        return latents
+
     def log_prob(self, x: Tensor, *, seed: int = 0, keys: KeyArray | None = None) -> Tensor:
         """Return log p of rows x (n, D) in their own units, in nats, (n,); seed and keys do nothing."""
-        standard = (self.check_batch(x) - self.mean) / self.scale
-        log_p: Tensor = self.flow().log_prob(standard) - self.scale.log().sum()
+        log_p: Tensor = self.flow().log_prob(self.flow_point(x)) - self.scale.log().sum()
         return log_p
 
     def statistics(self, x: Tensor, *, seed: int = 0, keys: KeyArray | None = None) -> Tensor:
         """Return the terms of log p(x), (n, 2): log density of the latents, log|det J| of the map to them."""
-        flow = self.flow()
-        latent = flow.base.log_prob(flow.transform((self.check_batch(x) - self.mean) / self.scale))
+        latent = self.flow().base.log_prob(self.flow_latents(self.flow_point(x)))
         return torch.stack([latent, self.log_prob(x) - latent], dim=1)
 
     @torch.no_grad()
