@@ -66,6 +66,7 @@ def world(n, group_size=1, seed=0, loudness=1.0):
             "ensemble_log_p": rng.normal(-100 * loudness, 2, (n, group_size, 3)),
             "background_log_p": rng.normal(-90 * loudness, 1, (n, group_size)),
             "jacobian_spectrum": -np.sort(rng.normal(loudness, 1, (n, group_size, 9))),
+            "restoration": loudness * rng.gamma(9.0, 1.0, (n, group_size, 8)),
             "pixels": np.clip(rng.normal(128, spread, (n, group_size, 1, 3, 3)), 0, 255).astype(np.uint8),
         },
         columns={k: tuple(f"l{i}" for i in range(LAYERS)) for k in ("grad_norm", "layer_sketch", "metric:diagonal")}

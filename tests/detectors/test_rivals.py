@@ -117,3 +117,14 @@ def test_likelihood_ratio_by_hand():
     blocks = {"log_p": np.array([[-10.0, -20.0]]), "background_log_p": np.array([[-12.0, -15.0]])}
     table = table_of(2, **blocks)
     assert make_detector("likelihood-ratio").fit(table).score(table).tolist() == [1.5]
+
+
+def test_ddpm_ood_is_the_mean_z_score():
+    rng = np.random.default_rng(0)
+    fit, new = rng.gamma(2.0, size=(30, 2, 4)), rng.gamma(4.0, size=(5, 2, 4))
+    fit[:, :, 2] = 0.5
+    scores = make_detector("ddpm-ood-mse-ssim").fit(table_of(2, restoration=fit)).score(table_of(2, restoration=new))
+    flat = fit.reshape(60, 4)
+    for score, pair in zip(scores, new, strict=True):
+        z = [(row[j] - flat[:, j].mean()) / flat[:, j].std(ddof=1) for row in pair for j in (0, 1, 3)]
+        assert math.isclose(score, math.fsum(z) / 6, rel_tol=1e-10)

@@ -17,6 +17,7 @@ ON_GLOW = (
     "typicality-fisher@diagonal",
     "dose-kde",
     "dose-svm",
+    "local-intrinsic-dimension",
 )
 
 
@@ -52,7 +53,9 @@ def moved(family, **config):
     return model
 
 
-@pytest.mark.parametrize("detector", ["msma", "diffpath-6d", "scoped", "dose-kde", "typicality-fisher"])
+@pytest.mark.parametrize(
+    "detector", ["msma", "diffpath-6d", "scoped", "ddpm-ood-mse-ssim", "dose-kde", "typicality-fisher"]
+)
 def test_guards_on_a_diffusion_model(diffusion, digits, tmp_path, detector):
     require_a_round_trip(diffusion, detector, digits, tmp_path)
 

@@ -74,6 +74,7 @@ _RIVALS: Final[Mapping[str, _Entry]] = {
     "diffpath-6d": _Entry(
         f"{_HOME}.gaussian_mixture:VectorMixture", {"name": "diffpath-6d", "block": "path_statistics"}
     ),
+    "ddpm-ood-mse-ssim": _Entry(f"{_HOME}.ddpm_ood:DdpmOod"),
     "scoped": _Entry(f"{_HOME}.scoped:Scoped"),
     "typicality-fisher": _Entry(f"{_HOME}.typicality_fisher:TypicalityFisher", blocks="metric"),
 }

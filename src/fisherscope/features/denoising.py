@@ -19,6 +19,7 @@ from fisherscope.models.denoising_probes import (
     score_norms,
 )
 from fisherscope.models.protocols import HasDenoiser
+from fisherscope.models.reconstruction import restoration_errors, restoration_grid, restoration_starts
 
 PATH_STEPS: Final = 10
 _POWERS: Final = ("", "^2", "^3")
@@ -91,3 +92,22 @@ class ScoreCurvature(Extractor):
 
     def settings(self, module: nn.Module) -> dict[str, Any]:
         return {"score_curvature": {"timesteps": list(scoped_timesteps(denoiser_of(module).schedule))}}
+
+
+class Restoration(Extractor):
+    """``restoration`` (N, B, 2 starts): errors of images restored from noise, see :func:`restoration_errors`."""
+
+    blocks = ("restoration",)
+
+    @torch.no_grad()
+    def extract(self, request: Request) -> Blocks:
+        errors = restoration_errors(denoiser_of(request.module), request.tensors(), request.keys, request.seed)
+        return {"restoration": _as_block(errors, request)}
+
+    def columns(self, module: nn.Module) -> dict[str, tuple[str, ...]]:
+        starts = restoration_starts(denoiser_of(module).schedule)
+        return {"restoration": tuple(f"{measure} t={t}" for measure in ("mse", "1-ssim") for t in starts)}
+
+    def settings(self, module: nn.Module) -> dict[str, Any]:
+        schedule = denoiser_of(module).schedule
+        return {"restoration": {"grid": list(restoration_grid(schedule)), "starts": list(restoration_starts(schedule))}}

@@ -34,6 +34,7 @@ _RIVALS: Final[Mapping[str, str]] = {
     "regret": "fisherscope.features.regret:Regret",
     "score_norms": "fisherscope.features.denoising:ScoreNorms",
     "path_statistics": "fisherscope.features.denoising:PathStatistics",
+    "restoration": "fisherscope.features.denoising:Restoration",
     "score_curvature": "fisherscope.features.denoising:ScoreCurvature",
 }
 """Blocks that rivals of the gradient need, each as ``module:class``, imported only when wanted."""
