@@ -14,7 +14,7 @@ from fisherscope.detectors.vectors import group_means, member_vectors, varying_c
 class DdpmOod(Detector):
     """score = mean over starts and measures of (error - m) / d, m and d the fit samples' mean and deviation.
 
-    Graham et al. 2023 (arXiv 2211.07740, eq. 5) measure errors by MSE and LPIPS. LPIPS needs the weights of an image
+    Graham et al. 2023 (arXiv 2211.07740) measure errors by MSE and LPIPS. LPIPS needs the weights of an image
     classifier; in its place stands 1 - SSIM, which the name says. A group's score is the mean over its samples.
     """
 

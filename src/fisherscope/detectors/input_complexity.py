@@ -14,7 +14,7 @@ NATS_PER_BYTE: Final = 8 * np.log(2)
 
 
 class InputComplexity(Detector):
-    """score = -log p(x) - L(x) in nats, L the length of the codec's code (Serra et al., arXiv 1909.11480, eq. 2).
+    """score = -log p(x) - L(x) in nats, L the length of the codec's code (Serra et al., arXiv 1909.11480).
 
     The log of a likelihood ratio of the codec, as a universal model, and the model. A codec's header is a constant,
     so the score's zero means nothing; its order does. A group's score is the mean over its samples. ``mean_`` is the

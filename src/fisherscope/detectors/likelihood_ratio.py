@@ -11,7 +11,7 @@ from fisherscope.detectors.base import Detector, Scores
 class LikelihoodRatio(Detector):
     """score = log p_background(x) - log p(x), the background model trained on perturbed samples (Ren et al. 2019).
 
-    The paper's ratio (arXiv 1906.02845, eq. 4) with its sign turned, so that higher = more novel. A group's score is
+    The paper's ratio (arXiv 1906.02845) with its sign turned, so that higher = more novel. A group's score is
     the mean over its samples. ``mean_`` is the fit set's mean, for the record; it does not enter the score.
     """
 

@@ -17,7 +17,8 @@ class TypicalityFisher(Detector):
     T is the typicality statistic |-(1/B) sum_b log p(x_b) - H| (Nalisnick et al. 2019), S Rao's score statistic
     (1/B) (sum_b s_b)^T F^-1 (sum_b s_b) with the diagonal of the Fisher matrix. Each p-value is one-sided, the share
     (1 + #{fit groups with at least that statistic}) / (n + 1). Two things are not the paper's: the diagonal carries
-    the damping that every metric here has, and its samples are the fit groups that the p-values count as well.
+    the damping that every metric here has, and its samples are the fit groups that the p-values count as well, whose
+    statistics are therefore somewhat too small beside those of new groups.
 
     Args:
         name: how tables call the detector.

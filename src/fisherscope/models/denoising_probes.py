@@ -39,7 +39,7 @@ def msma_timesteps(schedule: Schedule) -> tuple[int, ...]:
 def score_norms(denoiser: Denoiser, x: Tensor, timesteps: Sequence[int]) -> Tensor:
     """Return the norm of the score of x itself, no noise added, times the noise level, (n, timesteps).
 
-    sigma_t ||s(x, sigma_t)|| = ||eps^(sqrt(abar_t) x, t)|| (Mahmood et al. 2021, arXiv 2010.13132, section 3).
+    sigma_t ||s(x, sigma_t)|| = ||eps^(sqrt(abar_t) x, t)|| (Mahmood et al. 2021, arXiv 2010.13132).
     """
     columns = [
         _predict(denoiser, math.sqrt(denoiser.schedule.abar[t]) * _scaled(x), t).flatten(1).norm(dim=1)
@@ -67,7 +67,7 @@ def path_statistics(denoiser: Denoiser, x: Tensor, timesteps: Sequence[int]) -> 
 
 
 def _inversion(denoiser: Denoiser, v: Tensor, timesteps: Sequence[int]) -> Tensor:
-    """Return the predictions along the path, (n, timesteps, C, H, W) (Song et al. 2021, eq. 13, upwards)."""
+    """Return the predictions along the path, (n, timesteps, C, H, W) (Song et al. 2021, run upwards)."""
     abar, found = denoiser.schedule.abar, []
     for i, t in enumerate(timesteps):
         eps = _predict(denoiser, v, t)

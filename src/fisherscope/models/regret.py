@@ -23,7 +23,7 @@ _FIRST_STREAM: Final = 2
 def likelihood_regret(vae: VAE, x: Tensor, *, seed: int = 0, keys: KeyArray | None = None) -> Tensor:
     """Return log p(x) under the best posterior minus log p(x) under the encoder's, in nats, (n,).
 
-    Xiao, Yan & Amit 2020 (arXiv 2003.02977, eq. 6), the cheap variant: mean and log variance of q are optimised, not
+    Xiao, Yan & Amit 2020 (arXiv 2003.02977), the cheap variant: mean and log variance of q are optimised, not
     the encoder's weights. Both likelihoods are importance-weighted bounds of the same 64 draws, so the difference may
     be slightly negative.
 

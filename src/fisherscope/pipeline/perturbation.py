@@ -22,7 +22,7 @@ _STREAM: Final = 1 << 20
 def perturb_samples(samples: Samples, rate: float, *, seed: int = 0) -> Samples:
     """Return samples of which each value is replaced, with probability ``rate``, by a uniform one of 0..255.
 
-    Ren et al. 2019 (arXiv 1906.02845, section 3.2), who draw anew every epoch; here every sample is perturbed once,
+    Ren et al. 2019 (arXiv 1906.02845), who draw anew every epoch; here every sample is perturbed once,
     by its key and the seed. The keys stay those of the originals: a background model has been trained on them.
 
     Args:
