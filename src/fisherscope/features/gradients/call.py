@@ -59,6 +59,8 @@ class Call:
         self.fold = fold
         self.sliceable = sliceable
         self.in_place = is_in_place(func)
+        self.run = func
+        """What to run: the function itself, or one equal to it that also keeps what the rule needs."""
         self.nbytes = 0
         self._weights = weights
         self._graph = graph

@@ -149,11 +149,11 @@ def taps_norm(x: Tensor, g: Tensor, n_groups: int, geometry: Geometry) -> Tensor
     height, width = g.shape[2:]
     a, b = padded.flatten(2), g.flatten(2)
     pixels = torch.bmm(a.mT, a).reshape(n_groups, *padded.shape[2:], *padded.shape[2:])
-    total = torch.zeros((), dtype=x.dtype, device=x.device)
+    total = torch.zeros(n_groups, height, width, height, width, dtype=x.dtype, device=x.device)
     for i in range(geometry.kernel[0]):
         rows = pixels[:, i : i + height, :, i : i + height]
         for j in range(geometry.kernel[1]):
-            total = total + rows[:, :, j : j + width, :, j : j + width]
+            total += rows[:, :, j : j + width, :, j : j + width]
     return row_inner(total, torch.bmm(b.mT, b)).clamp_min(0)
 
 

@@ -25,7 +25,7 @@ class Layout:
     @property
     def plain(self) -> bool:
         """Whether the tensor is (n, ...)."""
-        return self == BATCH_FIRST
+        return self.axis == 0 and self.outer == 1 and self.inner == 1
 
     def shape_for(self, shape: torch.Size, n: int) -> torch.Size:
         """Return the shape that a tensor of ``shape``, on this layout, has with n samples."""

@@ -29,7 +29,7 @@ from fisherscope.features.gradients.layout import Fold, support_of
 from fisherscope.features.gradients.memory import MemoryMeter
 from fisherscope.features.gradients.table_form import add_forms
 from fisherscope.features.gradients.uses import PlanMismatchError, Use, UseKey, UsePlan
-from fisherscope.features.gradients.weights import Sink, UnsupportedError, WeightGraph
+from fisherscope.features.gradients.weights import Sink, UnsupportedError, WeightGraph, scaling_of
 
 MARK: Final = "_fisherscope_tape"
 
@@ -144,7 +144,7 @@ class Tape(TorchFunctionMode):
         result = func(*args, **kwargs)
         for tensor in tensors_of(args[0] if result is None and args else result):
             if tensor.requires_grad:
-                self.graph.derive(weights, tensor)
+                self.graph.derive(weights, tensor, scaling_of(func, args, result))
         return result
 
     def _use(
@@ -160,7 +160,8 @@ class Tape(TorchFunctionMode):
         if in_place and args[0] in self.graph:
             raise UnsupportedError(f"{func.__name__} writes data into a parameter or a tensor computed from parameters")
         use = None if self.backward_runs else self._record(func, args, kwargs, weights)
-        result = func(
+        run = func if use is None or use.call is None else use.call.run
+        result = run(
             *[detached(value, self.graph) for value in args],
             **{key: detached(value, self.graph) for key, value in kwargs.items()},
         )
