@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any, Final, Protocol
 
 from torch import Tensor
@@ -24,9 +25,9 @@ class _Weights(Protocol):
     def __contains__(self, tensor: Tensor) -> bool: ...
 
 
-def is_in_place(func: Callable[..., Any]) -> bool:
-    """Whether a torch function writes to its first argument."""
-    name = getattr(func, "__name__", "")
+@cache
+def is_in_place(name: str) -> bool:
+    """Whether the torch function of this name writes to its first argument."""
     return (name.endswith("_") and not name.endswith("__")) or name in IN_PLACE_DUNDERS
 
 
@@ -58,7 +59,7 @@ class Call:
         self.kwargs = kwargs
         self.fold = fold
         self.sliceable = sliceable
-        self.in_place = is_in_place(func)
+        self.in_place = is_in_place(self.name)
         self.run = func
         """What to run: the function itself, or one equal to it that also keeps what the rule needs."""
         self.nbytes = 0

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 import torch
@@ -48,12 +49,12 @@ class Geometry:
         """Kernel size, one number an axis."""
         return self.weight[2:]
 
-    @property
+    @cached_property
     def dense_unit(self) -> bool:
         """Whether stride and dilation are 1 everywhere and channels are not grouped."""
         return self.groups == 1 and set(self.stride) == {1} == set(self.dilation)
 
-    @property
+    @cached_property
     def pointwise(self) -> bool:
         """Whether every output position sees exactly the input at the same position."""
         return self.dense_unit and set(self.kernel) == {1} and set(self.padding) == {0}

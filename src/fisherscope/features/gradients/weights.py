@@ -124,7 +124,10 @@ class WeightGraph:
 
     def names(self, tensors: Iterable[Tensor]) -> tuple[str, ...]:
         """Return the names of the parameters behind some weight-like tensors."""
-        return tuple(dict.fromkeys(name for t in tensors for name in self._components[id(t)].parameters))
+        found: dict[str, Tensor] = {}
+        for tensor in tensors:
+            found |= self._components[id(tensor)].parameters
+        return tuple(found)
 
     def derive(self, sources: Sequence[Tensor], result: Tensor, scaling: Scaling | None = None) -> None:
         """Note that ``result`` was computed from weight-like ``sources`` alone, and how, where it is a scaling."""
