@@ -56,8 +56,8 @@ def _weight_form(a: Tensor, g: Tensor, geometry: Geometry, n_groups: int, transp
         a, g = g, a
     if not geometry.pointwise:
         return ConvForm(a, g, geometry, n_groups, inputs_first=transposed)
-    rows, columns = (v.flatten(2).mT.reshape(n_groups, -1, v.shape[1]) for v in (g, a))
-    return OuterForm(rows, columns, geometry.weight, inputs_first=transposed)
+    rows, columns = (v.flatten(2).mT for v in (g, a))
+    return OuterForm(rows, columns, geometry.weight, n_groups=n_groups, inputs_first=transposed)
 
 
 def _instances_first(value: Tensor, batch_first: Tensor) -> Tensor:
