@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Final
 
 import torch
@@ -36,6 +35,9 @@ class Geometry:
         weight: (O, C / groups, *kernel).
         stride, padding, dilation: one number an axis.
         groups: channel groups.
+        kernel: kernel size, one number an axis.
+        dense_unit: whether stride and dilation are 1 everywhere and channels are not grouped.
+        pointwise: whether every output position sees exactly the input at the same position.
     """
 
     weight: torch.Size
@@ -43,21 +45,16 @@ class Geometry:
     padding: tuple[int, ...]
     dilation: tuple[int, ...]
     groups: int
+    kernel: torch.Size = field(init=False)
+    dense_unit: bool = field(init=False)
+    pointwise: bool = field(init=False)
 
-    @property
-    def kernel(self) -> torch.Size:
-        """Kernel size, one number an axis."""
-        return self.weight[2:]
-
-    @cached_property
-    def dense_unit(self) -> bool:
-        """Whether stride and dilation are 1 everywhere and channels are not grouped."""
-        return self.groups == 1 and set(self.stride) == {1} == set(self.dilation)
-
-    @cached_property
-    def pointwise(self) -> bool:
-        """Whether every output position sees exactly the input at the same position."""
-        return self.dense_unit and set(self.kernel) == {1} and set(self.padding) == {0}
+    def __post_init__(self) -> None:
+        """Derive the rest once: a model has few geometries and asks for them in every pass."""
+        dense_unit = self.groups == 1 and set(self.stride) == {1} == set(self.dilation)
+        object.__setattr__(self, "kernel", self.weight[2:])
+        object.__setattr__(self, "dense_unit", dense_unit)
+        object.__setattr__(self, "pointwise", dense_unit and set(self.kernel) == {1} and set(self.padding) == {0})
 
 
 def padded_input(x: Tensor, g: Tensor, geometry: Geometry) -> Tensor:

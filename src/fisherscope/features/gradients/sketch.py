@@ -23,7 +23,7 @@ from fisherscope.core.errors import SettingError
 from fisherscope.features.gradients.forms import GradientForm, matrix_view
 from fisherscope.features.gradients.reductions import Reduction
 
-RAW_ENTRIES: Final = 2304
+RAW_ENTRIES: Final = 1024
 """Parameters of at most this many entries, and vectors, go into the buckets unprojected."""
 
 WAITING_ENTRIES: Final = 1 << 20
