@@ -119,7 +119,7 @@ app.add_typer(models_app)
 
 
 ModelArgument = Annotated[
-    str, typer.Argument(metavar="MODEL", help="Folder of a saved model, or package.module:factory.")
+    str, typer.Argument(metavar="MODEL", help="Folder of a saved model, zoo:NAME, or package.module:factory.")
 ]
 Data = Annotated[
     str,

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fisherscope.core.errors import ModelError, SettingError
 from fisherscope.models.base import GenerativeModel, load_model, model_fingerprint
+from fisherscope.models.zoo import PREFIX as ZOO
 
 LogProb = Callable[..., Tensor]
 
@@ -94,8 +95,9 @@ def load_target(spec: str | Path, *, device: str = "cpu", dtype: str = "float32"
     """Return the target for what the command line calls MODEL.
 
     Args:
-        spec: folder of a saved model, or ``package.module:factory``; the factory takes no argument and returns a
-            :class:`GenerativeModel` or a pair (module, log_prob).
+        spec: whatever :func:`~fisherscope.models.base.load_model` takes (the folder of a saved model, ``zoo:NAME``, a
+            saved diffusers pipeline or transformers model), or ``package.module:factory``; the factory takes no
+            argument and returns a :class:`GenerativeModel` or a pair (module, log_prob).
         device: where it goes.
         dtype: floating dtype of its parameters.
 
@@ -104,11 +106,15 @@ def load_target(spec: str | Path, *, device: str = "cpu", dtype: str = "float32"
     """
     text = str(spec)
     place, kind = parse_device(device), parse_dtype(dtype)
-    if Path(text).is_dir():
-        return Target(load_model(text, device=place, dtype=kind), None, Path(text).name)
+    if text.startswith(ZOO) or Path(text).is_dir():
+        name = text if text.startswith(ZOO) else Path(text).name
+        return Target(load_model(text, device=place, dtype=kind), None, name)
     module_name, colon, attribute = text.partition(":")
     if not colon:
-        raise ModelError(f"'{text}' is no folder of a saved model and no package.module:factory; check the path")
+        raise ModelError(
+            f"'{text}' is no folder of a saved model, no {ZOO}NAME and no package.module:factory; check the path, or "
+            "see the zoo with: fisherscope zoo"
+        )
     made = _call_factory(text, module_name, attribute)
     module, log_prob = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if not isinstance(module, nn.Module):
@@ -134,6 +140,8 @@ def as_target(model: nn.Module | Target | str | Path, log_prob: LogProb | None =
     if isinstance(model, (str, Path)):
         return load_target(model)
     if not isinstance(model, nn.Module):
-        raise ModelError(f"model is {type(model).__name__}, expected a torch.nn.Module, a saved folder or a Target")
+        raise ModelError(
+            f"model is {type(model).__name__}, expected a torch.nn.Module, what load_target takes, or a Target"
+        )
     name = model.card.name if isinstance(model, GenerativeModel) else ""
     return Target(model, log_prob, name or type(model).__name__)
