@@ -6,6 +6,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Protocol
 
@@ -123,11 +124,18 @@ ModelArgument = Annotated[
 ]
 Data = Annotated[
     str,
-    typer.Option("--data", metavar="DATA", help="Named set, folder of images, .parquet, .npy, .npz, or feature table."),
+    typer.Option(
+        "--data",
+        metavar="DATA",
+        help="Named set, folder of images, .parquet, .npy, .npz, text (.txt), table (.csv), or feature table.",
+    ),
 ]
-Split = Annotated[str | None, typer.Option(help="Split of the set [default: test].")]
+Split = Annotated[str | None, typer.Option(help="Split of the set [default: test; a file: all of it].")]
 Limit = Annotated[int | None, typer.Option(help="Use at most so many samples, drawn at random.")]
 Resize = Annotated[str | None, typer.Option(help="Convert images to CxHxW, e.g. 3x32x32.", metavar="CxHxW")]
+Window = Annotated[
+    int | None, typer.Option(help="Bytes of the windows that a text is cut into [default: the model's].", metavar="T")
+]
 GroupSize = Annotated[int, typer.Option("--group-size", help="How many samples are judged together.", metavar="B")]
 AllowTraining = Annotated[
     bool, typer.Option("--allow-training-samples", help="Accept samples that the model was trained on.")
@@ -144,6 +152,7 @@ def extract(
     split: Split = None,
     limit: Limit = None,
     resize: Resize = None,
+    window: Window = None,
     seed: Seed = 0,
     device: Device = "cpu",
     dtype: Dtype = "float32",
@@ -163,7 +172,16 @@ def extract(
     if out.suffix != ".safetensors":
         raise SettingError(f"{out} ends in '{out.suffix}', expected .safetensors")
     target = load_target(model, device=device, dtype=dtype)
-    samples = load_samples(data, split=split, data_root=data_root, limit=limit, seed=seed, resize=parse_shape(resize))
+    samples = load_samples(
+        data,
+        split=split,
+        data_root=data_root,
+        limit=limit,
+        seed=seed,
+        resize=parse_shape(resize),
+        window=window,
+        default_window=target.window,
+    )
     settings = ExtractSettings(group_size, seed, max_memory=parse_bytes(max_memory))
     with progress_bar(samples.name, "samples") as update:
         table = extract_table(target, as_batches(samples, target), blocks.split(","), settings, out=out, report=update)
@@ -183,6 +201,7 @@ def fit(
     split: Split = None,
     limit: Limit = None,
     resize: Resize = None,
+    window: Window = None,
     allow_training_samples: AllowTraining = False,
     seed: Seed = 0,
     device: Device = "cpu",
@@ -205,7 +224,16 @@ def fit(
     samples = (
         FeatureTable.load(data)
         if data.endswith(".safetensors")
-        else load_samples(data, split=split, data_root=data_root, limit=limit, seed=seed, resize=shape)
+        else load_samples(
+            data,
+            split=split,
+            data_root=data_root,
+            limit=limit,
+            seed=seed,
+            resize=shape,
+            window=window,
+            default_window=target.window,
+        )
     )
     with progress_bar(f"fitting on {data}", "samples") as update:
         guard = fit_guard(
@@ -241,6 +269,7 @@ def score(
     split: Split = None,
     limit: Limit = None,
     resize: Resize = None,
+    window: Window = None,
     device: Device = "cpu",
     max_memory: MaxMemory = None,
     data_root: DataRoot = None,
@@ -270,7 +299,15 @@ def score(
     samples = (
         FeatureTable.load(data)
         if data.endswith(".safetensors")
-        else load_samples(data, split=split, data_root=data_root, limit=limit, resize=shape)
+        else load_samples(
+            data,
+            split=split,
+            data_root=data_root,
+            limit=limit,
+            resize=shape,
+            window=window,
+            default_window=guard.target.window,
+        )
     )
     with progress_bar(f"scoring {data}", "samples") as update:
         verdict = guard.judge(samples, update)
@@ -296,6 +333,7 @@ def evaluate(
     ] = None,
     limit: Limit = None,
     resize: Resize = None,
+    window: Window = None,
     fpr: Annotated[float, typer.Option(help="False-alarm rate at which false alarms are counted.")] = 0.05,
     allow_training_samples: AllowTraining = False,
     seed: Seed = 0,
@@ -327,10 +365,16 @@ def evaluate(
         allow_training_samples=allow_training_samples,
     )
     target = load_target(model, device=device, dtype=dtype)
-    sets = [
-        as_batches(load_samples(d, data_root=data_root, limit=limit, seed=seed, resize=parse_shape(resize)), target)
-        for d in (in_dist, *out_dist)
-    ]
+    read = partial(
+        load_samples,
+        data_root=data_root,
+        limit=limit,
+        seed=seed,
+        resize=parse_shape(resize),
+        window=window,
+        default_window=target.window,
+    )
+    sets = [as_batches(read(data), target) for data in (in_dist, *out_dist)]
     with progress_bar("extracting", "samples") as update:
         evaluation = run_evaluation(
             target, sets[0], sets[1:], settings, report=lambda what, done, total: update(done, total, what)

@@ -59,6 +59,7 @@ def train(
     half: Annotated[bool, typer.Option("--half", help="Save the parameters in float16.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted training in --out.")] = False,
     resize: Annotated[str | None, typer.Option(help="Convert images to CxHxW, e.g. 3x32x32.")] = None,
+    window: Annotated[int | None, typer.Option(help="Bytes of the windows of a text [default: 128].")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of all randomness [default: 0].")] = None,
     device: _Device = "cpu",
     data_root: _DataRoot = None,
@@ -85,6 +86,7 @@ def train(
         "split": split,
         "limit": limit,
         "resize": parse_shape(resize),
+        "window": window,
         "storage": "float16" if half else None,
     }
     merged = _merge_config(config, _given(given), _given(model) | _parse_settings(settings or []), _given(training))

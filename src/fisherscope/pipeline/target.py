@@ -69,6 +69,12 @@ class Target:
         """Range of a sample's values where the model says it."""
         return getattr(self.module, "value_range", None)
 
+    @property
+    def window(self) -> int | None:
+        """Bytes of the windows that a text is cut into, where the model says that it reads such."""
+        shape = self.data_shape
+        return shape[0] if shape is not None and len(shape) == 1 and self.value_range == (0.0, 255.0) else None
+
     def fingerprint(self) -> str:
         """Fingerprint of the module's parameters and buffers."""
         return model_fingerprint(self.module)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 
@@ -13,6 +13,8 @@ from fisherscope.core.errors import DataError
 from fisherscope.data import Samples, load_samples
 from fisherscope.models.base import GenerativeModel, load_model, make_model
 from fisherscope.models.training import Progress, TrainingSet, TrainSettings, train
+
+_DEFAULT_WINDOW: Final = 128
 
 
 def train_settings(table: TrainingTable) -> TrainSettings:
@@ -53,6 +55,8 @@ def train_from_config(
         limit=config.limit,
         seed=settings.seed,
         resize=config.resize,
+        window=config.window,
+        default_window=_DEFAULT_WINDOW,
     )
     model = train_on(
         config.family,
@@ -87,7 +91,7 @@ def train_on(
 
     Args:
         family: name of the model family, e.g. ``glow``.
-        samples: what to train on; images (N, C, H, W), uint8.
+        samples: what to train on: images (N, C, H, W) or windows of text (N, T), uint8, or rows (N, D).
         settings: budget and optimiser.
         folder: where the model and its checkpoints go.
         config: arguments of the family's constructor beside ``data_shape`` and ``init_seed``.
