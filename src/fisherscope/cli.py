@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Protocol
@@ -159,33 +159,29 @@ def extract(
     max_memory: MaxMemory = None,
     data_root: DataRoot = None,
 ) -> None:
-    """Extract gradient features into a table; an interrupted run resumes.
+    """Extract gradient features into a table; an interrupted run resumes. Under torchrun over several processes.
 
     Example: fisherscope extract runs/glow --data fashion_mnist --group-size 5 --out runs/test.safetensors
     """
     from fisherscope.core.errors import SettingError
     from fisherscope.data import load_samples
+    from fisherscope.models.training.workers import workers
     from fisherscope.pipeline.batches import as_batches
     from fisherscope.pipeline.extraction import ExtractSettings, extract_table
-    from fisherscope.pipeline.target import load_target
+    from fisherscope.pipeline.target import load_target, parse_device
 
     if out.suffix != ".safetensors":
         raise SettingError(f"{out} ends in '{out.suffix}', expected .safetensors")
-    target = load_target(model, device=device, dtype=dtype)
-    samples = load_samples(
-        data,
-        split=split,
-        data_root=data_root,
-        limit=limit,
-        seed=seed,
-        resize=parse_shape(resize),
-        window=window,
-        default_window=target.window,
-    )
+    read = partial(load_samples, data, split=split, data_root=data_root, limit=limit, seed=seed)
     settings = ExtractSettings(group_size, seed, max_memory=parse_bytes(max_memory))
-    with progress_bar(samples.name, "samples") as update:
-        table = extract_table(target, as_batches(samples, target), blocks.split(","), settings, out=out, report=update)
-    print(f"{out}: {len(table)} groups of {group_size}, blocks {', '.join(sorted(table.blocks))}")
+    with workers(parse_device(device)) as team:
+        target = load_target(model, device=str(team.device), dtype=dtype)
+        samples = read(resize=parse_shape(resize), window=window, default_window=target.window)
+        data_batches = as_batches(samples, target)
+        with progress_bar(samples.name, "samples") if team.main else nullcontext() as update:
+            table = extract_table(target, data_batches, blocks.split(","), settings, out=out, report=update, team=team)
+    if team.main:
+        print(f"{out}: {len(table)} groups of {group_size}, blocks {', '.join(sorted(table.blocks))}")
 
 
 @app.command()

@@ -47,7 +47,7 @@ def read_csv(path: Path, name: str, options: ReadOptions = DEFAULTS, *, split: s
     features = [i for i, column in enumerate(table.columns) if column != _LABEL]
     if not features:
         raise DataError(f"{path} holds the column '{_LABEL}' only, expected numeric features too")
-    return Samples.from_array(table.values[np.ix_(rows, features)], ids, name, _labels(table, rows))
+    return Samples.from_array(table.values[rows][:, features], ids, name, _labels(table, rows))
 
 
 @dataclass(frozen=True)
