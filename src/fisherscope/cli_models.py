@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -140,11 +139,12 @@ def _run_training(config: TrainConfig, out: Path, *, resume: bool, device: str, 
     from contextlib import nullcontext
 
     from fisherscope.cli import command_line, progress_bar
+    from fisherscope.models.training.workers import is_first
     from fisherscope.pipeline.target import parse_device
     from fisherscope.pipeline.training import train_from_config
 
     steps, minutes = config.training.steps, config.training.minutes
-    first = os.environ.get("RANK", "0") == "0"
+    first = is_first()
     title = f"{config.family} on {config.data}"
     with progress_bar(title, "steps" if steps else "seconds") if first else nullcontext() as update:
 

@@ -57,6 +57,16 @@ def test_a_configuration_is_trained_and_stored_in_half_precision(tmp_path: Path)
     sizes = [(tmp_path / n / "model.safetensors").stat().st_size for n in ("half", "full")]
     assert sizes[0] < 0.8 * sizes[1]
     assert len(half.train_keys) == 60 and half.card.data == "digits[train]"
+    assert not (tmp_path / "half/training/curve.png").exists()  # three steps log nothing
+
+
+def test_a_training_leaves_its_curve(tmp_path: Path) -> None:
+    training = TrainingTable(steps=4, batch_size=8, validate_every=2)
+    for family, model in (("glow", {"steps": 1, "hidden": 4}), ("diffusion", {"channels": 16, "multipliers": (1,)})):
+        config = TrainConfig(family=family, data="digits", limit=60, model=model, training=training)
+        train_from_config(config, tmp_path / family)
+    pictures = [np.asarray(Image.open(tmp_path / family / "training/curve.png")) for family in ("glow", "diffusion")]
+    assert len(pictures[0]) < len(pictures[1])  # the diffusion's own loss has a panel of its own
 
 
 def test_floats_that_are_no_levels_are_refused(tmp_path: Path) -> None:

@@ -64,6 +64,11 @@ ALONE: Final = Workers(0, 1, torch.device("cpu"))
 """A single process."""
 
 
+def is_first() -> bool:
+    """Tell whether this process is the single one, or the first that ``torchrun`` started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 @contextmanager
 def workers(device: torch.device) -> Iterator[Workers]:
     """Join the processes that ``torchrun`` started; without it, yield the single one.
