@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test test-slow lint format docs bench bench-engine clean
+.PHONY: help demo test test-slow lint format docs bench bench-engine bench-zoo clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -50,6 +50,9 @@ bench: bench-engine  ## Run all benchmarks; they write the tables in docs/
 
 bench-engine: $(VENV)/dev.stamp  ## Time the gradient engine against its rivals (docs/performance.md)
 	$(BIN)/python benchmarks/engine.py
+
+bench-zoo: $(VENV)/dev.stamp  ## Measure the zoo's models on test data (docs/zoo.md and their cards; needs FISHERSCOPE_DATA)
+	$(BIN)/python benchmarks/zoo.py
 
 clean:  ## Remove the virtual environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
