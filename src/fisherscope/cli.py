@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from fisherscope import __version__
 from fisherscope.cli_models import app as models_app
+from fisherscope.cli_models import parse_settings
 from fisherscope.core.errors import FisherscopeError
 
 app = typer.Typer(
@@ -120,7 +121,10 @@ app.add_typer(models_app)
 
 
 ModelArgument = Annotated[
-    str, typer.Argument(metavar="MODEL", help="Folder of a saved model, zoo:NAME, or package.module:factory.")
+    str,
+    typer.Argument(
+        metavar="MODEL", help="Folder of a saved model, zoo:NAME, hub:owner/NAME, or package.module:factory."
+    ),
 ]
 Data = Annotated[
     str,
@@ -135,6 +139,10 @@ Limit = Annotated[int | None, typer.Option(help="Use at most so many samples, dr
 Resize = Annotated[str | None, typer.Option(help="Convert images to CxHxW, e.g. 3x32x32.", metavar="CxHxW")]
 Window = Annotated[
     int | None, typer.Option(help="Bytes of the windows that a text is cut into [default: the model's].", metavar="T")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="A saved model's setting beside its parameters; may be repeated.", metavar="NAME=JSON"),
 ]
 GroupSize = Annotated[int, typer.Option("--group-size", help="How many samples are judged together.", metavar="B")]
 AllowTraining = Annotated[
@@ -153,6 +161,7 @@ def extract(
     limit: Limit = None,
     resize: Resize = None,
     window: Window = None,
+    model_settings: Settings = None,
     seed: Seed = 0,
     device: Device = "cpu",
     dtype: Dtype = "float32",
@@ -175,7 +184,7 @@ def extract(
     read = partial(load_samples, data, split=split, data_root=data_root, limit=limit, seed=seed)
     settings = ExtractSettings(group_size, seed, max_memory=parse_bytes(max_memory))
     with workers(parse_device(device)) as team:
-        target = load_target(model, device=str(team.device), dtype=dtype)
+        target = load_target(model, device=str(team.device), dtype=dtype, settings=parse_settings(model_settings or []))
         samples = read(resize=parse_shape(resize), window=window, default_window=target.window)
         data_batches = as_batches(samples, target)
         with progress_bar(samples.name, "samples") if team.main else nullcontext() as update:
@@ -199,6 +208,7 @@ def fit(
     resize: Resize = None,
     window: Window = None,
     allow_training_samples: AllowTraining = False,
+    model_settings: Settings = None,
     seed: Seed = 0,
     device: Device = "cpu",
     dtype: Dtype = "float32",
@@ -215,7 +225,7 @@ def fit(
     from fisherscope.pipeline.guard import fit as fit_guard
     from fisherscope.pipeline.target import load_target
 
-    target = load_target(model, device=device, dtype=dtype)
+    target = load_target(model, device=device, dtype=dtype, settings=parse_settings(model_settings or []))
     shape = parse_shape(resize)
     samples = (
         FeatureTable.load(data)
@@ -332,6 +342,7 @@ def evaluate(
     window: Window = None,
     fpr: Annotated[float, typer.Option(help="False-alarm rate at which false alarms are counted.")] = 0.05,
     allow_training_samples: AllowTraining = False,
+    model_settings: Settings = None,
     seed: Seed = 0,
     device: Device = "cpu",
     dtype: Dtype = "float32",
@@ -360,7 +371,7 @@ def evaluate(
         tables=tables,
         allow_training_samples=allow_training_samples,
     )
-    target = load_target(model, device=device, dtype=dtype)
+    target = load_target(model, device=device, dtype=dtype, settings=parse_settings(model_settings or []))
     read = partial(
         load_samples,
         data_root=data_root,

@@ -20,7 +20,7 @@ _DataRoot = Annotated[
 ]
 _Device = Annotated[str, typer.Option(help="Torch device: cpu, cuda, cuda:1, ...")]
 _Seed = Annotated[int, typer.Option(help="Seed of all randomness.")]
-_Model = Annotated[str, typer.Argument(metavar="MODEL", help="Folder of a saved model, or zoo:NAME.")]
+_Model = Annotated[str, typer.Argument(metavar="MODEL", help="Folder of a saved model, zoo:NAME or hub:owner/NAME.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -88,7 +88,7 @@ def train(
         "window": window,
         "storage": "float16" if half else None,
     }
-    merged = _merge_config(config, _given(given), _given(model) | _parse_settings(settings or []), _given(training))
+    merged = _merge_config(config, _given(given), _given(model) | parse_settings(settings or []), _given(training))
     _run_training(merged, out, resume=resume, device=device, data_root=data_root)
 
 
@@ -96,7 +96,7 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def _parse_settings(pairs: list[str]) -> dict[str, Any]:
+def parse_settings(pairs: list[str]) -> dict[str, Any]:
     """Return the settings of ``NAME=JSON`` texts; what is no JSON is taken as text."""
     from fisherscope.core.errors import SettingError
 
@@ -209,7 +209,9 @@ def info(model: _Model, as_json: _Json = False) -> None:
 @app.command()
 def samples(
     model: _Model,
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Grid as .png, or the samples as .npy.")],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FILE", help="Grid as .png, texts as .txt, rows as .csv, or any as .npy.")
+    ],
     count: Annotated[int, typer.Option("--count", "-n", help="How many samples.")] = 64,
     seed: _Seed = 0,
     device: _Device = "cpu",

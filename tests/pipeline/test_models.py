@@ -44,7 +44,13 @@ def test_samples_become_files(tmp_path: Path) -> None:
     language = make_model("language", data_shape=(4,), width=8, layers=1, heads=1)
     with pytest.raises(ModelError, match=r"write them to a \.npy file"):
         write_samples(language, tmp_path / "b.png")
-    with pytest.raises(SettingError, match=r"\.png or \.npy"):
+    write_samples(language, tmp_path / "b.txt", count=3)
+    assert (tmp_path / "b.txt").read_bytes() == b"".join(w.tobytes() + b"\n" for w in language.sample(3).numpy())
+    write_samples(language, tmp_path / "b.csv", count=3)
+    assert np.array_equal(np.loadtxt(tmp_path / "b.csv", delimiter=","), language.sample(3).numpy())
+    with pytest.raises(ModelError, match=r"are no windows of bytes"):
+        write_samples(model, tmp_path / "c.txt")
+    with pytest.raises(SettingError, match=r"\.png, \.txt, \.csv, \.npy"):
         write_samples(model, tmp_path / "b.jpg")
 
 

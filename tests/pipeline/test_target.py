@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fisherscope.cli import main
-from fisherscope.core.errors import ModelError
+from fisherscope.core.errors import ModelError, SettingError
 from fisherscope.models import zoo
 from fisherscope.models.base import make_model, model_fingerprint
 from fisherscope.pipeline.guard import fit, load
@@ -57,7 +57,20 @@ def test_every_command_takes_a_name_of_the_zoo(root, tmp_path, monkeypatch, caps
         return capsys.readouterr().out
 
     run("extract", "zoo:glow-digits", "--data", "digits", "--limit", "6", "--out", "t.safetensors")
-    run("fit", "zoo:glow-digits", "--data", "digits", "--limit", "60", "--fpr", "0.1", "--out", "guard")
+    run(
+        "fit",
+        "zoo:glow-digits",
+        "--data",
+        "digits",
+        "--limit",
+        "60",
+        "--set",
+        "init_seed=3",
+        "--fpr",
+        "0.1",
+        "--out",
+        "guard",
+    )
     assert "of 6 novel" in run("score", "guard", "--data", "digits", "--limit", "6", "--out", "s.csv")
     run("samples", "zoo:glow-digits", "--out", "s.npy", "-n", "2")
     assert json.loads(run("info", "zoo:glow-digits", "--json"))["family"] == "glow"
@@ -85,7 +98,7 @@ def test_a_saved_pipeline_of_diffusers(tmp_path):
     assert torch.isfinite(target.module.log_prob(x)).all()
 
 
-def test_a_saved_model_of_transformers(tmp_path):
+def test_a_saved_model_of_transformers(tmp_path, monkeypatch):
     transformers = pytest.importorskip("transformers", reason="needs fisherscope[language]")
     config = transformers.GPT2Config(
         vocab_size=30, n_positions=64, n_embd=8, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0
@@ -93,6 +106,28 @@ def test_a_saved_model_of_transformers(tmp_path):
     transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path / "lm")
     target = load_target(tmp_path / "lm")
     assert (target.name, target.data_shape, target.value_range) == ("lm", (64,), (0.0, 29.0))
+    assert load_target(tmp_path / "lm", settings={"window": 9}).data_shape == (9,)
+    with pytest.raises(SettingError, match="no setting windows; its settings: window, start"):
+        load_target(tmp_path / "lm", settings={"windows": 9})
+
+    def from_hub(name, **options):
+        asked.append((name, options["local_files_only"], options["use_safetensors"], options["trust_remote_code"]))
+        return transformers.GPT2LMHeadModel(config)
+
+    asked = []
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", from_hub)
+    assert load_target("hub:owner/lm", settings={"window": 5}).name == "hub:owner/lm"
+    assert asked == [("owner/lm", False, True, False)]
+
+
+def test_settings_belong_to_saved_models(tmp_path):
+    make_model("vae", data_shape=(1, 4, 4), hidden=2, latents=2).save(tmp_path / "vae")
+    changed = load_target(tmp_path / "vae", settings={"importance_samples": 3})
+    assert changed.module.config()["importance_samples"] == 3
+    with pytest.raises(SettingError, match="cannot be changed after training"):
+        load_target(tmp_path / "vae", settings={"latents": 3})
+    with pytest.raises(SettingError, match="is no saved model, whose draws could be set"):
+        load_target("package:factory", settings={"draws": 3})
 
 
 def test_a_folder_without_a_model(tmp_path: Path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fisherscope.core.errors import ModelError, SettingError
-from fisherscope.models.base import GenerativeModel, load_model, model_fingerprint
+from fisherscope.models.base import HUB, GenerativeModel, load_model, model_fingerprint
 from fisherscope.models.zoo import PREFIX as ZOO
 
 LogProb = Callable[..., Tensor]
@@ -97,24 +97,31 @@ def parse_device(name: str) -> torch.device:
     return device
 
 
-def load_target(spec: str | Path, *, device: str = "cpu", dtype: str = "float32") -> Target:
+def load_target(
+    spec: str | Path, *, device: str = "cpu", dtype: str = "float32", settings: Mapping[str, Any] | None = None
+) -> Target:
     """Return the target for what the command line calls MODEL.
 
     Args:
         spec: whatever :func:`~fisherscope.models.base.load_model` takes (the folder of a saved model, ``zoo:NAME``, a
-            saved diffusers pipeline or transformers model), or ``package.module:factory``; the factory takes no
-            argument and returns a :class:`GenerativeModel` or a pair (module, log_prob).
+            saved diffusers pipeline or transformers model, ``hub:owner/name``), or ``package.module:factory``; the
+            factory takes no argument and returns a :class:`GenerativeModel` or a pair (module, log_prob).
         device: where it goes.
         dtype: floating dtype of its parameters.
+        settings: of a saved model, those that leave its parameters alone, see
+            :func:`~fisherscope.models.base.load_model`.
 
     Raises:
         ModelError: there is no such model, or the factory returns something else.
     """
     text = str(spec)
     place, kind = parse_device(device), parse_dtype(dtype)
-    if text.startswith(ZOO) or Path(text).is_dir():
-        name = text if text.startswith(ZOO) else Path(text).name
-        return Target(load_model(text, device=place, dtype=kind), None, name)
+    named = text.startswith((ZOO, HUB))
+    if named or Path(text).is_dir():
+        model = load_model(text, device=place, dtype=kind, settings=settings)
+        return Target(model, None, text if named else Path(text).name)
+    if settings:
+        raise SettingError(f"{text} is no saved model, whose {', '.join(settings)} could be set; set it in the factory")
     module_name, colon, attribute = text.partition(":")
     if not colon:
         raise ModelError(
