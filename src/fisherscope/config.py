@@ -55,6 +55,7 @@ class TrainConfig(BaseModel):
         split: split of the set.
         limit: use at most so many samples.
         resize: (C, H, W) to convert images to.
+        window: bytes of the windows that a text is cut into; by default 128.
         storage: floating dtype of the saved file.
         model: arguments of the family's constructor beside data_shape and init_seed.
         training: budget and optimiser.
@@ -67,6 +68,7 @@ class TrainConfig(BaseModel):
     split: str | None = None
     limit: int | None = None
     resize: tuple[int, int, int] | None = None
+    window: int | None = None
     storage: Literal["float32", "float16"] = "float32"
     model: dict[str, Any] = Field(default_factory=dict)
     training: TrainingTable = Field(default_factory=TrainingTable)
