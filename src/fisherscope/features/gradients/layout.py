@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True)
-class Layout:
+class Layout(NamedTuple):
     """The batch of n lies on ``axis``, whose size is ``outer * n * inner``."""
 
     axis: int
@@ -25,7 +25,7 @@ class Layout:
     @property
     def plain(self) -> bool:
         """Whether the tensor is (n, ...)."""
-        return self.axis == 0 and self.outer == 1 and self.inner == 1
+        return self == BATCH_FIRST
 
     def shape_for(self, shape: torch.Size, n: int) -> torch.Size:
         """Return the shape that a tensor of ``shape``, on this layout, has with n samples."""

@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 
 from fisherscope.features.gradients import rules
 from fisherscope.features.gradients.arguments import detached, operands, tensors_of
-from fisherscope.features.gradients.call import Call, is_in_place
+from fisherscope.features.gradients.call import Call, Operands, is_in_place
 from fisherscope.features.gradients.forms import GradientForm
 from fisherscope.features.gradients.layout import Fold, Layout, support_of
 from fisherscope.features.gradients.memory import MemoryMeter
@@ -192,27 +192,31 @@ class Tape(TorchFunctionMode):
     def _record(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], weights: list[Tensor]
     ) -> Use | None:
-        names = self.graph.names(weights)
-        key = UseKey(getattr(func, "__name__", str(func)), names, frozenset(self._context))
-        self._context.clear()
-        for weight in {id(w): w for w in weights}.values():
+        op, names = getattr(func, "__name__", str(func)), self.graph.names(weights)
+        for weight in weights if len(weights) == 1 else {id(w): w for w in weights}.values():
             self.graph.note_use(weight)
-        use = Use(key, None, torch.Size())
-        self.uses.append(use)
         if self._plan is None:
+            use = Use(UseKey(op, names, frozenset(self._context)), None, torch.Size())
             self._observe(use, args, kwargs)
+        else:
+            use = self._planned(op, names, Operands(func, args, kwargs, weights))
+        self._context.clear()
+        self.uses.append(use)
+        return use
+
+    def _planned(self, op: str, names: tuple[str, ...], operands: Operands) -> Use:
+        """Return the next use of the plan, with its rule ready."""
+        assert self._plan is not None
+        plan = self._plan[len(self.uses)] if len(self.uses) < len(self._plan) else None
+        if plan is None or plan.key.op != op or plan.key.parameters != names or plan.key.context != self._context:
+            raise PlanMismatchError(f"use {len(self.uses)} is '{op}' on {names} after {sorted(self._context)}")
+        use = Use(plan.key, None, torch.Size(), assumed=plan.assumed)
+        if plan.layout is None or not self._skipped.isdisjoint(names):
             return use
-        index = len(self.uses) - 1
-        if index >= len(self._plan) or self._plan[index].key != key:
-            raise PlanMismatchError(f"use {index} is {key}")
-        layout = self._plan[index].layout
-        if layout is None or any(name in self._skipped for name in names):
-            return use
-        fold = self._folds.get(layout)
+        fold = self._folds.get(plan.layout)
         if fold is None:
-            fold = self._folds[layout] = Fold(self._n, self._group_size, layout)
-        use.call = Call(func, args, kwargs, weights, self.graph, fold, self._plan[index].sliceable)
-        use.assumed = self._plan[index].assumed
+            fold = self._folds[plan.layout] = Fold(self._n, self._group_size, plan.layout)
+        use.call = Call(operands, self.graph, fold, plan.sliceable)
         use.rule = rules.prepare(use.call)
         use.nbytes = use.call.nbytes
         return use

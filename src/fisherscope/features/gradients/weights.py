@@ -8,7 +8,7 @@ data are pulled back to the parameters together, in one batched backward pass.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -122,12 +122,11 @@ class WeightGraph:
     def __contains__(self, tensor: Tensor) -> bool:
         return id(tensor) in self.tensors
 
-    def names(self, tensors: Iterable[Tensor]) -> tuple[str, ...]:
+    def names(self, tensors: Sequence[Tensor]) -> tuple[str, ...]:
         """Return the names of the parameters behind some weight-like tensors."""
-        found: dict[str, Tensor] = {}
-        for tensor in tensors:
-            found |= self._components[id(tensor)].parameters
-        return tuple(found)
+        if len(tensors) == 1:
+            return tuple(self._components[id(tensors[0])].parameters)
+        return tuple(dict.fromkeys(name for t in tensors for name in self._components[id(t)].parameters))
 
     def derive(self, sources: Sequence[Tensor], result: Tensor, scaling: Scaling | None = None) -> None:
         """Note that ``result`` was computed from weight-like ``sources`` alone, and how, where it is a scaling."""
