@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test test-slow lint format docs bench bench-engine clean
+.PHONY: help demo test test-slow lint format docs bench bench-engine bench-glow bench-zoo clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -46,10 +46,17 @@ $(VENV)/docs.stamp: pyproject.toml constraints.txt
 docs: $(VENV)/docs.stamp  ## Build the documentation strictly (docs/_build/index.html)
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build
 
-bench: bench-engine  ## Run all benchmarks; they write the tables in docs/
+bench: bench-engine bench-glow  ## Run all benchmarks; they write the tables in docs/
 
 bench-engine: $(VENV)/dev.stamp  ## Time the gradient engine against its rivals (docs/performance.md)
 	$(BIN)/python benchmarks/engine.py
+
+bench-glow: $(VENV)/dev.stamp  ## Time training steps of Glow beside normflows (docs/performance-training.md)
+	$(INSTALL) -e ".[bench]"
+	$(BIN)/python benchmarks/glow_throughput.py
+
+bench-zoo: $(VENV)/dev.stamp  ## Measure the zoo's models on test data (docs/zoo.md and their cards; needs FISHERSCOPE_DATA)
+	$(BIN)/python benchmarks/zoo.py
 
 clean:  ## Remove the virtual environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,5 +1,6 @@
 """Every code block of the README and the docs runs as it stands, and every link leads somewhere."""
 
+import json
 import os
 import re
 import subprocess
@@ -7,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from fisherscope.models.base import FAMILIES
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -21,22 +24,41 @@ def blocks(language):
     return found
 
 
-def run(command, folder):
+def run(command, folder, given=None):
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = {**os.environ, "PATH": path}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=folder, env=environment, input=given, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def test_python_blocks_run(tmp_path):
-    examples = blocks("python")
-    assert len(examples) >= 4
-    for text, page in examples.items():
-        printed = run([sys.executable, "-W", "error", "-c", text], tmp_path)
-        if page == "README.md":
-            assert printed.startswith("[ True  True  True]")
-    assert (tmp_path / "guard" / "guard.safetensors").is_file()
+RUN_ALL = """
+import json, sys
+for i, text in enumerate(json.load(sys.stdin)):
+    exec(compile(text, f"block {i} of {sys.argv[1]}", "exec"), {"__name__": "__main__"})
+"""
+
+
+def python_pages():
+    """Return the distinct Python blocks of each page."""
+    found = blocks("python")
+    return {page: [text for text, first in found.items() if first == page] for page in dict.fromkeys(found.values())}
+
+
+@pytest.mark.parametrize("page", python_pages())
+def test_python_blocks_run(tmp_path, page):
+    examples = python_pages()[page]
+    # One process a page, as importing the libraries takes longer than the examples; names are not shared.
+    printed = run([sys.executable, "-W", "error", "-c", RUN_ALL, page], tmp_path, json.dumps(examples))
+    if page == "README.md":
+        assert printed.startswith("[ True  True  True]") and (tmp_path / "guard" / "guard.safetensors").is_file()
+
+
+def test_every_family_has_an_example():
+    text = "".join(python_pages()["models.md"])
+    assert all(f'"{family}"' in text or f"import {family}" in text for family in FAMILIES)
 
 
 def test_command_line_blocks_run_one_after_another(tmp_path):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Protocol
 
@@ -16,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from fisherscope import __version__
 from fisherscope.cli_models import app as models_app
+from fisherscope.cli_models import parse_settings
 from fisherscope.core.errors import FisherscopeError
 
 app = typer.Typer(
@@ -120,15 +122,29 @@ app.add_typer(models_app)
 
 
 ModelArgument = Annotated[
-    str, typer.Argument(metavar="MODEL", help="Folder of a saved model, or package.module:factory.")
+    str,
+    typer.Argument(
+        metavar="MODEL", help="Folder of a saved model, zoo:NAME, hub:owner/NAME, or package.module:factory."
+    ),
 ]
 Data = Annotated[
     str,
-    typer.Option("--data", metavar="DATA", help="Named set, folder of images, .parquet, .npy, .npz, or feature table."),
+    typer.Option(
+        "--data",
+        metavar="DATA",
+        help="Named set, folder of images, .parquet, .npy, .npz, text (.txt), table (.csv), or feature table.",
+    ),
 ]
-Split = Annotated[str | None, typer.Option(help="Split of the set [default: test].")]
+Split = Annotated[str | None, typer.Option(help="Split of the set [default: test; a file: all of it].")]
 Limit = Annotated[int | None, typer.Option(help="Use at most so many samples, drawn at random.")]
 Resize = Annotated[str | None, typer.Option(help="Convert images to CxHxW, e.g. 3x32x32.", metavar="CxHxW")]
+Window = Annotated[
+    int | None, typer.Option(help="Bytes of the windows that a text is cut into [default: the model's].", metavar="T")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="A saved model's setting beside its parameters; may be repeated.", metavar="NAME=JSON"),
+]
 GroupSize = Annotated[int, typer.Option("--group-size", help="How many samples are judged together.", metavar="B")]
 AllowTraining = Annotated[
     bool, typer.Option("--allow-training-samples", help="Accept samples that the model was trained on.")
@@ -155,32 +171,39 @@ def extract(
     limit: Limit = None,
     resize: Resize = None,
     companion: Companions = None,
+    window: Window = None,
+    model_settings: Settings = None,
     seed: Seed = 0,
     device: Device = "cpu",
     dtype: Dtype = "float32",
     max_memory: MaxMemory = None,
     data_root: DataRoot = None,
 ) -> None:
-    """Extract gradient features into a table; an interrupted run resumes.
+    """Extract gradient features into a table; an interrupted run resumes. Under torchrun over several processes.
 
     Example: fisherscope extract runs/glow --data fashion_mnist --group-size 5 --out runs/test.safetensors
     """
     from fisherscope.core.errors import SettingError
     from fisherscope.data import load_samples
+    from fisherscope.models.training.workers import workers
     from fisherscope.pipeline.batches import as_batches
     from fisherscope.pipeline.companions import as_companions, load_companions
     from fisherscope.pipeline.extraction import ExtractSettings, extract_table
-    from fisherscope.pipeline.target import load_target
+    from fisherscope.pipeline.target import load_target, parse_device
 
     if out.suffix != ".safetensors":
         raise SettingError(f"{out} ends in '{out.suffix}', expected .safetensors")
-    target = load_target(model, device=device, dtype=dtype)
-    samples = load_samples(data, split=split, data_root=data_root, limit=limit, seed=seed, resize=parse_shape(resize))
-    companions = as_companions(load_companions(companion or (), device=device, dtype=dtype), target)
-    settings = ExtractSettings(group_size, seed, max_memory=parse_bytes(max_memory), companions=companions)
-    with progress_bar(samples.name, "samples") as update:
-        table = extract_table(target, as_batches(samples, target), blocks.split(","), settings, out=out, report=update)
-    print(f"{out}: {len(table)} groups of {group_size}, blocks {', '.join(sorted(table.blocks))}")
+    read = partial(load_samples, data, split=split, data_root=data_root, limit=limit, seed=seed)
+    with workers(parse_device(device)) as team:
+        target = load_target(model, device=str(team.device), dtype=dtype, settings=parse_settings(model_settings or []))
+        samples = read(resize=parse_shape(resize), window=window, default_window=target.window)
+        companions = as_companions(load_companions(companion or (), device=str(team.device), dtype=dtype), target)
+        settings = ExtractSettings(group_size, seed, max_memory=parse_bytes(max_memory), companions=companions)
+        data_batches = as_batches(samples, target)
+        with progress_bar(samples.name, "samples") if team.main else nullcontext() as update:
+            table = extract_table(target, data_batches, blocks.split(","), settings, out=out, report=update, team=team)
+    if team.main:
+        print(f"{out}: {len(table)} groups of {group_size}, blocks {', '.join(sorted(table.blocks))}")
 
 
 @app.command()
@@ -196,8 +219,10 @@ def fit(
     split: Split = None,
     limit: Limit = None,
     resize: Resize = None,
+    window: Window = None,
     allow_training_samples: AllowTraining = False,
     companion: Companions = None,
+    model_settings: Settings = None,
     seed: Seed = 0,
     device: Device = "cpu",
     dtype: Dtype = "float32",
@@ -215,12 +240,21 @@ def fit(
     from fisherscope.pipeline.guard import fit as fit_guard
     from fisherscope.pipeline.target import load_target
 
-    target = load_target(model, device=device, dtype=dtype)
+    target = load_target(model, device=device, dtype=dtype, settings=parse_settings(model_settings or []))
     shape = parse_shape(resize)
     samples = (
         FeatureTable.load(data)
         if data.endswith(".safetensors")
-        else load_samples(data, split=split, data_root=data_root, limit=limit, seed=seed, resize=shape)
+        else load_samples(
+            data,
+            split=split,
+            data_root=data_root,
+            limit=limit,
+            seed=seed,
+            resize=shape,
+            window=window,
+            default_window=target.window,
+        )
     )
     with progress_bar(f"fitting on {data}", "samples") as update:
         guard = fit_guard(
@@ -258,6 +292,7 @@ def score(
     split: Split = None,
     limit: Limit = None,
     resize: Resize = None,
+    window: Window = None,
     device: Device = "cpu",
     max_memory: MaxMemory = None,
     data_root: DataRoot = None,
@@ -289,7 +324,15 @@ def score(
     samples = (
         FeatureTable.load(data)
         if data.endswith(".safetensors")
-        else load_samples(data, split=split, data_root=data_root, limit=limit, resize=shape)
+        else load_samples(
+            data,
+            split=split,
+            data_root=data_root,
+            limit=limit,
+            resize=shape,
+            window=window,
+            default_window=guard.target.window,
+        )
     )
     with progress_bar(f"scoring {data}", "samples") as update:
         verdict = guard.judge(samples, update)
@@ -315,9 +358,11 @@ def evaluate(
     ] = None,
     limit: Limit = None,
     resize: Resize = None,
+    window: Window = None,
     fpr: Annotated[float, typer.Option(help="False-alarm rate at which false alarms are counted.")] = 0.05,
     allow_training_samples: AllowTraining = False,
     companion: Companions = None,
+    model_settings: Settings = None,
     seed: Seed = 0,
     device: Device = "cpu",
     dtype: Dtype = "float32",
@@ -347,13 +392,19 @@ def evaluate(
         tables=tables,
         allow_training_samples=allow_training_samples,
     )
-    target = load_target(model, device=device, dtype=dtype)
+    target = load_target(model, device=device, dtype=dtype, settings=parse_settings(model_settings or []))
     companions = as_companions(load_companions(companion or (), device=device, dtype=dtype), target)
     settings = replace(settings, companions=companions)
-    sets = [
-        as_batches(load_samples(d, data_root=data_root, limit=limit, seed=seed, resize=parse_shape(resize)), target)
-        for d in (in_dist, *out_dist)
-    ]
+    read = partial(
+        load_samples,
+        data_root=data_root,
+        limit=limit,
+        seed=seed,
+        resize=parse_shape(resize),
+        window=window,
+        default_window=target.window,
+    )
+    sets = [as_batches(read(data), target) for data in (in_dist, *out_dist)]
     with progress_bar("extracting", "samples") as update:
         evaluation = run_evaluation(
             target, sets[0], sets[1:], settings, report=lambda what, done, total: update(done, total, what)

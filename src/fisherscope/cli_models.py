@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,7 +20,7 @@ _DataRoot = Annotated[
 ]
 _Device = Annotated[str, typer.Option(help="Torch device: cpu, cuda, cuda:1, ...")]
 _Seed = Annotated[int, typer.Option(help="Seed of all randomness.")]
-_Model = Annotated[str, typer.Argument(metavar="MODEL", help="Folder of a saved model, or zoo:NAME.")]
+_Model = Annotated[str, typer.Argument(metavar="MODEL", help="Folder of a saved model, zoo:NAME or hub:owner/NAME.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -62,6 +61,7 @@ def train(
     perturb: Annotated[
         float | None, typer.Option(help="Replace this share of values by noise: a background model.", metavar="RATE")
     ] = None,
+    window: Annotated[int | None, typer.Option(help="Bytes of the windows of a text [default: 128].")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of all randomness [default: 0].")] = None,
     device: _Device = "cpu",
     data_root: _DataRoot = None,
@@ -89,9 +89,10 @@ def train(
         "limit": limit,
         "resize": parse_shape(resize),
         "perturb": perturb,
+        "window": window,
         "storage": "float16" if half else None,
     }
-    merged = _merge_config(config, _given(given), _given(model) | _parse_settings(settings or []), _given(training))
+    merged = _merge_config(config, _given(given), _given(model) | parse_settings(settings or []), _given(training))
     _run_training(merged, out, resume=resume, device=device, data_root=data_root)
 
 
@@ -99,7 +100,7 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def _parse_settings(pairs: list[str]) -> dict[str, Any]:
+def parse_settings(pairs: list[str]) -> dict[str, Any]:
     """Return the settings of ``NAME=JSON`` texts; what is no JSON is taken as text."""
     from fisherscope.core.errors import SettingError
 
@@ -142,11 +143,12 @@ def _run_training(config: TrainConfig, out: Path, *, resume: bool, device: str, 
     from contextlib import nullcontext
 
     from fisherscope.cli import command_line, progress_bar
+    from fisherscope.models.training.workers import is_first
     from fisherscope.pipeline.target import parse_device
     from fisherscope.pipeline.training import train_from_config
 
     steps, minutes = config.training.steps, config.training.minutes
-    first = os.environ.get("RANK", "0") == "0"
+    first = is_first()
     title = f"{config.family} on {config.data}"
     with progress_bar(title, "steps" if steps else "seconds") if first else nullcontext() as update:
 
@@ -211,7 +213,9 @@ def info(model: _Model, as_json: _Json = False) -> None:
 @app.command()
 def samples(
     model: _Model,
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Grid as .png, or the samples as .npy.")],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FILE", help="Grid as .png, texts as .txt, rows as .csv, or any as .npy.")
+    ],
     count: Annotated[int, typer.Option("--count", "-n", help="How many samples.")] = 64,
     seed: _Seed = 0,
     device: _Device = "cpu",

@@ -56,6 +56,7 @@ class TrainConfig(BaseModel):
         limit: use at most so many samples.
         resize: (C, H, W) to convert images to.
         perturb: share of values to replace by uniform levels, for a background model; None leaves the samples alone.
+        window: bytes of the windows that a text is cut into; by default 128.
         storage: floating dtype of the saved file.
         model: arguments of the family's constructor beside data_shape and init_seed.
         training: budget and optimiser.
@@ -69,6 +70,7 @@ class TrainConfig(BaseModel):
     limit: int | None = None
     resize: tuple[int, int, int] | None = None
     perturb: float | None = None
+    window: int | None = None
     storage: Literal["float32", "float16"] = "float32"
     model: dict[str, Any] = Field(default_factory=dict)
     training: TrainingTable = Field(default_factory=TrainingTable)

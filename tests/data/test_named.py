@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from fisherscope.core.errors import DataError
-from fisherscope.data.named import find_root, list_sets, shards, split_files
+from fisherscope.data.named import find_root, list_sets, named_file, shards, split_files
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def root(tmp_path):
 
 
 def test_sets_and_splits_are_listed(root, monkeypatch):
-    expected = {"a": ("test",), "b": ("test", "train")}
+    expected = {"a": ("test",), "b": ("test", "train"), "c/x.txt": ("test", "train")}
     assert list_sets(root) == expected
     assert list_sets() == {}
     monkeypatch.setenv("FISHERSCOPE_DATA", str(root))
@@ -46,3 +46,9 @@ def test_shards_are_sorted_and_complete(tmp_path):
 def test_folder_without_shards_has_no_splits(root):
     assert split_files(root / "c") == {}
     assert split_files(root / "absent") == {}
+
+
+def test_a_named_file_lies_below_the_root(root):
+    assert named_file(root, "c/x.txt") == root / "c" / "x.txt"
+    for name in ("c/y.txt", "README.md", "c", "../" + root.name + "/c/x.txt", str(root / "c" / "x.txt")):
+        assert named_file(root, name) is None

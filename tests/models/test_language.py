@@ -8,17 +8,9 @@ import torch
 
 from fisherscope.core.errors import SettingError
 from fisherscope.core.keys import sample_keys
-from fisherscope.models.language import ByteTransformer, byte_windows
+from fisherscope.data.texts import byte_windows
+from fisherscope.models.language import ByteTransformer
 from fisherscope.models.training import TrainingSet, TrainSettings, train
-
-
-def test_windows() -> None:
-    assert byte_windows(b"abcdefgh", 3).tolist() == [[97, 98, 99], [100, 101, 102]]
-    assert byte_windows(b"abcde", 3, stride=1).tobytes() == b"abcbcdcde"
-    assert byte_windows("é".encode(), 2).dtype == np.uint8
-    for arguments in ({"length": 4}, {"length": 0}, {"length": 2, "stride": 0}):
-        with pytest.raises(SettingError, match="hold no window"):
-            byte_windows(b"abc", **arguments)
 
 
 def test_a_text_is_learnt(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from fisherscope.core.errors import CardMismatchError, DataError, ModelError, SettingError
 from fisherscope.core.keys import fingerprint_keys, sample_keys
-from fisherscope.models.base import GenerativeModel, load_model
+from fisherscope.models.base import GenerativeModel, load_model, make_model
 from fisherscope.models.glow import Glow
 from fisherscope.models.training import Progress, TrainingSet, TrainSettings, bits_per_dim, train
 
@@ -53,6 +53,33 @@ def test_a_resumed_run_is_the_straight_run_to_the_bit(tmp_path: Path) -> None:
     assert equal(straight, halves)
     assert straight.card.bits_per_dim == halves.card.bits_per_dim
     assert not equal(straight, train(small(), data, settings(steps=7), tmp_path / "shorter"))
+
+
+def test_what_is_saved_is_the_moving_average(tmp_path: Path) -> None:
+    model = make_model("vae", data_shape=(1, 4, 4), hidden=2, latents=2)
+    expected, last = ([p.detach().clone() for p in model.parameters()] for _ in range(2))
+
+    def follow(p: Progress) -> None:
+        decay = min(0.4, p.step / (p.step + 10))
+        for average, value, parameter in zip(expected, last, model.parameters(), strict=True):
+            average.lerp_(parameter.detach(), 1 - decay)
+            value.copy_(parameter.detach())
+
+    trained = train(model, training_set(), settings(ema_decay=0.4), tmp_path / "m", report=follow)
+    assert all(torch.equal(p, q) for p, q in zip(trained.parameters(), expected, strict=True))
+    assert not any(torch.equal(p, q) for p, q in zip(trained.parameters(), last, strict=True))
+
+
+def test_gradients_are_clipped(tmp_path: Path) -> None:
+    moved = []
+    for clip in (1.0, 1e-14):
+        model = make_model("vae", data_shape=(1, 4, 4), hidden=2, latents=2)
+        before = [p.detach().clone() for p in model.parameters()]
+        train(model, training_set(), settings(gradient_clip=clip), tmp_path / str(clip))
+        steps = (p.detach() - q for p, q in zip(model.parameters(), before, strict=True))
+        moved.append(max(float(step.abs().max()) for step in steps))
+    # Adam divides a gradient by its own size, until that is far below the 1e-8 that it adds.
+    assert moved[1] < 1e-3 * moved[0]
 
 
 def test_a_run_depends_on_its_seed_only(tmp_path: Path) -> None:

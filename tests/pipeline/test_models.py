@@ -44,7 +44,13 @@ def test_samples_become_files(tmp_path: Path) -> None:
     language = make_model("language", data_shape=(4,), width=8, layers=1, heads=1)
     with pytest.raises(ModelError, match=r"write them to a \.npy file"):
         write_samples(language, tmp_path / "b.png")
-    with pytest.raises(SettingError, match=r"\.png or \.npy"):
+    write_samples(language, tmp_path / "b.txt", count=3)
+    assert (tmp_path / "b.txt").read_bytes() == b"".join(w.tobytes() + b"\n" for w in language.sample(3).numpy())
+    write_samples(language, tmp_path / "b.csv", count=3)
+    assert np.array_equal(np.loadtxt(tmp_path / "b.csv", delimiter=","), language.sample(3).numpy())
+    with pytest.raises(ModelError, match=r"are no windows of bytes"):
+        write_samples(model, tmp_path / "c.txt")
+    with pytest.raises(SettingError, match=r"\.png, \.txt, \.csv, \.npy"):
         write_samples(model, tmp_path / "b.jpg")
 
 
@@ -57,6 +63,16 @@ def test_a_configuration_is_trained_and_stored_in_half_precision(tmp_path: Path)
     sizes = [(tmp_path / n / "model.safetensors").stat().st_size for n in ("half", "full")]
     assert sizes[0] < 0.8 * sizes[1]
     assert len(half.train_keys) == 60 and half.card.data == "digits[train]"
+    assert not (tmp_path / "half/training/curve.png").exists()  # three steps log nothing
+
+
+def test_a_training_leaves_its_curve(tmp_path: Path) -> None:
+    training = TrainingTable(steps=4, batch_size=8, validate_every=2)
+    for family, model in (("glow", {"steps": 1, "hidden": 4}), ("diffusion", {"channels": 16, "multipliers": (1,)})):
+        config = TrainConfig(family=family, data="digits", limit=60, model=model, training=training)
+        train_from_config(config, tmp_path / family)
+    pictures = [np.asarray(Image.open(tmp_path / family / "training/curve.png")) for family in ("glow", "diffusion")]
+    assert len(pictures[0]) < len(pictures[1])  # the diffusion's own loss has a panel of its own
 
 
 def test_floats_that_are_no_levels_are_refused(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,16 +11,19 @@ import numpy as np
 from fisherscope.core.errors import DataError, SettingError
 from fisherscope.data.arrays import read_array_file, samples_from_array
 from fisherscope.data.bundled import list_bundled, load_bundled
+from fisherscope.data.csv_files import read_csv
 from fisherscope.data.folders import read_folder
 from fisherscope.data.hub import looks_like_hub_name, read_hub
 from fisherscope.data.images import SUFFIXES, resize_array
-from fisherscope.data.named import ENVIRONMENT, find_root, list_sets, shards, split_files
+from fisherscope.data.named import ENVIRONMENT, SPLIT_SUFFIXES, find_root, list_sets, named_file, shards, split_files
 from fisherscope.data.parquet import read_parquet
 from fisherscope.data.samples import Array, ReadOptions, Samples, Shape
+from fisherscope.data.texts import read_text
 
 _BRACKET = re.compile(r"^(?P<base>.+)\[(?P<split>[^\[\]]+)\]$")
 _ARRAY_SUFFIXES = (".npy", ".npz")
-_FILE_SUFFIXES = (*_ARRAY_SUFFIXES, ".parquet", *SUFFIXES)
+_TEXT = ".txt"
+_FILE_SUFFIXES = (*_ARRAY_SUFFIXES, ".parquet", ".csv", _TEXT, *SUFFIXES)
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,7 @@ class _Request:
     base: str
     split: str | None
     default_split: str
+    default_window: int | None
     data_root: str | Path | None
     options: ReadOptions
 
@@ -49,6 +53,8 @@ def load_samples(
     limit: int | None = None,
     seed: int = 0,
     resize: Shape | None = None,
+    window: int | None = None,
+    default_window: int | None = None,
 ) -> Samples:
     """Load samples from whatever the user wrote.
 
@@ -58,9 +64,12 @@ def load_samples(
        with its subfolders. A subfolder that bears the split's name is taken as that split;
     2. a ``.parquet`` file;
     3. a ``.npy`` or ``.npz`` array; ``file.npz[name]`` picks one of several arrays;
-    4. a named set: a folder of shards below ``data_root`` or FISHERSCOPE_DATA;
-    5. a bundled set (:func:`~fisherscope.data.bundled.list_bundled`);
-    6. a set of the Hugging Face hub, if the text has the form ``owner/name``.
+    4. a ``.txt`` text, cut into windows of bytes, or a ``.csv`` table of numbers: all of it, or as the split ``train``
+       its first 80 % and as ``test`` the rest;
+    5. a named set: a folder of shards, or such a text or table (``text/tiny_shakespeare.txt``, never all of it), below
+       ``data_root`` or FISHERSCOPE_DATA;
+    6. a bundled set (:func:`~fisherscope.data.bundled.list_bundled`);
+    7. a set of the Hugging Face hub, if the text has the form ``owner/name``.
 
     Args:
         spec: such a text or path, optionally ending in ``[split]``; an array; or samples, which pass through.
@@ -70,6 +79,8 @@ def load_samples(
         limit: at most so many samples: a random subset by ``seed``, not the first ones, in their original order.
         seed: of that subset.
         resize: (C, H, W) to crop, resample and convert images to; without it images are taken exactly as they are.
+        window: bytes of each window of a text; asked of anything else it is an error.
+        default_window: the same where none is given, for instance that of the model; of no effect on anything else.
 
     Returns:
         The samples, named as the user wrote them, with the split.
@@ -79,8 +90,10 @@ def load_samples(
             used; the message names the first bad file or row.
         SettingError: contradicting splits, or a ``limit`` or ``resize`` out of range.
     """
-    options = ReadOptions(limit, seed, resize)
+    options = ReadOptions(limit, seed, resize, window)
     if isinstance(spec, (Samples, np.ndarray)):
+        if window is not None:
+            raise SettingError(f"a window of {window} was asked of data in memory; only text files are cut")
         if split is not None:
             raise SettingError(f"split '{split}' was asked of data in memory, which has no splits; leave it out")
         return _from_memory(spec, options)
@@ -93,7 +106,7 @@ def load_samples(
     if bracket is not None and split is not None and bracket != split:
         raise SettingError(f"'{text}' asks for split '{bracket}' but --split for '{split}'; give one of them")
     chosen = bracket if split is None else split
-    return _from_text(_Request(base, chosen, default_split, data_root, options))
+    return _from_text(_Request(base, chosen, default_split, default_window, data_root, options))
 
 
 def _from_memory(data: Array | Samples, options: ReadOptions) -> Samples:
@@ -110,13 +123,19 @@ def _from_memory(data: Array | Samples, options: ReadOptions) -> Samples:
 
 def _from_text(request: _Request) -> Samples:
     path = Path(request.base).expanduser()
+    if request.options.window is not None and path.suffix.lower() != _TEXT:
+        raise SettingError(f"a window was asked of {request.base}; only texts ({_TEXT}) are cut into windows")
     if path.is_dir():
         return _from_folder(path, request)
     if path.is_file():
         return _from_file(path, request)
+    root = find_root(request.data_root)
+    if root is not None and (file := named_file(root, request.base)):
+        return _from_file(file, replace(request, split=request.chosen_split))
+    if root is not None and path.suffix in SPLIT_SUFFIXES:
+        raise DataError(_not_found(request))
     if path.suffix.lower() in _FILE_SUFFIXES or request.base.startswith(("/", "./", "../", "~")):
         raise DataError(f"{path} does not exist; check the path")
-    root = find_root(request.data_root)
     if root is not None and _is_plain(request.base) and split_files(root / request.base):
         return _from_shards(root / request.base, request)
     if request.base in list_bundled():
@@ -149,13 +168,18 @@ def _from_shards(folder: Path, request: _Request) -> Samples:
 
 def _from_file(path: Path, request: _Request) -> Samples:
     suffix = path.suffix.lower()
+    name = request.base if request.split is None else request.name
+    if suffix == _TEXT:
+        options = replace(request.options, window=request.options.window or request.default_window)
+        return read_text(path, name, options, split=request.split)
+    if suffix == ".csv":
+        return read_csv(path, name, request.options, split=request.split)
     if suffix in _ARRAY_SUFFIXES:
-        name = request.base if request.split is None else request.name
         return read_array_file(path, name, request.options, entry=request.split)
     if suffix != ".parquet":
         raise DataError(
-            f"{path} is a file ending in '{path.suffix}', expected a folder of images, .parquet, .npy or .npz; "
-            "put single images into a folder"
+            f"{path} is a file ending in '{path.suffix}', expected a folder of images, .parquet, .npy, .npz, .csv or "
+            ".txt; put single images into a folder"
         )
     if request.split is not None:
         raise DataError(f"{path} is a single file without splits, but split '{request.split}' was asked; leave it out")

@@ -1,4 +1,4 @@
-"""Named sets: folders of ``{split}-*.parquet`` shards below a data root."""
+"""Named sets below a data root: folders of ``{split}-*.parquet`` shards, and single text and CSV files."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import re
 from pathlib import Path
 
 from fisherscope.core.errors import DataError
+from fisherscope.data.parts import SPLITS
 
 ENVIRONMENT = "FISHERSCOPE_DATA"
+SPLIT_SUFFIXES = (".csv", ".txt")
 _SHARD = re.compile(r"^(?P<split>[\w.]+)-(?:.*-of-(?P<count>\d+))?.*\.parquet$")
 
 
@@ -32,7 +34,16 @@ def list_sets(data_root: str | Path | None = None) -> dict[str, tuple[str, ...]]
     """Return the named sets below the data root with their splits, sorted; empty without a data root."""
     root = find_root(data_root)
     folders = sorted(p for p in root.iterdir() if p.is_dir()) if root else []
-    return {f.name: tuple(splits) for f in folders if (splits := split_files(f))}
+    sets = {f.name: tuple(splits) for f in folders if (splits := split_files(f))}
+    files = [p for folder in ([root, *folders] if root else []) for p in folder.iterdir() if p.suffix in SPLIT_SUFFIXES]
+    return dict(sorted((sets | {p.relative_to(root).as_posix(): SPLITS for p in files if root}).items()))
+
+
+def named_file(root: Path, name: str) -> Path | None:
+    """Return the text or CSV file of a name such as ``text/tiny_shakespeare.txt``, None where there is none."""
+    path = Path(name)
+    inside = not path.is_absolute() and ".." not in path.parts
+    return root / path if inside and path.suffix in SPLIT_SUFFIXES and (root / path).is_file() else None
 
 
 def split_files(folder: Path) -> dict[str, list[Path]]:

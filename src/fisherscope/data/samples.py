@@ -25,8 +25,9 @@ class Samples:
     """Samples with a name and a key each. Make one with :meth:`from_array`, which hashes the keys.
 
     Attributes:
-        x: samples; images are (N, C, H, W) uint8, anything else is (N, ...) floating.
-        ids: N unique names: a file name, ``path#row`` of a Parquet file or ``name[row]`` of an array.
+        x: samples; images are (N, C, H, W) uint8, windows of text (N, T) uint8, anything else is (N, ...) floating.
+        ids: N unique names: a file name, ``path#row`` of a Parquet file, ``name[row]`` of an array, ``file:offset``
+            of a text or ``file:line`` of a CSV file.
         keys: 64-bit hash of every sample, shape (N,), dtype uint64; equal for a uint8 image and its float copy.
         name: what the user called the set, e.g. ``cifar10[test]``.
         labels: class of every sample, shape (N,), or None where there is none.
@@ -113,11 +114,13 @@ class ReadOptions:
             None for all.
         seed: of that draw. Draws of one seed are nested: the subset of 100 lies in the subset of 200.
         resize: (C, H, W), C 1 or 3, to crop, resample and convert images to; None takes them exactly as they are.
+        window: length of the windows that a text is cut into, in bytes.
     """
 
     limit: int | None = None
     seed: int = 0
     resize: Shape | None = None
+    window: int | None = None
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -126,6 +129,8 @@ class ReadOptions:
         shape = self.resize
         if shape is not None and (len(shape) != 3 or shape[0] not in (1, 3) or min(shape) < 1):
             raise SettingError(f"resize is {shape}, expected (channels, height, width) with 1 or 3 channels")
+        if self.window is not None and self.window < 1:
+            raise SettingError(f"window is {self.window}, expected at least 1 byte")
 
     def rows(self, count: int) -> NDArray[np.intp]:
         """Return the rows to read of ``count``, ascending."""
@@ -165,7 +170,9 @@ def require_shape(samples: Samples, shape: tuple[int, ...], value_range: tuple[f
     """
     if samples.shape != tuple(shape):
         advice = "use --resize to convert (resampling itself can look novel)"
-        if samples.x.dtype != np.uint8:
+        if _is_text(samples):
+            advice = f"use --window {shape[0]}" if len(shape) == 1 else "a text needs a model of byte windows"
+        elif samples.x.dtype != np.uint8:
             advice = "give samples of that shape"
         raise DataError(
             f"{samples.ids[0]} of {samples.name} is {describe_shape(samples.shape)}, "
@@ -173,6 +180,15 @@ def require_shape(samples: Samples, shape: tuple[int, ...], value_range: tuple[f
         )
     if value_range is not None:
         _require_range(samples, *value_range)
+        if _is_text(samples) and value_range not in ((0, 255), (-np.inf, np.inf)):
+            raise DataError(
+                f"{samples.name} is bytes, the model reads numbers from {value_range[0]:g} to {value_range[1]:g} "
+                "(ids of tokens, say); encode the text for it and give the array"
+            )
+
+
+def _is_text(samples: Samples) -> bool:
+    return samples.x.dtype == np.uint8 and samples.x.ndim == 2
 
 
 def _require_range(samples: Samples, low: float, high: float) -> None:

@@ -31,6 +31,9 @@ FAMILIES: Final[Mapping[str, str]] = {
 }
 """Model families by name, each as ``module:class``, imported only when asked for."""
 
+HUB: Final = "hub:"
+"""Before the name of a model on the Hugging Face hub: a mistyped folder never becomes a download."""
+
 
 class GenerativeModel(nn.Module, ABC):
     """A model with a log-likelihood, or a variational lower bound of it, per sample.
@@ -166,8 +169,8 @@ def load_model(
     """Load a model in eval mode.
 
     Args:
-        folder: a folder that :meth:`GenerativeModel.save` wrote, ``zoo:NAME``, a saved diffusers DDPM pipeline, or a
-            transformers causal language model.
+        folder: a folder that :meth:`GenerativeModel.save` wrote, ``zoo:NAME``, a saved diffusers DDPM pipeline, a
+            transformers causal language model, or ``hub:owner/name``, such a one on the Hugging Face hub.
         device: where the parameters go.
         dtype: floating dtype of the parameters.
         settings: constructor's arguments to change that leave the parameters alone: a diffusion's timesteps, a VAE's
@@ -176,24 +179,32 @@ def load_model(
     Raises:
         ModelError: the folder is no saved model, a file is truncated, or its contents do not fit together.
     """
-    folder = zoo_folder(str(folder)) if str(folder).startswith(PREFIX) else Path(folder)
-    changes = dict(settings or {})
-    if (folder / "model.json").is_file():
-        model = _load_saved(folder, changes)
-    elif (folder / "model_index.json").is_file():
+    model = _load(str(folder), dict(settings or {}))
+    return model.to(device=device, dtype=dtype).eval()
+
+
+def _load(name: str, changes: Mapping[str, Any]) -> GenerativeModel:
+    folder = zoo_folder(name) if name.startswith(PREFIX) else Path(name)
+    if not name.startswith(HUB) and (folder / "model.json").is_file():
+        return _load_saved(folder, changes)
+    if not name.startswith(HUB) and (folder / "model_index.json").is_file():
         from fisherscope.models.adapters.diffusers import DiffusersModel
 
-        model = DiffusersModel.from_pipeline(folder, **changes)
-    elif (folder / "config.json").is_file():
+        return DiffusersModel.from_pipeline(folder, **_known(changes, ("timesteps", "weight", "draws")))
+    if name.startswith(HUB) or (folder / "config.json").is_file():
         from fisherscope.models.adapters.transformers import TransformersModel
 
-        model = TransformersModel.from_pretrained(folder, **changes)
-    else:
-        raise ModelError(
-            f"{folder} is not a saved model: it holds no model.json, nor the model_index.json of a diffusers pipeline "
-            "or the config.json of a transformers model"
-        )
-    return model.to(device=device, dtype=dtype).eval()
+        return TransformersModel.from_pretrained(name.removeprefix(HUB), **_known(changes, ("window", "start")))
+    raise ModelError(
+        f"{folder} is not a saved model: it holds no model.json, nor the model_index.json of a diffusers pipeline "
+        "or the config.json of a transformers model"
+    )
+
+
+def _known(changes: Mapping[str, Any], known: tuple[str, ...]) -> Mapping[str, Any]:
+    if unknown := sorted(set(changes) - set(known)):
+        raise SettingError(f"this model has no setting {', '.join(unknown)}; its settings: {', '.join(known)}")
+    return changes
 
 
 def _load_saved(folder: Path, changes: Mapping[str, Any]) -> GenerativeModel:

@@ -6,7 +6,6 @@ from typing import Any, ClassVar, Final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -120,22 +119,3 @@ class ByteTransformer(GenerativeModel):
             drawn = (cumulative < u[:, i : i + 1] * cumulative[:, -1:]).sum(1, keepdim=True)
             symbols = torch.cat([symbols, drawn], dim=1)
         return symbols[:, 1:].to(torch.uint8)
-
-
-def byte_windows(text: bytes, length: int, *, stride: int | None = None) -> NDArray[np.uint8]:
-    """Return the windows of a text, uint8 (n, length); what is left over at the end is dropped.
-
-    Args:
-        text: the text, encoded.
-        length: bytes a window.
-        stride: bytes from one window's start to the next; by default ``length``, so that windows do not overlap.
-
-    Raises:
-        SettingError: the text is shorter than one window, or a length is not positive.
-    """
-    step = length if stride is None else stride
-    if min(length, step) < 1 or len(text) < length:
-        raise SettingError(f"{len(text)} bytes hold no window of {length} bytes with stride {step}")
-    starts = np.arange(0, len(text) - length + 1, step)
-    windows: NDArray[np.uint8] = np.frombuffer(text, dtype=np.uint8)[starts[:, None] + np.arange(length)]
-    return windows

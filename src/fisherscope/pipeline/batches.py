@@ -69,7 +69,7 @@ def as_batches(data: Any, target: Target | None = None) -> Batches:
     if isinstance(data, Batches):
         return data
     if isinstance(data, (str, Path)):
-        data = load_samples(data)
+        data = load_samples(data, default_window=None if target is None else target.window)
     if not isinstance(data, Samples):
         data = _from_tree(data)
         if isinstance(data, Batches):

@@ -14,6 +14,7 @@ from fisherscope.features.companions import Companion
 from fisherscope.features.extractors import Extractor, Request, choose_extractors, extract_blocks
 from fisherscope.features.gradients import Reduction, gradient_pass
 from fisherscope.features.metrics import FisherMetric, SketchSettings, fit_metrics, make_metric
+from fisherscope.models.training.workers import ALONE, Workers
 from fisherscope.pipeline.batches import Batches
 from fisherscope.pipeline.target import Target
 
@@ -157,8 +158,11 @@ def extract_table(
     metrics: Iterable[FisherMetric] = (),
     out: str | Path | None = None,
     report: ReportProgress | None = None,
+    team: Workers = ALONE,
 ) -> FeatureTable:
     """Extract features of consecutive groups of samples.
+
+    Several processes share the work shard by shard; batches are those of a single process, and so is the table.
 
     Args:
         target: the model.
@@ -168,13 +172,16 @@ def extract_table(
         metrics: fitted ones, for blocks measured in them.
         out: file for the table. An interrupted run leaves its finished shards in ``<out>.parts`` and goes on there.
         report: called with (samples done, samples in all) after every batch.
+        team: the processes that call this alike, see :func:`~fisherscope.models.training.workers.workers`; all see
+            the folder of ``out``.
 
     Returns:
-        The table, N = n // B rows.
+        The table, N = n // B rows, in every process.
 
     Raises:
         DataError: fewer samples than one group.
         CardMismatchError: ``out`` or its parts hold a table of another model, data or setting.
+        SettingError: several processes without ``out``.
     """
     settings = settings or ExtractSettings()
     n_groups = len(data) // settings.group_size
@@ -185,7 +192,9 @@ def extract_table(
         )
     data = data.select(range(n_groups * settings.group_size))
     extractors = choose_extractors(blocks, settings.sketch, metrics, settings.companions)
-    job = _Job(target, data, settings, extractors, _card(target, data, settings, extractors), report)
+    job = _Job(target, data, settings, extractors, _card(target, data, settings, extractors), report, team)
+    if out is None and team.size > 1:
+        raise SettingError(f"{team.size} processes cannot make a table in memory together; give a file as out")
     if out is None:
         return job.all_rows()
     return job.resumable(Path(out))
@@ -199,6 +208,7 @@ class _Job:
     extractors: list[Extractor]
     card: Card
     report: ReportProgress | None
+    team: Workers
 
     @property
     def batch(self) -> int:
@@ -229,27 +239,27 @@ class _Job:
         )
 
     def resumable(self, out: Path) -> FeatureTable:
-        """Return the table from ``out``, or make it shard by shard."""
-        if out.exists():
-            table = FeatureTable.load(out)
-            self.card.require_same(table.card, data=True)
-            return table
-        folder = out.with_name(out.name + ".parts")
-        step = self.batch * _BATCHES_PER_SHARD
-        parts = [
-            self._shard(folder, start, min(start + step, len(self.data))) for start in range(0, len(self.data), step)
-        ]
-        table = FeatureTable.concatenate(parts)
-        table.save(out)
-        shutil.rmtree(folder)
+        """Return the table from ``out``, or make it shard by shard, each process its share; the first joins them."""
+        if not out.exists():
+            folder = out.with_name(out.name + ".parts")
+            starts = range(0, len(self.data), self.batch * _BATCHES_PER_SHARD)
+            for start in starts[self.team.rank :: self.team.size]:
+                self._shard(folder, start)
+            self.team.wait()
+            if self.team.main:
+                FeatureTable.concatenate([self._shard(folder, start) for start in starts]).save(out)
+                shutil.rmtree(folder)
+            self.team.wait()
+        table = FeatureTable.load(out)
+        self.card.require_same(table.card, data=True)
         return table
 
-    def _shard(self, folder: Path, start: int, stop: int) -> FeatureTable:
+    def _shard(self, folder: Path, start: int) -> FeatureTable:
         path = folder / f"{start:08d}.safetensors"
         if path.exists():
             table = FeatureTable.load(path)
             self.card.require_same(table.card, data=True)
             return table
-        table = self._rows(start, stop)
+        table = self._rows(start, min(start + self.batch * _BATCHES_PER_SHARD, len(self.data)))
         table.save(path)
         return table

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,24 +65,46 @@ def write_samples(model: GenerativeModel, out: str | Path, *, count: int = 64, s
 
     Args:
         model: the model.
-        out: a ``.png`` for a grid of images, or a ``.npy`` for the samples themselves, any kind of them.
+        out: a ``.png`` for a grid of images, a ``.txt`` for windows of text, one a line, a ``.csv`` for rows of
+            numbers, or a ``.npy`` for the samples themselves, any kind of them.
         count: how many.
         seed: seed of the draw.
         scale: side of each pixel in the picture.
+
+    Raises:
+        SettingError: no samples, or a file of another kind, were asked for.
+        ModelError: the model's samples are nothing that such a file holds.
     """
     out = Path(out)
-    if out.suffix not in (".png", ".npy") or count < 1 or scale < 1:
-        raise SettingError(f"{count} samples into {out} (scale {scale}): expected at least 1, into .png or .npy")
-    pictures = len(model.data_shape) == 3 and model.data_shape[0] in (1, 3)
-    if out.suffix == ".png" and not pictures:
-        raise ModelError(f"samples of shape {model.data_shape} are no grey or RGB images; write them to a .npy file")
+    if out.suffix not in _FORMATS or count < 1 or scale < 1:
+        raise SettingError(
+            f"{count} samples into {out} (scale {scale}): expected 1 or more, into {', '.join(_FORMATS)}"
+        )
+    kind, fits = _FORMATS[out.suffix]
+    if not fits(model):
+        raise ModelError(f"samples of shape {model.data_shape} are no {kind}; write them to a .npy file")
     drawn = model.sample(count, seed=seed).cpu().numpy()
     buffer = io.BytesIO()
     if out.suffix == ".npy":
         np.save(buffer, drawn)
+    elif out.suffix == ".txt":
+        buffer.write(b"".join(window.tobytes() + b"\n" for window in drawn))
+    elif out.suffix == ".csv":
+        np.savetxt(buffer, drawn, delimiter=",", fmt="%.9g")
     else:
-        from PIL import Image
-
-        grid = image_grid(drawn).repeat(scale, axis=0).repeat(scale, axis=1)
-        Image.fromarray(grid[:, :, 0] if grid.shape[2] == 1 else grid).save(buffer, format="PNG")
+        _write_grid(buffer, image_grid(drawn).repeat(scale, axis=0).repeat(scale, axis=1))
     write_atomic(out, buffer.getvalue())
+
+
+def _write_grid(buffer: io.BytesIO, grid: NDArray[np.uint8]) -> None:
+    from PIL import Image
+
+    Image.fromarray(grid[:, :, 0] if grid.shape[2] == 1 else grid).save(buffer, format="PNG")
+
+
+_FORMATS: Final[Mapping[str, tuple[str, Callable[[GenerativeModel], bool]]]] = {
+    ".png": ("grey or RGB images", lambda m: len(m.data_shape) == 3 and m.data_shape[0] in (1, 3)),
+    ".txt": ("windows of bytes", lambda m: len(m.data_shape) == 1 and m.value_range == (0.0, 255.0)),
+    ".csv": ("rows of numbers", lambda m: len(m.data_shape) == 1),
+    ".npy": ("arrays", lambda m: True),
+}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from fisherscope.core.errors import ModelError, SettingError
-from fisherscope.models.base import GenerativeModel, load_model, model_fingerprint
+from fisherscope.models.base import HUB, GenerativeModel, load_model, model_fingerprint
+from fisherscope.models.zoo import PREFIX as ZOO
 
 LogProb = Callable[..., Tensor]
 
@@ -68,6 +69,12 @@ class Target:
         """Range of a sample's values where the model says it."""
         return getattr(self.module, "value_range", None)
 
+    @property
+    def window(self) -> int | None:
+        """Bytes of the windows that a text is cut into, where the model says that it reads such."""
+        shape = self.data_shape
+        return shape[0] if shape is not None and len(shape) == 1 and self.value_range == (0.0, 255.0) else None
+
     def fingerprint(self) -> str:
         """Fingerprint of the module's parameters and buffers."""
         return model_fingerprint(self.module)
@@ -90,25 +97,37 @@ def parse_device(name: str) -> torch.device:
     return device
 
 
-def load_target(spec: str | Path, *, device: str = "cpu", dtype: str = "float32") -> Target:
+def load_target(
+    spec: str | Path, *, device: str = "cpu", dtype: str = "float32", settings: Mapping[str, Any] | None = None
+) -> Target:
     """Return the target for what the command line calls MODEL.
 
     Args:
-        spec: folder of a saved model, or ``package.module:factory``; the factory takes no argument and returns a
-            :class:`GenerativeModel` or a pair (module, log_prob).
+        spec: whatever :func:`~fisherscope.models.base.load_model` takes (the folder of a saved model, ``zoo:NAME``, a
+            saved diffusers pipeline or transformers model, ``hub:owner/name``), or ``package.module:factory``; the
+            factory takes no argument and returns a :class:`GenerativeModel` or a pair (module, log_prob).
         device: where it goes.
         dtype: floating dtype of its parameters.
+        settings: of a saved model, those that leave its parameters alone, see
+            :func:`~fisherscope.models.base.load_model`.
 
     Raises:
         ModelError: there is no such model, or the factory returns something else.
     """
     text = str(spec)
     place, kind = parse_device(device), parse_dtype(dtype)
-    if Path(text).is_dir():
-        return Target(load_model(text, device=place, dtype=kind), None, Path(text).name)
+    named = text.startswith((ZOO, HUB))
+    if named or Path(text).is_dir():
+        model = load_model(text, device=place, dtype=kind, settings=settings)
+        return Target(model, None, text if named else Path(text).name)
+    if settings:
+        raise SettingError(f"{text} is no saved model, whose {', '.join(settings)} could be set; set it in the factory")
     module_name, colon, attribute = text.partition(":")
     if not colon:
-        raise ModelError(f"'{text}' is no folder of a saved model and no package.module:factory; check the path")
+        raise ModelError(
+            f"'{text}' is no folder of a saved model, no {ZOO}NAME and no package.module:factory; check the path, or "
+            "see the zoo with: fisherscope zoo"
+        )
     made = _call_factory(text, module_name, attribute)
     module, log_prob = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if not isinstance(module, nn.Module):
@@ -134,6 +153,8 @@ def as_target(model: nn.Module | Target | str | Path, log_prob: LogProb | None =
     if isinstance(model, (str, Path)):
         return load_target(model)
     if not isinstance(model, nn.Module):
-        raise ModelError(f"model is {type(model).__name__}, expected a torch.nn.Module, a saved folder or a Target")
+        raise ModelError(
+            f"model is {type(model).__name__}, expected a torch.nn.Module, what load_target takes, or a Target"
+        )
     name = model.card.name if isinstance(model, GenerativeModel) else ""
     return Target(model, log_prob, name or type(model).__name__)

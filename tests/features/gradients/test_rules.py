@@ -15,7 +15,8 @@ from torch import nn
 from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint
 
-from fisherscope.features.gradients import gradient_norms, rules_report
+from fisherscope.core.errors import ModelError
+from fisherscope.features.gradients import Projection, Sketch, gradient_norms, gradient_pass, rules_report
 from fisherscope.features.gradients.rules.recurrent import CELLS
 
 
@@ -194,11 +195,85 @@ def test_parametrizations(wrap):
     assert_equals_loop(model, normal(6, 4), call)
 
 
+@pytest.mark.parametrize("time_first", [False, True])
+@pytest.mark.parametrize("frozen", ["", "weight", "bias"])
+def test_group_norm_of_samples_folded_with_their_frames(time_first, frozen):
+    def run(m, x):
+        frames = x.transpose(0, 1).flatten(0, 1) if time_first else x.flatten(0, 1)
+        y = torch.tanh(m.norm(m.first(frames)))
+        return y.view(3, len(x), 4, 5).transpose(0, 1) if time_first else y.view(len(x), 3, 4, 5)
+
+    model = Model(run, first=nn.Conv1d(4, 4, 1), norm=nn.GroupNorm(2, 4))
+    if frozen:
+        getattr(model.norm, frozen).requires_grad_(False)
+    assert_equals_loop(model, 3 + normal(6, 3, 4, 5), call)
+
+
 def test_masked_weights():
     layer = nn.Conv2d(3, 4, 3, padding=1)
     mask = (torch.arange(9).view(3, 3) < 4).double()
     model = Model(lambda m, x: F.conv2d(x, m.layer.weight * mask, m.layer.bias, padding=1), layer=layer)
     assert_equals_loop(model, normal(6, 3, 5, 5), call)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3, 3), (1, 3, 1, 1), (4, 1, 1, 1), (4, 3, 3, 3), (1, 1, 1, 1)])
+@pytest.mark.parametrize("again", [False, True])
+def test_a_weight_times_a_constant(shape, again):
+    """The norm and the sketch, whichever axes the constant varies along, and when a checkpoint runs the op twice."""
+    constant = normal(*shape, seed=5)
+    layer = nn.Conv2d(3, 4, 3, padding=1)
+
+    def convolve(m, x):
+        return F.conv2d(x, constant * m.layer.weight, m.layer.bias, padding=1)
+
+    def run(m, x):
+        return checkpoint(convolve, m, m.first(x), use_reentrant=False) if again else convolve(m, m.first(x))
+
+    model, x = Model(run, first=nn.Conv2d(3, 3, 1), layer=layer), normal(6, 3, 5, 5)
+    assert_equals_loop(model, x, call)
+    projections = {"layer.weight": Projection(normal(2, 4, seed=6), normal(3, 27, seed=7))}
+    for sides in (projections, {"layer.weight": Projection(None, normal(3, 27, seed=7))}, None):
+        found, expected = (
+            gradient_pass(model, x, [Sketch(64, projections=sides)], log_prob=call, method=m).results[0]
+            for m in ("batched", "loop")
+        )
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_a_masked_weight_that_is_used_in_two_ways():
+    mask = (torch.arange(4.0) < 2).double()[None]
+
+    def twice(m, x):
+        w = m.layer.weight * mask
+        return F.linear(torch.tanh(F.linear(x, w)), w)
+
+    def both(m, x):
+        return F.linear(x, m.layer.weight * mask) + torch.tanh(m.layer(x))
+
+    def further(m, x):
+        w = m.layer.weight * mask
+        return F.linear(x, w) * w.square().sum() + F.linear(x, w.exp())
+
+    def derived(m, x):
+        w = m.layer.weight * mask
+        return F.linear(x, w.mul_(2.0))
+
+    for run in (twice, both, further, derived):
+        assert_equals_loop(Model(run, layer=nn.Linear(4, 4)), normal(6, 4), call)
+
+
+def test_a_mask_written_to_after_its_use_is_never_silently_wrong():
+    mask = torch.ones(1, 4, dtype=torch.float64)
+
+    def run(m, x):
+        mask.fill_(1.0)
+        mask[:, 2:] = 0.0
+        y = F.linear(x, m.layer.weight * mask)
+        mask.fill_(3.0)
+        return y
+
+    with pytest.raises((ModelError, RuntimeError), match=r"in place|inplace"):
+        gradient_norms(Model(run, layer=nn.Linear(4, 4)), normal(6, 4), log_prob=call)
 
 
 @pytest.mark.parametrize("kind", [nn.RNN, nn.GRU, nn.LSTM])

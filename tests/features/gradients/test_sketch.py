@@ -131,7 +131,9 @@ def test_given_projections_replace_the_random_ones():
 
 def test_small_tensors_are_not_projected_and_large_ones_are():
     assert random_projection("w", (5000,)) == Projection(None, None)
-    assert random_projection("w", (40, 40)) == Projection(None, None)
+    assert random_projection("w", (32, 32)) == Projection(None, None)
+    middling = random_projection("w", (33, 32))
+    assert middling.left.shape == (8, 33) and middling.right.shape == (16, 32)
     large = random_projection("w", (4, 64, 5, 5))
     assert large.left is None and large.right.shape == (16, 1600)
 

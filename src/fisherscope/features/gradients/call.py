@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Final, Protocol
+from functools import cache
+from typing import Any, Final, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -24,41 +25,48 @@ class _Weights(Protocol):
     def __contains__(self, tensor: Tensor) -> bool: ...
 
 
-def is_in_place(func: Callable[..., Any]) -> bool:
-    """Whether a torch function writes to its first argument."""
-    name = getattr(func, "__name__", "")
+@cache
+def is_in_place(name: str) -> bool:
+    """Whether the torch function of this name writes to its first argument."""
     return (name.endswith("_") and not name.endswith("__")) or name in IN_PLACE_DUNDERS
 
 
-class Call:
-    """A torch function with its operands.
+class Operands(NamedTuple):
+    """A torch function and what it was called with.
 
-    Args:
+    Attributes:
         func: the function.
         args, kwargs: its arguments, weight-like tensors included.
         weights: the weight-like ones.
+    """
+
+    func: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    weights: list[Tensor]
+
+
+class Call:
+    """A torch function with its operands, and what serves it.
+
+    Args:
+        operands: the function and its arguments.
         graph: tells weight-like tensors from others.
         fold: where the samples lie in the output, and how they are grouped.
         sliceable: whether every data operand is (n, ...), so that samples can be cut out of all of them.
     """
 
-    def __init__(
-        self,
-        func: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        weights: list[Tensor],
-        graph: _Weights,
-        fold: Fold,
-        sliceable: bool,
-    ) -> None:
+    def __init__(self, operands: Operands, graph: _Weights, fold: Fold, sliceable: bool) -> None:
+        func, args, kwargs, weights = operands
         self.func = func
         self.name: str = getattr(func, "__name__", str(func))
         self.args = args
         self.kwargs = kwargs
         self.fold = fold
         self.sliceable = sliceable
-        self.in_place = is_in_place(func)
+        self.in_place = is_in_place(self.name)
+        self.run = func
+        """What to run: the function itself, or one equal to it that also keeps what the rule needs."""
         self.nbytes = 0
         self._weights = weights
         self._graph = graph

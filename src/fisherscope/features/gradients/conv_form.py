@@ -14,7 +14,7 @@ from fisherscope.features.gradients import kernels
 from fisherscope.features.gradients.forms import GradientForm, KroneckerFactors
 from fisherscope.features.gradients.kernels import Geometry
 
-LARGE_INPUT: Final = 20_000
+LARGE_INPUT: Final = 40_000
 """Entries of one input from which projecting the output gradient first is the faster way (measured)."""
 
 
@@ -63,12 +63,16 @@ class ConvForm(GradientForm):
     def project(self, left: Tensor | None, right: Tensor | None) -> Tensor:
         if left is None and right is None:
             return self.dense().flatten(2)
-        if left is not None and self.geometry.groups == 1:
-            large = self.geometry.dense_unit and self.x[0].numel() >= LARGE_INPUT
-            if right is None or large:
-                return self._project_left_first(left, right)
-        rows, columns = self._project_rows(left), self._project_columns(right)
-        return torch.bmm(rows, columns.mT)
+        if self.geometry.groups > 1:
+            return torch.bmm(self._project_rows(left), self._project_columns(right).mT)
+        large = self.geometry.dense_unit and self.x[0].numel() >= LARGE_INPUT
+        if left is not None and (right is None or large):
+            return self._project_left_first(left, right)
+        rows = self.g.flatten(2) if left is None else torch.matmul(left, self.g.flatten(2))
+        products = torch.bmm(rows, self._filtered(right).flatten(2).mT)
+        if len(products) == self._n_groups:
+            return products
+        return products.reshape(self._n_groups, -1, *products.shape[1:]).sum(1)
 
     def kronecker(self) -> KroneckerFactors | None:
         if self.geometry.groups > 1:
@@ -88,37 +92,33 @@ class ConvForm(GradientForm):
         narrow = kernels.weight_gradient(self.x, g, replace(self.geometry, weight=weight), self._n_groups).flatten(2)
         return narrow if right is None else torch.matmul(narrow, right.mT)
 
+    def _filtered(self, right: Tensor | None) -> Tensor:
+        """Return ``right`` applied to every patch of each channel group, (M*S, groups * p, *out)."""
+        weight, groups = self.geometry.weight, self.geometry.groups
+        columns = math.prod(weight[1:])
+        matrix = torch.eye(columns, dtype=self.x.dtype, device=self.x.device) if right is None else right
+        filters = matrix.reshape(-1, *weight[1:]).repeat(groups, *(1,) * (len(weight) - 1))
+        convolve = (F.conv1d, F.conv2d, F.conv3d)[len(self.geometry.kernel) - 1]
+        out = convolve(
+            self.x, filters, None, self.geometry.stride, self.geometry.padding, self.geometry.dilation, groups
+        )
+        for axis, size in enumerate(self.g.shape[2:]):
+            out = out.narrow(2 + axis, 0, size)
+        return out
+
     def _project_rows(self, left: Tensor | None) -> Tensor:
         """Return (M, q, groups * S * positions): each channel group's part of ``left @ g``, side by side."""
         n, out = self.g.shape[:2]
         groups, each = self.geometry.groups, out // self.geometry.groups
         matrix = torch.eye(out, dtype=self.g.dtype, device=self.g.device) if left is None else left
-        if left is None and groups == 1:
-            return kernels.fold_positions(self.g, self._n_groups)
         parts = matrix.reshape(len(matrix), groups, each).transpose(0, 1)  # (groups, q, each)
-        rows = torch.matmul(parts, self.g.reshape(n, groups, each, -1))
-        return self._side_by_side(rows)
+        return self._side_by_side(torch.matmul(parts, self.g.reshape(n, groups, each, -1)))
 
     def _project_columns(self, right: Tensor | None) -> Tensor:
-        """Return (M, p, groups * S * positions): ``right`` applied to every patch, by one convolution."""
-        weight, groups = self.geometry.weight, self.geometry.groups
-        columns = math.prod(weight[1:])
-        matrix = torch.eye(columns, dtype=self.x.dtype, device=self.x.device) if right is None else right
-        filters = matrix.reshape(-1, *weight[1:])
-        p = len(filters)
-        convolve = (F.conv1d, F.conv2d, F.conv3d)[len(self.geometry.kernel) - 1]
-        out = convolve(
-            self.x,
-            filters.repeat(groups, *(1,) * (filters.dim() - 1)) if groups > 1 else filters,
-            None,
-            self.geometry.stride,
-            self.geometry.padding,
-            self.geometry.dilation,
-            groups,
-        )
-        for axis, size in enumerate(self.g.shape[2:]):
-            out = out.narrow(2 + axis, 0, size)
-        return self._side_by_side(out.reshape(len(self.x), groups, p, -1))
+        """Return (M, p, groups * S * positions): ``right`` applied to every patch, side by side."""
+        n, groups = len(self.x), self.geometry.groups
+        out = self._filtered(right)
+        return self._side_by_side(out.reshape(n, groups, out.shape[1] // groups, -1))
 
     def _side_by_side(self, value: Tensor) -> Tensor:
         """(M*S, groups, q, T) -> (M, q, S * groups * T)."""

@@ -123,17 +123,37 @@ class OuterForm(GradientForm):
     """``sum_t g_t a_t^T``: linear maps, 1x1 convolutions, matrix products.
 
     Args:
-        rows: (M, T, R), what runs along the parameter's first axis.
-        columns: (M, T, C), what runs along the rest.
+        rows: (M*S, T, R), what runs along the parameter's first axis, for S consecutive instances a group.
+        columns: (M*S, T, C), what runs along the rest.
         shape: shape of the parameter, matrix view (R, C).
+        n_groups: M; None: as many as there are instances.
         inputs_first: whether ``rows`` are the inputs (``x @ w``) or the output gradients (``linear``).
     """
 
-    def __init__(self, rows: Tensor, columns: Tensor, shape: Sequence[int], *, inputs_first: bool = False) -> None:
-        self.rows = rows
-        self.columns = columns
+    def __init__(
+        self,
+        rows: Tensor,
+        columns: Tensor,
+        shape: Sequence[int],
+        *,
+        n_groups: int | None = None,
+        inputs_first: bool = False,
+    ) -> None:
         self.inputs_first = inputs_first
+        self._rows = rows
+        self._columns = columns
         self._shape = torch.Size(shape)
+        self._n_groups = len(rows) if n_groups is None else n_groups
+
+    @property
+    def rows(self) -> Tensor:
+        """(M, S*T, R)."""
+        return self._rows.reshape(self._n_groups, -1, self._rows.shape[2])
+
+    @property
+    def columns(self) -> Tensor:
+        """(M, S*T, C)."""
+        return self._columns.reshape(self._n_groups, -1, self._columns.shape[2])
 
     @property
     def shape(self) -> torch.Size:
@@ -141,26 +161,27 @@ class OuterForm(GradientForm):
 
     @property
     def n_groups(self) -> int:
-        return len(self.rows)
+        return self._n_groups
 
     @property
     def sample(self) -> Tensor:
-        return self.rows
+        return self._rows
 
     @property
     def nbytes(self) -> int:
-        return (self.rows.numel() + self.columns.numel()) * self.rows.element_size()
+        return (self._rows.numel() + self._columns.numel()) * self._rows.element_size()
 
     def dense(self) -> Tensor:
-        return torch.bmm(self.rows.mT, self.columns).reshape(self.n_groups, *self._shape)
+        return self._summed(torch.bmm(self._rows.mT, self._columns)).reshape(self._n_groups, *self._shape)
 
     def squared_norm(self) -> Tensor:
-        positions, r, c = self.rows.shape[1], self.rows.shape[2], self.columns.shape[2]
+        r, c = self._rows.shape[2], self._columns.shape[2]
+        positions = self._rows.shape[1] * (len(self._rows) // self._n_groups)
         if positions == 1:
-            return row_squares(self.rows) * row_squares(self.columns)
+            return row_squares(self._rows) * row_squares(self._columns)
         if positions * (r + c) < r * c:
             return self.inner(self).clamp_min(0)
-        return row_squares(torch.bmm(self.rows.mT, self.columns))
+        return row_squares(self._summed(torch.bmm(self._rows.mT, self._columns)))
 
     def inner(self, other: OuterForm) -> Tensor:
         """Return the inner product with another form of the same parameter, (M,), without forming either."""
@@ -168,14 +189,20 @@ class OuterForm(GradientForm):
         return row_inner(rows, columns)
 
     def project(self, left: Tensor | None, right: Tensor | None) -> Tensor:
-        rows = self.rows.mT if left is None else _applied(left, self.rows)
-        columns = self.columns.mT if right is None else _applied(right, self.columns)
-        return torch.bmm(rows, columns.mT)
+        rows = self._rows.mT if left is None else _applied(left, self._rows)
+        columns = self._columns.mT if right is None else _applied(right, self._columns)
+        return self._summed(torch.bmm(rows, columns.mT))
 
     def kronecker(self) -> KroneckerFactors | None:
-        rows, columns = self.rows.flatten(0, 1), self.columns.flatten(0, 1)
+        rows, columns = self._rows.flatten(0, 1), self._columns.flatten(0, 1)
         inputs, outputs = (rows, columns) if self.inputs_first else (columns, rows)
         return KroneckerFactors(inputs.mT @ inputs, outputs.mT @ outputs, len(rows), self.n_groups, self.inputs_first)
+
+    def _summed(self, products: Tensor) -> Tensor:
+        """(M*S, ...) -> (M, ...): adding up small products is cheaper than laying a group's positions together."""
+        if len(products) == self._n_groups:
+            return products
+        return products.reshape(self._n_groups, -1, *products.shape[1:]).sum(1)
 
 
 def _applied(matrix: Tensor, value: Tensor) -> Tensor:

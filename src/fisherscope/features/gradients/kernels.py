@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import torch
@@ -35,6 +35,9 @@ class Geometry:
         weight: (O, C / groups, *kernel).
         stride, padding, dilation: one number an axis.
         groups: channel groups.
+        kernel: kernel size, one number an axis.
+        dense_unit: whether stride and dilation are 1 everywhere and channels are not grouped.
+        pointwise: whether every output position sees exactly the input at the same position.
     """
 
     weight: torch.Size
@@ -42,21 +45,16 @@ class Geometry:
     padding: tuple[int, ...]
     dilation: tuple[int, ...]
     groups: int
+    kernel: torch.Size = field(init=False)
+    dense_unit: bool = field(init=False)
+    pointwise: bool = field(init=False)
 
-    @property
-    def kernel(self) -> torch.Size:
-        """Kernel size, one number an axis."""
-        return self.weight[2:]
-
-    @property
-    def dense_unit(self) -> bool:
-        """Whether stride and dilation are 1 everywhere and channels are not grouped."""
-        return self.groups == 1 and set(self.stride) == {1} == set(self.dilation)
-
-    @property
-    def pointwise(self) -> bool:
-        """Whether every output position sees exactly the input at the same position."""
-        return self.dense_unit and set(self.kernel) == {1} and set(self.padding) == {0}
+    def __post_init__(self) -> None:
+        """Derive the rest once: a model has few geometries and asks for them in every pass."""
+        dense_unit = self.groups == 1 and set(self.stride) == {1} == set(self.dilation)
+        object.__setattr__(self, "kernel", self.weight[2:])
+        object.__setattr__(self, "dense_unit", dense_unit)
+        object.__setattr__(self, "pointwise", dense_unit and set(self.kernel) == {1} and set(self.padding) == {0})
 
 
 def padded_input(x: Tensor, g: Tensor, geometry: Geometry) -> Tensor:
@@ -149,11 +147,11 @@ def taps_norm(x: Tensor, g: Tensor, n_groups: int, geometry: Geometry) -> Tensor
     height, width = g.shape[2:]
     a, b = padded.flatten(2), g.flatten(2)
     pixels = torch.bmm(a.mT, a).reshape(n_groups, *padded.shape[2:], *padded.shape[2:])
-    total = torch.zeros((), dtype=x.dtype, device=x.device)
+    total = torch.zeros(n_groups, height, width, height, width, dtype=x.dtype, device=x.device)
     for i in range(geometry.kernel[0]):
         rows = pixels[:, i : i + height, :, i : i + height]
         for j in range(geometry.kernel[1]):
-            total = total + rows[:, :, j : j + width, :, j : j + width]
+            total += rows[:, :, j : j + width, :, j : j + width]
     return row_inner(total, torch.bmm(b.mT, b)).clamp_min(0)
 
 

@@ -98,11 +98,12 @@ def check_log_prob(value: object, n: int, first: int = 0) -> Tensor:
             f"log_prob returned {given} for {n} samples; expected a floating tensor ({n},): one number a sample, "
             "no mean over the batch"
         )
-    finite = torch.isfinite(value.detach())
+    plain = value.detach()
+    finite = torch.isfinite(plain)
     if not bool(finite.all()):
         index = int((~finite).nonzero()[0])
         raise ModelError(
-            f"log p of sample {first + index} is {float(value[index])}; look at that sample and at the model's "
+            f"log p of sample {first + index} is {float(plain[index])}; look at that sample and at the model's "
             "numerical range"
         )
     return value

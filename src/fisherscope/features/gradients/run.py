@@ -45,7 +45,7 @@ def backward(tape: Tape, value: Tensor, leaves: Sequence[Tensor], *, retain_grap
     inputs = [leaf for leaf in leaves if leaf.requires_grad]
     if not inputs:
         return
-    tape.backward_runs = True
+    tape.backward_runs = tape.graph.complete = True
     # Checkpointed segments run their forward ops again and must meet the same detached weights: the mode stays on in
     # the backward pass, and so autograd.grad must not be handed to it as one opaque op.
     with tape:

@@ -23,8 +23,11 @@ from fisherscope.core.errors import SettingError
 from fisherscope.features.gradients.forms import GradientForm, matrix_view
 from fisherscope.features.gradients.reductions import Reduction
 
-RAW_ENTRIES: Final = 4096
+RAW_ENTRIES: Final = 1024
 """Parameters of at most this many entries, and vectors, go into the buckets unprojected."""
+
+WAITING_ENTRIES: Final = 1 << 20
+"""Projected entries that wait to be folded into the buckets together: many small folds cost more than one."""
 
 
 @dataclass(frozen=True)
@@ -104,21 +107,25 @@ class Sketch(Reduction):
         self._layers: dict[str, list[Tensor]] = {}
         self._sums: list[Tensor] = []
         self._seen: set[str] = set()
+        self._waiting: list[tuple[str, Tensor]] = []
 
     @property
     def whole_batch(self) -> bool:
         return False
 
     def update(self, name: str, form: GradientForm) -> None:
-        sketch = self._sketch(name, form)
+        entries = self._entries(name, form)
         if self._per_layer:
-            self._layers.setdefault(name, []).append(sketch)
-        elif not self._sums or name in self._seen:  # a parameter comes once in a micro-batch: the next one begins
-            self._sums.append(sketch)
-            self._seen = {name}
-        else:
-            self._sums[-1] += sketch
-            self._seen.add(name)
+            self._layers.setdefault(name, []).append(self._folded([(name, entries)]))
+            return
+        if not self._seen or name in self._seen:  # a parameter comes once in a micro-batch: the next one begins
+            self._fold()
+            self._sums.append(entries.new_zeros(len(entries), self._size))
+            self._seen = set()
+        self._seen.add(name)
+        self._waiting.append((name, entries))
+        if sum(e.numel() for _, e in self._waiting) > WAITING_ENTRIES:
+            self._fold()
 
     def result(self, names: list[str]) -> Tensor | dict[str, Tensor]:
         unknown = sorted(set(self._given) - set(names))
@@ -126,9 +133,11 @@ class Sketch(Reduction):
             raise SettingError(f"projections are given for {unknown}, which are no trainable parameters of the model")
         if self._per_layer:
             return {name: torch.cat(self._layers[name]) for name in names}
+        self._fold()
         return torch.cat(self._sums)
 
-    def _sketch(self, name: str, form: GradientForm) -> Tensor:
+    def _entries(self, name: str, form: GradientForm) -> Tensor:
+        """Return the projected gradients of a parameter, (M, q * p)."""
         given = self._given.get(name)
         like = _Like(form.sample.dtype, form.sample.device)
         if given is None:
@@ -136,9 +145,21 @@ class Sketch(Reduction):
         else:
             given.size(form.shape)
             left, right = like.cast(given.left), like.cast(given.right)
-        entries = form.project(left, right).flatten(1)
-        bucket, sign = _cached_buckets(name, entries.shape[1], self._size, self._seed, like)
-        out = entries.new_zeros(len(entries), self._size)
+        return form.project(left, right).flatten(1)
+
+    def _fold(self) -> None:
+        if self._waiting:
+            self._sums[-1] += self._folded(self._waiting)
+            self._waiting = []
+
+    def _folded(self, waiting: Sequence[tuple[str, Tensor]]) -> Tensor:
+        """Return the buckets (M, K) of some parameters' entries."""
+        first = waiting[0][1]
+        like = _Like(first.dtype, first.device)
+        places = tuple((name, entries.shape[1]) for name, entries in waiting)
+        bucket, sign = _cached_buckets(places, self._size, self._seed, like)
+        entries = torch.cat([e for _, e in waiting], dim=1) if len(waiting) > 1 else first
+        out = first.new_zeros(len(first), self._size)
         return out.index_add_(1, bucket, entries * sign)
 
 
@@ -160,11 +181,14 @@ def _cached_projection(
 
 
 @lru_cache(maxsize=512)
-def _cached_buckets(name: str, entries: int, size: int, seed: int, like: _Like) -> tuple[Tensor, Tensor]:
-    generator = _generator(f"{seed}/{name}/buckets")
-    bucket = torch.randint(size, (entries,), generator=generator)
-    sign = torch.randint(2, (entries,), generator=generator) * 2 - 1
-    return bucket.to(like.device), sign.to(like.device, like.dtype)
+def _cached_buckets(places: tuple[tuple[str, int], ...], size: int, seed: int, like: _Like) -> tuple[Tensor, Tensor]:
+    """Return bucket and sign of every entry of some parameters, side by side; each parameter has its own draw."""
+    buckets, signs = [], []
+    for name, entries in places:
+        generator = _generator(f"{seed}/{name}/buckets")
+        buckets.append(torch.randint(size, (entries,), generator=generator))
+        signs.append(torch.randint(2, (entries,), generator=generator) * 2 - 1)
+    return torch.cat(buckets).to(like.device), torch.cat(signs).to(like.device, like.dtype)
 
 
 def _normal(label: str, shape: tuple[int, int]) -> Tensor:

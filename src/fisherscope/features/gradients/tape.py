@@ -23,13 +23,13 @@ from torch.overrides import TorchFunctionMode
 
 from fisherscope.features.gradients import rules
 from fisherscope.features.gradients.arguments import detached, operands, tensors_of
-from fisherscope.features.gradients.call import Call, is_in_place
+from fisherscope.features.gradients.call import Call, Operands, is_in_place
 from fisherscope.features.gradients.forms import GradientForm
-from fisherscope.features.gradients.layout import Fold, support_of
+from fisherscope.features.gradients.layout import Fold, Layout, support_of
 from fisherscope.features.gradients.memory import MemoryMeter
 from fisherscope.features.gradients.table_form import add_forms
 from fisherscope.features.gradients.uses import PlanMismatchError, Use, UseKey, UsePlan
-from fisherscope.features.gradients.weights import Sink, UnsupportedError, WeightGraph
+from fisherscope.features.gradients.weights import Sink, UnsupportedError, WeightGraph, scaling_of
 
 MARK: Final = "_fisherscope_tape"
 
@@ -90,6 +90,7 @@ class Tape(TorchFunctionMode):
         self._plan = plan
         self._skipped = skipped
         self._context: set[str] = set()
+        self._folds: dict[Layout, Fold] = {}
         self._token = object()
 
     def mark_data(self, tensor: Tensor) -> None:
@@ -126,7 +127,7 @@ class Tape(TorchFunctionMode):
             self._check_rows(name, args)
         if name != "__get__":
             self._context.add(name)
-        for tensor in tensors_of(args[0] if result is None and args else result):
+        for tensor in _results(args, result):
             if not tensor.requires_grad:
                 self.mark_data(tensor)
 
@@ -142,9 +143,9 @@ class Tape(TorchFunctionMode):
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], weights: list[Tensor]
     ) -> Any:
         result = func(*args, **kwargs)
-        for tensor in tensors_of(args[0] if result is None and args else result):
+        for tensor in _results(args, result):
             if tensor.requires_grad:
-                self.graph.derive(weights, tensor)
+                self.graph.derive(weights, tensor, scaling_of(func, args, result))
         return result
 
     def _use(
@@ -156,15 +157,16 @@ class Tape(TorchFunctionMode):
                 return plain(*args, **kwargs)
         if torch._C._functorch.peek_interpreter_stack() is not None:
             raise UnsupportedError("log_prob uses torch.func transforms")
-        in_place = is_in_place(func)
+        in_place = is_in_place(getattr(func, "__name__", ""))
         if in_place and args[0] in self.graph:
             raise UnsupportedError(f"{func.__name__} writes data into a parameter or a tensor computed from parameters")
         use = None if self.backward_runs else self._record(func, args, kwargs, weights)
-        result = func(
+        run = func if use is None or use.call is None else use.call.run
+        result = run(
             *[detached(value, self.graph) for value in args],
             **{key: detached(value, self.graph) for key, value in kwargs.items()},
         )
-        outputs = [args[0]] if result is None else list(tensors_of(result))
+        outputs = _results(args, result)
         made = self._outputs(outputs, in_place)
         if use is not None:
             self._listen(use, made)
@@ -190,25 +192,31 @@ class Tape(TorchFunctionMode):
     def _record(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], weights: list[Tensor]
     ) -> Use | None:
-        names = self.graph.names(weights)
-        key = UseKey(getattr(func, "__name__", str(func)), names, frozenset(self._context))
-        self._context = set()
-        for weight in {id(w): w for w in weights}.values():
+        op, names = getattr(func, "__name__", str(func)), self.graph.names(weights)
+        for weight in weights if len(weights) == 1 else {id(w): w for w in weights}.values():
             self.graph.note_use(weight)
-        use = Use(key, None, torch.Size())
-        self.uses.append(use)
         if self._plan is None:
+            use = Use(UseKey(op, names, frozenset(self._context)), None, torch.Size())
             self._observe(use, args, kwargs)
+        else:
+            use = self._planned(op, names, Operands(func, args, kwargs, weights))
+        self._context.clear()
+        self.uses.append(use)
+        return use
+
+    def _planned(self, op: str, names: tuple[str, ...], operands: Operands) -> Use:
+        """Return the next use of the plan, with its rule ready."""
+        assert self._plan is not None
+        plan = self._plan[len(self.uses)] if len(self.uses) < len(self._plan) else None
+        if plan is None or plan.key.op != op or plan.key.parameters != names or plan.key.context != self._context:
+            raise PlanMismatchError(f"use {len(self.uses)} is '{op}' on {names} after {sorted(self._context)}")
+        use = Use(plan.key, None, torch.Size(), assumed=plan.assumed)
+        if plan.layout is None or not self._skipped.isdisjoint(names):
             return use
-        index = len(self.uses) - 1
-        if index >= len(self._plan) or self._plan[index].key != key:
-            raise PlanMismatchError(f"use {index} is {key}")
-        layout = self._plan[index].layout
-        if layout is None or any(name in self._skipped for name in names):
-            return use
-        fold = Fold(self._n, self._group_size, layout)
-        use.call = Call(func, args, kwargs, weights, self.graph, fold, self._plan[index].sliceable)
-        use.assumed = self._plan[index].assumed
+        fold = self._folds.get(plan.layout)
+        if fold is None:
+            fold = self._folds[plan.layout] = Fold(self._n, self._group_size, plan.layout)
+        use.call = Call(operands, self.graph, fold, plan.sliceable)
         use.rule = rules.prepare(use.call)
         use.nbytes = use.call.nbytes
         return use
@@ -277,6 +285,13 @@ class Tape(TorchFunctionMode):
             for weight in call.distinct_weights():
                 self.graph.add(weight, collected.pop(id(weight), None))
             use.seconds = perf_counter() - start
+
+
+def _results(args: Sequence[Any], result: Any) -> list[Tensor]:
+    """Return the tensors that an op made, or the one that it wrote to."""
+    if isinstance(result, Tensor):
+        return [result]
+    return list(tensors_of(args[0] if result is None and args else result))
 
 
 def _renamed(result: Any, values: list[Tensor]) -> Any:

@@ -8,14 +8,16 @@ data are pulled back to the parameters together, in one batched backward pass.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
 from fisherscope.features.gradients.forms import DenseForm, GradientForm
+from fisherscope.features.gradients.scaled_form import ScaledForm
 from fisherscope.features.gradients.table_form import add_forms
 
 PULL_BACK_BYTES: Final = 64 << 20
@@ -28,12 +30,47 @@ class UnsupportedError(Exception):
     """The batched pass cannot serve this model; the reference loop can. Never leaves the package."""
 
 
+@dataclass(frozen=True)
+class Scaling:
+    """How a tensor was made of one parameter: multiplied by a constant of as many axes.
+
+    Attributes:
+        product: the tensor.
+        constant: broadcasts to the parameter's shape.
+        versions: of both, when they were multiplied; another version means that somebody wrote into one.
+    """
+
+    product: Tensor
+    constant: Tensor
+    versions: tuple[int, int]
+
+    def check(self) -> None:
+        """Raise :class:`UnsupportedError` if either tensor was changed in place since."""
+        if (self.product._version, self.constant._version) != self.versions:
+            raise UnsupportedError("a masked or scaled parameter is changed in place after it met data")
+
+
+def scaling_of(func: Callable[..., Any], args: Sequence[Any], result: Any) -> Scaling | None:
+    """Return the scaling that a torch function of parameters and constants computed, or None if it is no such."""
+    name = getattr(func, "__name__", "")
+    if name not in ("mul", "multiply", "__mul__", "__rmul__") or len(args) != 2 or not isinstance(result, Tensor):
+        return None
+    weight, constant = args if isinstance(args[0], Parameter) else reversed(args)
+    if not isinstance(weight, Parameter) or not isinstance(constant, Tensor) or constant.requires_grad:
+        return None
+    if result.shape != weight.shape or constant.dim() != weight.dim() or not weight.dim() or result.is_complex():
+        return None
+    return Scaling(result, constant, (result._version, constant._version))
+
+
 class _Component:
     """Parameters joined by parameter-only ops, and what their uses have yielded so far."""
 
     def __init__(self, tensor: Tensor, name: str) -> None:
         self.parameters: dict[str, Tensor] = {name: tensor}
         self.derived: list[Tensor] = []
+        self.scaling: Scaling | None = None
+        self.used: set[int] = set()
         self.uses = 0
         self.done = 0
         self.form: GradientForm | None = None
@@ -43,11 +80,20 @@ class _Component:
     def absorb(self, other: _Component) -> None:
         self.parameters |= other.parameters
         self.derived += other.derived
+        self.scaling = None
+        self.used |= other.used
         self.uses += other.uses
 
     @property
     def lone(self) -> bool:
         return not self.derived and len(self.parameters) == 1
+
+    @property
+    def scaled(self) -> Scaling | None:
+        """The one product by a constant through which alone the one parameter meets data, if so."""
+        if self.scaling is None or len(self.derived) != 1 or self.used != {id(self.scaling.product)}:
+            return None
+        return self.scaling
 
 
 class WeightGraph:
@@ -65,6 +111,8 @@ class WeightGraph:
         self._components: dict[int, _Component] = {}
         self.tensors: dict[int, Tensor] = {}
         """Weight-like tensors by id; they live as long as the graph, so an id stays theirs."""
+        self.complete = False
+        """Whether the forward pass is over, and with it what is known of the components."""
         self._waiting: list[_Component] = []
         self._waiting_bytes = 0
         for name, parameter in parameters.items():
@@ -74,12 +122,18 @@ class WeightGraph:
     def __contains__(self, tensor: Tensor) -> bool:
         return id(tensor) in self.tensors
 
-    def names(self, tensors: Iterable[Tensor]) -> tuple[str, ...]:
+    def names(self, tensors: Sequence[Tensor]) -> tuple[str, ...]:
         """Return the names of the parameters behind some weight-like tensors."""
+        if len(tensors) == 1:
+            return tuple(self._components[id(tensors[0])].parameters)
         return tuple(dict.fromkeys(name for t in tensors for name in self._components[id(t)].parameters))
 
-    def derive(self, sources: Sequence[Tensor], result: Tensor) -> None:
-        """Note that ``result`` was computed from weight-like ``sources`` alone."""
+    def derive(self, sources: Sequence[Tensor], result: Tensor, scaling: Scaling | None = None) -> None:
+        """Note that ``result`` was computed from weight-like ``sources`` alone, and how, where it is a scaling."""
+        if self.complete:  # a checkpointed segment runs again
+            self.tensors[id(result)] = result
+            self._components[id(result)] = self._components[id(sources[0])]
+            return
         component = self._components[id(sources[0])]
         for source in sources[1:]:
             other = self._components[id(source)]
@@ -91,10 +145,15 @@ class WeightGraph:
             self.tensors[id(result)] = result
             self._components[id(result)] = component
             component.derived.append(result)
+            component.scaling = scaling
+        else:
+            component.scaling = None
 
     def note_use(self, tensor: Tensor) -> None:
         """Count one op in which the tensor met data."""
-        self._components[id(tensor)].uses += 1
+        component = self._components[id(tensor)]
+        component.uses += 1
+        component.used.add(id(tensor))
 
     def add(self, tensor: Tensor, form: GradientForm | None) -> None:
         """Take the gradient that one counted use yields (None: it yields none)."""
@@ -104,7 +163,7 @@ class WeightGraph:
                 f"a gradient of {', '.join(self.names([tensor]))} arrived after the last expected one"
             )
         component.done += 1
-        if form is not None and component.lone:
+        if form is not None and (component.lone or component.scaled):
             component.form = form if component.form is None else add_forms(component.form, form)
         elif form is not None:
             self._accumulate(component, tensor, form.dense())
@@ -128,10 +187,14 @@ class WeightGraph:
 
     def _complete(self, component: _Component) -> None:
         component.finished = True
-        if component.lone:
+        scaling = component.scaled
+        if component.lone or scaling is not None:
             ((name, parameter),) = component.parameters.items()
-            self._deliver(name, parameter, component.form)
-            component.form = None
+            form, component.form = component.form, None
+            if scaling is not None and form is not None:
+                scaling.check()
+                form = ScaledForm(form, scaling.constant)
+            self._deliver(name, parameter, form)
             return
         self._waiting.append(component)
         self._waiting_bytes += sum(g.numel() * g.element_size() for _, _, g in component.cotangents.values())

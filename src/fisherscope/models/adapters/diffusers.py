@@ -85,7 +85,10 @@ class DiffusersModel(GenerativeModel):
         """Return the model of a saved DDPMPipeline folder, whose weights must be safetensors; no pickle is read."""
         library, folder = _library(), Path(folder)
         try:
-            unet = library.UNet2DModel.from_pretrained(folder / "unet", use_safetensors=True, local_files_only=True)
+            # Without low_cpu_mem_usage it asks for no accelerate.
+            unet = library.UNet2DModel.from_pretrained(
+                folder / "unet", use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False
+            )
             scheduler = library.DDPMScheduler.from_pretrained(folder / "scheduler", local_files_only=True)
         except (OSError, ValueError, RuntimeError) as cause:
             raise ModelError(f"{folder} is no DDPM pipeline with safetensors: {str(cause).splitlines()[0]}") from None

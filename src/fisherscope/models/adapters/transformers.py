@@ -1,4 +1,4 @@
-"""Causal language models of the transformers library (extra ``language``), from a local folder."""
+"""Causal language models of the transformers library (extra ``language``), from a local folder or the hub."""
 
 from __future__ import annotations
 
@@ -55,15 +55,30 @@ class TransformersModel(GenerativeModel):
         self._config = {"architecture": dict(architecture), "window": window, "start": start, "init_seed": init_seed}
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, *, window: int = 64, start: int | None = None) -> TransformersModel:
-        """Return the model of a local folder, whose weights must be safetensors; no code or pickle in it is run."""
+    def from_pretrained(cls, name: str | Path, *, window: int = 64, start: int | None = None) -> TransformersModel:
+        """Return the model of a local folder or of a hub name ``owner/name``; no code or pickle in it is run.
+
+        ``HF_HUB_OFFLINE=1`` takes a hub name from the local cache only.
+
+        Args:
+            name: the folder, or the name on the hub; the weights must be safetensors.
+            window: tokens a window.
+            start: id of the token before the first one.
+
+        Raises:
+            ModelError: there is no such model, or its weights are no safetensors.
+        """
         library = _library()
         try:
             lm = library.AutoModelForCausalLM.from_pretrained(
-                str(folder), use_safetensors=True, local_files_only=True, trust_remote_code=False, dtype=torch.float32
+                str(name),
+                use_safetensors=True,
+                local_files_only=Path(name).is_dir(),
+                trust_remote_code=False,
+                dtype=torch.float32,
             )
         except (OSError, ValueError, KeyError, RuntimeError) as cause:
-            raise ModelError(f"{folder} is no causal LM with safetensors: {str(cause).splitlines()[0]}") from None
+            raise ModelError(f"{name} is no causal LM with safetensors: {str(cause).splitlines()[0]}") from None
         model = cls(_plain(lm.config), window, start)
         model.lm.load_state_dict(lm.state_dict())
         return model.eval()

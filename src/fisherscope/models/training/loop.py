@@ -29,6 +29,7 @@ def train(
     *,
     device: str | torch.device = "cpu",
     resume: bool = False,
+    storage: torch.dtype | None = None,
     command: str | None = None,
     report: Callable[[Progress], None] | None = None,
 ) -> GenerativeModel:
@@ -44,6 +45,7 @@ def train(
         folder: where the model goes; checkpoints and ``metrics.jsonl`` in its subfolder ``training``.
         device: where to compute.
         resume: continue from the checkpoint in ``folder``.
+        storage: floating dtype of the saved file; by default that of the parameters.
         command: the command line for the model card; by default this process's.
         report: called after every step.
 
@@ -65,7 +67,7 @@ def train(
             raise KeyboardInterrupt
         trained = trainer.finish(command or " ".join(["fisherscope", *sys.argv[1:]]))
         if team.main:
-            trained.save(folder)
+            trained.save(folder, dtype=storage)
         team.wait()
     return trained
 

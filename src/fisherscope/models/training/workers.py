@@ -1,4 +1,4 @@
-"""Data-parallel training under ``torchrun``: the same model as one process with the same global batch.
+"""Several processes under ``torchrun``: they train the model, and extract the table, that one process would.
 
 Gradients are averaged by hand after the backward pass instead of wrapping the model, so that a family may train by
 any of its methods. Noise belongs to samples, not to processes, so nothing else has to agree.
@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor, distributed
@@ -19,7 +20,7 @@ from fisherscope.core.errors import SettingError
 
 @dataclass(frozen=True)
 class Workers:
-    """The processes of one training.
+    """The processes of one training or extraction.
 
     Attributes:
         rank: number of this process.
@@ -57,6 +58,15 @@ class Workers:
         """Wait until every process is here."""
         if self.size > 1:
             distributed.barrier()
+
+
+ALONE: Final = Workers(0, 1, torch.device("cpu"))
+"""A single process."""
+
+
+def is_first() -> bool:
+    """Tell whether this process is the single one, or the first that ``torchrun`` started."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -56,8 +57,8 @@ def _weight_form(a: Tensor, g: Tensor, geometry: Geometry, n_groups: int, transp
         a, g = g, a
     if not geometry.pointwise:
         return ConvForm(a, g, geometry, n_groups, inputs_first=transposed)
-    rows, columns = (v.flatten(2).mT.reshape(n_groups, -1, v.shape[1]) for v in (g, a))
-    return OuterForm(rows, columns, geometry.weight, inputs_first=transposed)
+    rows, columns = (v.flatten(2).mT for v in (g, a))
+    return OuterForm(rows, columns, geometry.weight, n_groups=n_groups, inputs_first=transposed)
 
 
 def _instances_first(value: Tensor, batch_first: Tensor) -> Tensor:
@@ -67,17 +68,26 @@ def _instances_first(value: Tensor, batch_first: Tensor) -> Tensor:
 
 def _geometry(bound: dict[str, Any]) -> Geometry:
     weight: Tensor = bound["weight"]
-    spatial = weight.dim() - 2
-    dilation = _per_axis(bound["dilation"], spatial, 1)
-    match bound["padding"]:
+    given = (_hashable(bound[name]) for name in ("stride", "padding", "dilation", "groups"))
+    return _cached_geometry(weight.shape, *given)
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+@lru_cache(maxsize=4096)
+def _cached_geometry(weight: torch.Size, stride: Any, padding: Any, dilation: Any, groups: int | None) -> Geometry:
+    spatial = len(weight) - 2
+    dilation = _per_axis(dilation, spatial, 1)
+    match padding:
         case "same":
-            padding = tuple(d * (k - 1) // 2 for d, k in zip(dilation, weight.shape[2:], strict=True))
+            padding = tuple(d * (k - 1) // 2 for d, k in zip(dilation, weight[2:], strict=True))
         case "valid":
             padding = (0,) * spatial
         case given:
             padding = _per_axis(given, spatial, 0)
-    groups = 1 if bound["groups"] is None else bound["groups"]
-    return Geometry(torch.Size(weight.shape), _per_axis(bound["stride"], spatial, 1), padding, dilation, groups)
+    return Geometry(weight, _per_axis(stride, spatial, 1), padding, dilation, 1 if groups is None else groups)
 
 
 def _dilated(bound: dict[str, Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -26,11 +26,12 @@ NAMES: Final = frozenset(
 
 _SUMS: Final = frozenset({"add", "add_", "__add__", "__radd__", "__iadd__"})
 _PRODUCTS: Final = frozenset({"mul", "mul_", "multiply", "__mul__", "__rmul__", "__imul__"})
+_FAST: Final = _SUMS | _PRODUCTS
 
 
 def elementwise(call: Call) -> Backward | None:
     """Any op of :data:`NAMES` with any of its operands weight-like."""
-    if call.name in _SUMS | _PRODUCTS:
+    if call.name in _FAST:
         fast = _binary(call)
         if fast is not None:
             return fast

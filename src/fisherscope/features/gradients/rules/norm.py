@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -11,12 +11,52 @@ from torch import Tensor
 from fisherscope.features.gradients.call import Backward, Call, Gradients
 from fisherscope.features.gradients.forms import DenseForm
 
+_GROUP_NORM: Final = ("input", "num_groups", "weight", "bias", "eps", "cudnn_enabled")
+
 
 def group_norm(call: Call) -> Backward | None:
     """``torch.group_norm(input, num_groups, weight, bias, eps)``."""
-    bound = call.bind("input", "num_groups", "weight", "bias", "eps", "cudnn_enabled")
+    bound = call.bind(*_GROUP_NORM)
     groups, eps = bound["num_groups"], _or(bound["eps"], 1e-5)
+    if call.fold.layout.axis == 0 and _plain_floats(call, bound):
+        return _fused_group_norm(call, bound, groups, eps)
     return _affine(call, bound, lambda x: torch.group_norm(x, groups, None, None, eps), channel_axis=1)
+
+
+def _plain_floats(call: Call, bound: dict[str, Any]) -> bool:
+    tensors = [bound[name] for name in ("input", "weight", "bias") if bound[name] is not None]
+    return not call.is_weight(bound["input"]) and {t.dtype for t in tensors} in ({torch.float32}, {torch.float64})
+
+
+def _fused_group_norm(call: Call, bound: dict[str, Any], groups: int, eps: float) -> Backward:
+    """Torch's own backward kernel sums over the batch; with every sample's channels side by side it sums none."""
+    x, weight, bias, fold = bound["input"], bound["weight"], bound["bias"], call.fold
+    n, channels, positions = len(x), x.shape[1], x[0, 0].numel()
+    kept = call.saved(x)
+    statistics: list[Tensor] = []
+
+    def run(*args: Any, **kwargs: Any) -> Tensor:
+        given: dict[str, Any] = dict(zip(_GROUP_NORM, args, strict=False)) | kwargs
+        y, *found = torch.native_group_norm(
+            given["input"].contiguous(), given.get("weight"), given.get("bias"), n, channels, positions, groups, eps
+        )
+        statistics.extend(t.detach().view(1, -1) for t in found)
+        return y
+
+    def backward(gradients: list[Tensor | None]) -> Gradients:
+        (g,) = gradients
+        assert g is not None
+        side_by_side = (t.contiguous().view(1, n * channels, positions) for t in (g, kept))
+        ones = g.new_ones(()).expand(n * channels)
+        _, scale, shift = torch.ops.aten.native_group_norm_backward(
+            *side_by_side, *statistics, ones, 1, n * channels, positions, n * groups, [False, True, True]
+        )
+        for parameter, sums in ((weight, scale), (bias, shift)):
+            if call.is_weight(parameter):
+                yield parameter, DenseForm(fold.sum_to(sums.view(n, channels), parameter.shape))
+
+    call.run = run
+    return backward
 
 
 def layer_norm(call: Call) -> Backward | None:
