@@ -78,6 +78,23 @@ def test_evaluation_on_a_flow(target, digits, tmp_path):
     assert {r.detector for r in done.records} == set(ON_GLOW)
 
 
+def test_text_and_rows():
+    rng = np.random.default_rng(0)
+    words = rng.integers(0, 3, (160, 16)).astype(np.uint8) + 97
+    language = make_model("language", data_shape=(16,), width=8, layers=1, heads=1).eval()
+    guard = fisherscope.fit(language, words[:120], detector="input-complexity-zlib", fpr=0.05)
+    noise = rng.integers(0, 256, (40, 16)).astype(np.uint8)
+    # The untrained model finds all windows about equally likely, so the code's length decides: short is novel.
+    assert np.mean(guard.score(words[120:])) > np.mean(guard.score(noise))
+    pytest.importorskip("zuko")
+    rows = rng.normal(size=(160, 3))
+    flow = make_model("tabular", data_shape=(3,), transforms=1, hidden=(8,)).eval()
+    for detector in ("dose-kde", "local-intrinsic-dimension", "typicality-fisher"):
+        guard = fisherscope.fit(flow, rows[:120].astype(np.float32), detector=detector, fpr=0.05)
+        far, near = guard.score(8 * rows[120:].astype(np.float32)), guard.score(rows[120:].astype(np.float32))
+        assert np.median(far) > np.median(near)
+
+
 def test_floats_have_no_code_length(glow, digits):
     with pytest.raises(DataError, match="expected one array of whole numbers from 0 to 255"):
         fisherscope.fit(glow, digits.x[:120].astype(np.float32), detector="input-complexity-png", fpr=0.05)
