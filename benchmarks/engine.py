@@ -33,6 +33,7 @@ from fisherscope.features.gradients import gradient_norms, gradient_sketch
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 RIVALS = ("loop", "vmap", "vmap, chunks of 8", "opacus hooks", "opacus ghost")
 OURS = ("norms", "norms, groups of 5", "sketch")
+BASES = ("base", "base, groups of 5")
 Run = Callable[[], dict[str, Tensor] | None]
 
 
@@ -42,6 +43,7 @@ def methods(module: nn.Module, x: Tensor, names: tuple[str, ...]) -> dict[str, R
     fives = len(x) // 5 * 5
     found: dict[str, Run] = {
         "base": lambda: _ordinary(module, x),
+        "base, groups of 5": lambda: _ordinary(module, x[:fives]),
         "loop": lambda: gradient_norms(module, x, keys=keys, method="loop"),
         "vmap": lambda: _vmap(module, x, None),
         "vmap, chunks of 8": lambda: _vmap(module, x, 8),
@@ -51,7 +53,7 @@ def methods(module: nn.Module, x: Tensor, names: tuple[str, ...]) -> dict[str, R
     }
     for name in set(names) & {"opacus hooks", "opacus ghost"}:
         found[name] = _opacus(module, x, ghost=name.endswith("ghost"))
-    return {name: found[name] for name in ("base", *names)}
+    return {name: found[name] for name in dict.fromkeys(("base", *names))}
 
 
 def _ordinary(module: nn.Module, x: Tensor) -> None:
@@ -114,11 +116,11 @@ def timed(case: str, batch: int, threads: int, names: tuple[str, ...], rounds: i
     exact = gradient_norms(module, x[:4], keys=np.arange(4, dtype=np.uint64), method="loop")
     result: dict[str, Any] = {"tensors": len(exact)}
     runs: dict[str, Run] = {}
-    for name in ("base", *names):
+    for name in (*BASES, *names):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                run = methods(module, x, (name,) if name != "base" else ())[name]
+                run = methods(module, x, (name,))[name]
                 found = run()
             runs[name] = run
             if found and "sketch" not in found and "groups" not in name:
@@ -135,9 +137,8 @@ def timed(case: str, batch: int, threads: int, names: tuple[str, ...], rounds: i
     result["base ms"] = 1e3 * statistics.median(seconds["base"])
     for name in names:
         if name in runs:
-            pairs = zip(seconds[name], seconds["base"], strict=True)
-            scale = len(x) / (len(x) // 5 * 5) if "groups" in name else 1.0
-            result[name] = scale * statistics.median(a / b for a, b in pairs)
+            base = BASES["groups" in name]
+            result[name] = statistics.median(a / b for a, b in zip(seconds[name], seconds[base], strict=True))
     return result
 
 
@@ -164,9 +165,8 @@ def print_peak(case: str, method: str, batch: int) -> None:
     """Print how far one run of a method raises this process's peak resident set, in KiB."""
     torch.set_num_threads(1)
     module, x = CASES[case].build(), CASES[case].batch(batch)
-    names = (method,) if method != "base" else ()
-    methods(module, x[:10], names)[method]()  # what is allocated once, the probe's memory included
-    run = methods(module, x, names)[method]
+    methods(module, x[:10], (method,))[method]()  # what is allocated once, the probe's memory included
+    run = methods(module, x, (method,))[method]
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
     before = _status("VmRSS")
@@ -259,7 +259,8 @@ Written by `make bench-engine` (`benchmarks/engine.py`); the models are in `benc
 weights. {versions}.
 
 All times are divided by ONE ordinary batched forward + backward pass of the same batch ("base"): medians over
-{rounds} rounds in which every method runs once. "right" counts the parameter tensors whose squared norms agree with
+{rounds} rounds in which every method runs once; groups of 5 are measured, base included, on the 30 or 60 samples
+that fill whole groups. "right" counts the parameter tensors whose squared norms agree with
 the plain loop to 1 %; a method without that note gets all of them. The first call on a model also probes it
 (`features/gradients/plan.py`); that cost comes once a model and is the last column of the last table, not in this one.
 
