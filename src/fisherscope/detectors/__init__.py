@@ -2,6 +2,14 @@
 
 from fisherscope.detectors.base import Detector
 from fisherscope.detectors.conformal import ConformalCalibration
+from fisherscope.detectors.cotangent import (
+    Cotangent,
+    Differentiable,
+    differentiable_names,
+    is_differentiable,
+    require_differentiable,
+    score_cotangent,
+)
 from fisherscope.detectors.registry import (
     DEFAULT_DETECTOR,
     STANDARD_DETECTORS,
@@ -14,8 +22,14 @@ __all__ = [
     "DEFAULT_DETECTOR",
     "STANDARD_DETECTORS",
     "ConformalCalibration",
+    "Cotangent",
     "Detector",
+    "Differentiable",
     "detector_names",
+    "differentiable_names",
     "is_built_in",
+    "is_differentiable",
     "make_detector",
+    "require_differentiable",
+    "score_cotangent",
 ]
