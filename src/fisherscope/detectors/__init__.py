@@ -10,6 +10,7 @@ from fisherscope.detectors.cotangent import (
     require_differentiable,
     score_cotangent,
 )
+from fisherscope.detectors.profile import LayerProfile, learnt_profile, reference_profile
 from fisherscope.detectors.registry import (
     DEFAULT_DETECTOR,
     STANDARD_DETECTORS,
@@ -25,11 +26,14 @@ __all__ = [
     "Cotangent",
     "Detector",
     "Differentiable",
+    "LayerProfile",
     "detector_names",
     "differentiable_names",
     "is_built_in",
     "is_differentiable",
+    "learnt_profile",
     "make_detector",
+    "reference_profile",
     "require_differentiable",
     "score_cotangent",
 ]

@@ -9,11 +9,12 @@ from fisherscope.core.table import FeatureTable
 from fisherscope.detectors.base import Detector, Scores
 from fisherscope.detectors.cotangent import Cotangent, Differentiable
 from fisherscope.detectors.densities import LayerDensity, SmoothDensity, make_density
-from fisherscope.detectors.densities.base import Learnt
+from fisherscope.detectors.densities.base import Learnt, standardise
 from fisherscope.detectors.layers import Array, informative_layers, layer_values, log_slope, log_values, spread_to_block
+from fisherscope.detectors.profile import LayerStandardising
 
 
-class Layerwise(Detector, Differentiable):
+class Layerwise(Detector, Differentiable, LayerStandardising):
     """The novelty that a :class:`LayerDensity` gives to v = log f_l of the layers that vary on the fit set.
 
     Args:
@@ -56,3 +57,7 @@ class Layerwise(Detector, Differentiable):
         slope = np.zeros_like(values)
         slope[:, self.kept_] = self._density.gradient(self._logs(table), self._learnt())
         return {block: spread_to_block(slope * log_slope(values, self.floor_), table, block)}
+
+    def _standardised(self, table: FeatureTable) -> tuple[NDArray[np.intp], Array] | None:
+        learnt = self._learnt()
+        return (self.kept_, standardise(self._logs(table), learnt)) if {"mean", "std"} <= learnt.keys() else None

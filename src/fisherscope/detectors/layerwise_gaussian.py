@@ -12,11 +12,12 @@ from fisherscope.core.table import FeatureTable
 from fisherscope.detectors.base import Detector, Scores
 from fisherscope.detectors.cotangent import Cotangent, Differentiable
 from fisherscope.detectors.layers import Array, informative_layers, layer_values, log_slope, log_values, spread_to_block
+from fisherscope.detectors.profile import LayerStandardising
 
 _LOG_2_PI: Final = math.log(2 * math.pi)
 
 
-class LayerwiseGaussian(Detector, Differentiable):
+class LayerwiseGaussian(Detector, Differentiable, LayerStandardising):
     """score = - sum_l log N(log f_l; m_l, d_l) (Dauncey et al. 2024, section 4.2).
 
     Layers whose f_l has no variance on the fit set, or is zero by symmetry, are dropped; ``kept_`` holds the column
@@ -59,3 +60,6 @@ class LayerwiseGaussian(Detector, Differentiable):
         slope = np.zeros_like(values)
         slope[:, self.kept_] = (self.log_norms(table) - self.mean_) / self.std_**2
         return {block: spread_to_block(slope * log_slope(values, self.floor_), table, block)}
+
+    def _standardised(self, table: FeatureTable) -> tuple[NDArray[np.intp], Array]:
+        return self.kept_, (self.log_norms(table) - self.mean_) / self.std_
