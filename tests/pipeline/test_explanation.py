@@ -10,8 +10,8 @@ from fisherscope.core.errors import CardMismatchError, DataError, SettingError
 from fisherscope.features.perturbation import perturbed
 from fisherscope.models.language import ByteTransformer
 from fisherscope.pipeline.batches import Batches, as_batches
-from fisherscope.pipeline.explanation import ExplainSettings
 from fisherscope.pipeline.extraction import extract_table
+from fisherscope.pipeline.saliency import ExplainSettings
 
 SIGNED = ExplainSettings(aggregate="sum")
 
@@ -163,10 +163,8 @@ def test_tokens_of_a_text():
 
 def test_refusals(guards, digits):
     some = digits.select(range(300, 302))
-    forest = fisherscope.fit(
-        guards("likelihood").target, digits.select(range(160)), detector="layerwise-forest", fpr=0.1
-    )
-    with pytest.raises(SettingError, match="layerwise-forest has no gradient.*fit one of these instead"):
+    forest = guards("layerwise-forest")
+    with pytest.raises(SettingError, match=r"layerwise-forest has no gradient.*fit one of these instead"):
         forest.explain(some)
     guard = guards("likelihood")
     with pytest.raises(DataError, match="holds no samples"):

@@ -10,6 +10,7 @@ from fisherscope.detectors.cotangent import (
     require_differentiable,
     score_cotangent,
 )
+from fisherscope.detectors.false_discovery import adjusted_p_values, benjamini_hochberg
 from fisherscope.detectors.profile import LayerProfile, learnt_profile, reference_profile
 from fisherscope.detectors.registry import (
     DEFAULT_DETECTOR,
@@ -27,6 +28,8 @@ __all__ = [
     "Detector",
     "Differentiable",
     "LayerProfile",
+    "adjusted_p_values",
+    "benjamini_hochberg",
     "detector_names",
     "differentiable_names",
     "is_built_in",

@@ -2,66 +2,31 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.utils import _pytree as pytree
 
-from fisherscope.core.errors import DataError, SettingError
+from fisherscope.core.errors import DataError
 from fisherscope.core.table import FeatureTable
 from fisherscope.detectors import (
     LayerProfile,
     learnt_profile,
     reference_profile,
     require_differentiable,
-    score_cotangent,
 )
 from fisherscope.detectors.base import Scores
-from fisherscope.features.extractors import Request, gradient_features
-from fisherscope.features.input_gradient import InputGradient, input_gradient
-from fisherscope.features.perturbation import perturbed
+from fisherscope.features.input_gradient import InputGradient
 from fisherscope.pipeline.batches import Batches, as_batches
 from fisherscope.pipeline.extraction import extract_table
 from fisherscope.pipeline.guard import Guard, require_fitting_table
+from fisherscope.pipeline.saliency import ExplainSettings, Report, mean_gradient
 
 Array = NDArray[np.float64]
 Kind = Literal["pixels", "tokens", "columns", "entries"]
-Report = Callable[[int, int], None]
 
-NOISE_SHARE: Final = 0.02
 _NORMS: Final = "grad_norm"
-_BATCH: Final = 64
-
-
-@dataclass(frozen=True)
-class ExplainSettings:
-    """How a gradient becomes a map.
-
-    Attributes:
-        smooth: number of perturbed copies of each sample whose gradients are averaged (SmoothGrad, Smilkov et al.
-            2017); 0 for the gradient at the sample itself.
-        noise: standard deviation of the perturbations in the units of x; None: 2 % of the model's range of values.
-        aggregate: ``abs``: sum of the absolute gradients over a pixel's channels, norm of a token's gradient.
-            ``sum``: signed sum over the channels, and for a token the product of its gradient with its embedding less
-            the mean embedding: what reads as raising the score is positive.
-    """
-
-    smooth: int = 0
-    noise: float | None = None
-    aggregate: Literal["abs", "sum"] = "abs"
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        if self.smooth < 0:
-            raise SettingError(f"smooth is {self.smooth}, expected a number of perturbed copies, 0 for none")
-        if self.noise is not None and not 0 < self.noise < math.inf:
-            raise SettingError(f"noise is {self.noise}, expected a standard deviation above 0 in the units of x")
-        if self.aggregate not in ("abs", "sum"):
-            raise SettingError(f"aggregate is '{self.aggregate}', expected 'abs' or 'sum'")
 
 
 @dataclass(frozen=True)
@@ -125,7 +90,7 @@ def explain_groups(
     batches = batches.select(range(len(batches) // size * size))
     table = guard.extract(batches)
     verdict = guard.judge(table)
-    mean = _mean_gradient(guard, batches, settings, report)
+    mean = mean_gradient(guard, batches, settings, report)
     maps, kind = _maps(mean, settings)
     return Explanation(
         ids=verdict.ids,
@@ -135,72 +100,6 @@ def explain_groups(
         maps=maps.reshape(-1, size, *maps.shape[1:]),
         kind=kind,
         layers=_profile(guard, table, batches, mean, reference),
-    )
-
-
-def _mean_gradient(guard: Guard, batches: Batches, settings: ExplainSettings, report: Report | None) -> InputGradient:
-    """Return the gradient averaged over the perturbed copies, or at the samples themselves."""
-    size, draws = guard.card.group_size, max(1, settings.smooth)
-    step = max(1, _BATCH // size) * size
-    if settings.smooth and _gradient(guard, batches.select(range(size))).tokens is not None:
-        raise SettingError("the model reads its samples as integers, which cannot be perturbed; leave smooth at 0")
-    parts, done = [], 0
-    for start in range(0, len(batches), step):
-        part = batches.select(range(start, min(start + step, len(batches))))
-        total: InputGradient | None = None
-        for copy in _copies(guard, part, settings):
-            found = _gradient(guard, copy)
-            total = found if total is None else _combined(np.add, [total, found])
-            done += len(part)
-            if report is not None:
-                report(done, draws * len(batches))
-        assert total is not None
-        parts.append(_combined(lambda values: values / draws, [total]))
-    return _combined(lambda *values: np.concatenate(values), parts)
-
-
-def _copies(guard: Guard, batches: Batches, settings: ExplainSettings) -> Iterator[Batches]:
-    if not settings.smooth:
-        yield batches
-        return
-    if not isinstance(batches.x, np.ndarray):
-        raise SettingError("samples of several arrays cannot be perturbed; leave smooth at 0")
-    low, high = guard.target.value_range or (-math.inf, math.inf)
-    deviation = NOISE_SHARE * (high - low) if settings.noise is None else settings.noise
-    if not math.isfinite(deviation):
-        raise SettingError("the model does not say in which range its samples lie; give noise in the units of x")
-    for draw in range(settings.smooth):
-        yield replace(batches, x=perturbed(batches.x, batches.keys, deviation, draw, guard.card.seed, (low, high)))
-
-
-def _gradient(guard: Guard, batches: Batches) -> InputGradient:
-    cotangent = score_cotangent(guard.detector, guard.extract(batches))
-    request = Request(
-        module=guard.target.module,
-        log_prob=guard.target.log_prob,
-        x=batches.x,
-        keys=batches.keys,
-        group_size=guard.card.group_size,
-        seed=guard.card.seed,
-    )
-    return input_gradient(request, cotangent, gradient_features(guard.settings.sketch, guard.metrics))
-
-
-def _combined(combine: Callable[..., Array], parts: Sequence[InputGradient]) -> InputGradient:
-    """Return the results of ``combine`` on each array of some gradients."""
-
-    def field(name: str) -> Array | None:
-        values = [getattr(part, name) for part in parts]
-        return None if values[0] is None else combine(*values)
-
-    contributions = field("contributions")
-    assert contributions is not None
-    return InputGradient(
-        x=pytree.tree_map(combine, *(part.x for part in parts)),
-        tokens=field("tokens"),
-        embedded=field("embedded"),
-        contributions=contributions,
-        layers=parts[0].layers,
     )
 
 

@@ -31,7 +31,8 @@ from fisherscope.pipeline.extraction import ExtractSettings, extract_table, fit_
 from fisherscope.pipeline.target import LogProb, Target, as_target, parse_dtype
 
 if TYPE_CHECKING:
-    from fisherscope.pipeline.explanation import ExplainSettings, Explanation
+    from fisherscope.pipeline.explanation import Explanation
+    from fisherscope.pipeline.saliency import ExplainSettings
 
 FORMAT_VERSION: Final = 1
 _GUARD_FILE: Final = "guard.safetensors"
