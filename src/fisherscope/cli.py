@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from fisherscope import __version__
+from fisherscope.cli_explain import app as explain_app
 from fisherscope.cli_models import app as models_app
 from fisherscope.cli_models import parse_settings
 from fisherscope.core.errors import FisherscopeError
@@ -417,6 +418,9 @@ def evaluate(
     print(evaluation.protocol.statement())
     if report is not None:
         print(f"report: {page}")
+
+
+app.add_typer(explain_app)
 
 
 def parse_bytes(text: str | None) -> int | None:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
 
-from fisherscope.core.errors import DataError, NotFittedError
+from fisherscope.core.errors import DataError, NotFittedError, SettingError
 from fisherscope.core.store import read_arrays, write_arrays
 from fisherscope.core.table import Card, FeatureTable
-from fisherscope.detectors import ConformalCalibration, detector_names, make_detector
+from fisherscope.detectors import (
+    ConformalCalibration,
+    detector_names,
+    is_differentiable,
+    make_detector,
+    score_cotangent,
+)
 
 LAYERS, SIZE = 6, 16
 METRIC_NAMES = (
@@ -203,3 +211,58 @@ def test_the_fewest_fit_groups_suffice(name):
     detector = make_detector(name)
     n = max(detector.min_fit, 2)
     assert np.isfinite(detector.fit(world(n)).score(world(20, 1, 1))).all()
+
+
+DIFFERENTIABLE = tuple(name for name in NAMES if is_differentiable(make_detector(name)))
+
+
+def real_valued(table):
+    """The same table with pixels that can be moved a little."""
+    return replace(table, blocks={**table.blocks, "pixels": table.blocks["pixels"].astype(np.float64)})
+
+
+def moved(table, block, direction, step):
+    blocks = {**table.blocks, block: table.blocks[block] + step * direction}
+    return replace(table, blocks=blocks)
+
+
+@pytest.mark.parametrize("group_size", [1, 3])
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
+def test_the_cotangent_is_the_slope_of_the_score(name, group_size):
+    detector, table = fitted(name, group_size), real_valued(world(12, group_size, 1))
+    cotangent = score_cotangent(detector, table)
+    assert set(cotangent) == set(detector.requires)
+    rng = np.random.default_rng(3)
+    for block, slope in cotangent.items():
+        values = table.blocks[block]
+        assert slope.shape == values.shape and slope.dtype == np.float64
+        # entries differ by orders of magnitude between layers: move each by a share of its usual size
+        direction = rng.normal(size=values.shape) * np.abs(values).mean((0, 1) if values.ndim > 2 else 0)
+        steps = [detector.score(moved(table, block, direction, step)) for step in (1e-6, -1e-6)]
+        expected = (steps[0] - steps[1]) / 2e-6
+        found = (slope * direction).reshape(len(table), -1).sum(1)
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
+def test_a_cotangent_depends_on_its_group_alone(name):
+    detector, table = fitted(name, 2), world(12, 2, 1)
+    order = np.random.default_rng(0).permutation(12)
+    for block, slope in score_cotangent(detector, table).items():
+        again = score_cotangent(detector, table.select(order))[block]
+        np.testing.assert_allclose(again, slope[order], rtol=1e-9, atol=1e-12 * np.abs(slope).max())
+
+
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
+@pytest.mark.parametrize("loudness", [1e-8, 1e6])
+def test_cotangents_of_whispers_and_shouts_are_finite(name, loudness):
+    slopes = score_cotangent(fitted(name), world(10, 1, 1, loudness))
+    assert all(np.isfinite(slope).all() for slope in slopes.values())
+
+
+def test_which_detectors_have_a_gradient():
+    assert set(NAMES) - set(DIFFERENTIABLE) == {"layerwise-forest"}
+    with pytest.raises(SettingError, match=r"layerwise-forest has no gradient.*one of these instead: .*total-norm"):
+        score_cotangent(fitted("layerwise-forest"), world(5))
+    with pytest.raises(NotFittedError, match="before it was fitted"):
+        score_cotangent(make_detector("total-norm"), world(5))

@@ -2,6 +2,16 @@
 
 from fisherscope.detectors.base import Detector
 from fisherscope.detectors.conformal import ConformalCalibration
+from fisherscope.detectors.cotangent import (
+    Cotangent,
+    Differentiable,
+    differentiable_names,
+    is_differentiable,
+    require_differentiable,
+    score_cotangent,
+)
+from fisherscope.detectors.false_discovery import adjusted_p_values, benjamini_hochberg
+from fisherscope.detectors.profile import LayerProfile, learnt_profile, reference_profile
 from fisherscope.detectors.registry import (
     DEFAULT_DETECTOR,
     STANDARD_DETECTORS,
@@ -14,8 +24,19 @@ __all__ = [
     "DEFAULT_DETECTOR",
     "STANDARD_DETECTORS",
     "ConformalCalibration",
+    "Cotangent",
     "Detector",
+    "Differentiable",
+    "LayerProfile",
+    "adjusted_p_values",
+    "benjamini_hochberg",
     "detector_names",
+    "differentiable_names",
     "is_built_in",
+    "is_differentiable",
+    "learnt_profile",
     "make_detector",
+    "reference_profile",
+    "require_differentiable",
+    "score_cotangent",
 ]

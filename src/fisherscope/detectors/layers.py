@@ -58,6 +58,21 @@ def informative_layers(values: Array, dtype: str) -> tuple[NDArray[np.intp], flo
     return np.flatnonzero(varies), floor
 
 
+def spread_to_block(per_group: Array, table: FeatureTable, block: str) -> Array:
+    """Return d score / d block for d score / d (numbers of :func:`layer_values`), (N, L), in the block's shape."""
+    if block in GROUP_BLOCKS:
+        return per_group
+    # the group's number is the sum of its members' shares
+    return np.repeat(per_group[:, None], table.block(block).shape[1], axis=1)
+
+
+def log_slope(values: Array, floor: float) -> Array:
+    """Return the derivative of :func:`log_values`: 1 / f_l, 0 below the floor."""
+    bound = max(float(floor), float(np.finfo(np.float64).tiny))
+    slope: Array = np.where(values > bound, 1 / np.maximum(values, bound), 0.0)
+    return slope
+
+
 def log_values(values: Array, floor: float) -> Array:
     """Return log max(f_l, floor): a layer that a sample does not reach gives a small, finite number."""
     logs: Array = np.log(np.maximum(values, max(float(floor), float(np.finfo(np.float64).tiny))))

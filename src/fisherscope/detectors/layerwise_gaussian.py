@@ -10,12 +10,14 @@ from numpy.typing import NDArray
 
 from fisherscope.core.table import FeatureTable
 from fisherscope.detectors.base import Detector, Scores
-from fisherscope.detectors.layers import Array, informative_layers, layer_values, log_values
+from fisherscope.detectors.cotangent import Cotangent, Differentiable
+from fisherscope.detectors.layers import Array, informative_layers, layer_values, log_slope, log_values, spread_to_block
+from fisherscope.detectors.profile import LayerStandardising
 
 _LOG_2_PI: Final = math.log(2 * math.pi)
 
 
-class LayerwiseGaussian(Detector):
+class LayerwiseGaussian(Detector, Differentiable, LayerStandardising):
     """score = - sum_l log N(log f_l; m_l, d_l) (Dauncey et al. 2024, section 4.2).
 
     Layers whose f_l has no variance on the fit set, or is zero by symmetry, are dropped; ``kept_`` holds the column
@@ -51,3 +53,13 @@ class LayerwiseGaussian(Detector):
         z = (self.log_norms(table) - self.mean_) / self.std_
         scores: Scores = (0.5 * z**2 + np.log(self.std_) + 0.5 * _LOG_2_PI).sum(1)
         return scores
+
+    def _cotangent(self, table: FeatureTable) -> Cotangent:
+        block = self.requires[0]
+        values = layer_values(table, block)
+        slope = np.zeros_like(values)
+        slope[:, self.kept_] = (self.log_norms(table) - self.mean_) / self.std_**2
+        return {block: spread_to_block(slope * log_slope(values, self.floor_), table, block)}
+
+    def _standardised(self, table: FeatureTable) -> tuple[NDArray[np.intp], Array]:
+        return self.kept_, (self.log_norms(table) - self.mean_) / self.std_

@@ -6,9 +6,10 @@ import numpy as np
 
 from fisherscope.core.table import FeatureTable
 from fisherscope.detectors.base import Detector, Scores
+from fisherscope.detectors.cotangent import Cotangent, Differentiable
 
 
-class Likelihood(Detector):
+class Likelihood(Detector, Differentiable):
     """score = -(1/B) sum_b log p(x_b), in nats (Bishop 1994; shown to fail by Nalisnick et al. 2019).
 
     ``mean_`` is the fit set's mean, for the record; it does not enter the score.
@@ -26,3 +27,7 @@ class Likelihood(Detector):
     def _score(self, table: FeatureTable) -> Scores:
         scores: Scores = -table.block("log_p").mean(1, dtype=np.float64)
         return scores
+
+    def _cotangent(self, table: FeatureTable) -> Cotangent:
+        shape = table.block("log_p").shape
+        return {"log_p": np.full(shape, -1 / shape[1])}

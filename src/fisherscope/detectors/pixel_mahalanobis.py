@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cholesky, solve_triangular
+from scipy.linalg import cho_solve, cholesky, solve_triangular
 from sklearn.covariance import ledoit_wolf
 
 from fisherscope.core.errors import DataError
 from fisherscope.core.table import FeatureTable
 from fisherscope.detectors.base import Detector, Scores
+from fisherscope.detectors.cotangent import Cotangent, Differentiable
 
 
-class PixelMahalanobis(Detector):
+class PixelMahalanobis(Detector, Differentiable):
     """score = mean over the group of (x - m)^T C^-1 (x - m), C the Ledoit-Wolf covariance of the raw pixels.
 
     A gradient score that does not beat this one has not shown that the model knows anything. (Ledoit & Wolf 2004
@@ -42,3 +43,9 @@ class PixelMahalanobis(Detector):
         white = solve_triangular(self.factor_, (flat - self.mean_).T, lower=True)
         scores: Scores = np.square(white).sum(0).reshape(pixels.shape[:2]).mean(1)
         return scores
+
+    def _cotangent(self, table: FeatureTable) -> Cotangent:
+        pixels = table.block("pixels")
+        flat = pixels.reshape(pixels.shape[0] * pixels.shape[1], -1).astype(np.float64)
+        slope = 2 * cho_solve((self.factor_, True), (flat - self.mean_).T).T / pixels.shape[1]
+        return {"pixels": slope.reshape(pixels.shape)}

@@ -11,13 +11,14 @@ from scipy.linalg import cho_factor, cho_solve
 from fisherscope.core.errors import DataError
 from fisherscope.core.table import FeatureTable
 from fisherscope.detectors.base import Detector, Scores
+from fisherscope.detectors.cotangent import Cotangent, Differentiable
 from fisherscope.detectors.leave_one_out import Array, choose_damping
 
 MIN_FIT: Final = 10
 ROUND_OFF: Final = 100.0
 
 
-class RaoSketch(Detector):
+class RaoSketch(Detector, Differentiable):
     """score = d^T (B (C + lambda I))^-1 d with d = sum_b s_b - B m (Rao 1948; METHOD.md, "Groups").
 
     s_b are the members' sketches, m and C mean and covariance (divided by the count) of the fit samples' sketches,
@@ -64,8 +65,12 @@ class RaoSketch(Detector):
     def _score(self, table: FeatureTable) -> Scores:
         return rao_statistic(self._sketches(table), self.mean_, self.covariance_, float(self.damping_))
 
+    def _cotangent(self, table: FeatureTable) -> Cotangent:
+        slope = rao_slope(self._sketches(table), self.mean_, self.covariance_, float(self.damping_))
+        return {self.requires[0]: slope}
 
-class RaoEqualised(Detector):
+
+class RaoEqualised(Detector, Differentiable):
     """:class:`RaoSketch` of the layers' sketches, scaled to equal mean squared size before they are added up.
 
     Which layers carry the raw gradient depends on how the model is parametrised (one bias can hold 40 % of the
@@ -104,8 +109,12 @@ class RaoEqualised(Detector):
     def _score(self, table: FeatureTable) -> Scores:
         return rao_statistic(self._sketches(table), self.mean_, self.covariance_, float(self.damping_))
 
+    def _cotangent(self, table: FeatureTable) -> Cotangent:
+        slope = rao_slope(self._sketches(table), self.mean_, self.covariance_, float(self.damping_))
+        return {self.requires[0]: slope[..., None] * self.scale_}
 
-class RaoLayers(Detector):
+
+class RaoLayers(Detector, Differentiable):
     """score = sum_l Q_l / e_l, Q_l the statistic of :class:`RaoSketch` of one layer's sketch alone.
 
     Args:
@@ -154,6 +163,14 @@ class RaoLayers(Detector):
             )
         return total
 
+    def _cotangent(self, table: FeatureTable) -> Cotangent:
+        layers = table.block(self.requires[0]).astype(np.float64)
+        slope = np.zeros_like(layers)
+        for i, place in enumerate(self.kept_):
+            mean, covariance, damping = self.mean_[i], self.covariance_[i], float(self.damping_[i])
+            slope[..., place] = rao_slope(layers[..., place], mean, covariance, damping) / self.expectation_[i]
+        return {self.requires[0]: slope}
+
 
 def rao_statistic(sketches: Array, mean: Array, covariance: Array, damping: float) -> Scores:
     """Return d^T (B (C + lambda I))^-1 d of every group.
@@ -164,11 +181,23 @@ def rao_statistic(sketches: Array, mean: Array, covariance: Array, damping: floa
         covariance: C of single samples, (K, K).
         damping: lambda.
     """
-    members = sketches.shape[1]
-    deviation = sketches.sum(1) - members * mean
-    factor = cho_factor(covariance + damping * np.eye(len(mean)), lower=True)
-    scores: Scores = np.einsum("nk,kn->n", deviation, cho_solve(factor, deviation.T)) / members
+    deviation, solved = _solved(sketches, mean, covariance, damping)
+    scores: Scores = np.einsum("nk,nk->n", deviation, solved) / sketches.shape[1]
     return scores
+
+
+def rao_slope(sketches: Array, mean: Array, covariance: Array, damping: float) -> Array:
+    """Return the gradient of :func:`rao_statistic` with respect to the members' sketches, (N, B, K); same arguments."""
+    members = sketches.shape[1]
+    _, solved = _solved(sketches, mean, covariance, damping)
+    return np.repeat(2 * solved[:, None] / members, members, axis=1)
+
+
+def _solved(sketches: Array, mean: Array, covariance: Array, damping: float) -> tuple[Array, Array]:
+    """Return d and (C + lambda I)^-1 d of every group, (N, K) each."""
+    deviation = sketches.sum(1) - sketches.shape[1] * mean
+    factor = cho_factor(covariance + damping * np.eye(len(mean)), lower=True)
+    return deviation, cho_solve(factor, deviation.T).T
 
 
 def moments(samples: Array, centred: bool = True) -> tuple[int, Array, Array]:

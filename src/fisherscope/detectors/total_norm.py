@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from fisherscope.core.table import FeatureTable
 from fisherscope.detectors.base import Detector, Scores
+from fisherscope.detectors.cotangent import Cotangent, Differentiable
 from fisherscope.detectors.layers import layer_values
 
 
-class TotalNorm(Detector):
+class TotalNorm(Detector, Differentiable):
     """score = sum_l f_l; the Fisher matrix is taken to be the identity (Dauncey et al. 2024, section 4.1).
 
     Nothing is learnt but the number of layers, so that a table of another model is noticed.
@@ -31,3 +34,7 @@ class TotalNorm(Detector):
     def _score(self, table: FeatureTable) -> Scores:
         scores: Scores = layer_values(table, self.requires[0]).sum(1)
         return scores
+
+    def _cotangent(self, table: FeatureTable) -> Cotangent:
+        block = self.requires[0]
+        return {block: np.ones_like(table.block(block), dtype=np.float64)}

@@ -216,6 +216,15 @@ class _Marked(GradientFeature):
         return {**(self._feature.settings(module) or {}), "metric": self._fingerprint}
 
 
+def gradient_features(
+    sketch: SketchSettings | None = None, metrics: Iterable[FisherMetric] = ()
+) -> list[GradientFeature]:
+    """Return every feature of the parameter gradients that can fill a block; arguments as :func:`choose_extractors`."""
+    settings = sketch or SketchSettings()
+    features: list[GradientFeature] = [LayerNorms(), GlobalSketch(settings), LayerSketch(settings)]
+    return features + [_Marked(feature, metric) for metric in metrics for feature in metric.features()]
+
+
 def choose_extractors(
     blocks: Iterable[str],
     sketch: SketchSettings | None = None,
@@ -235,9 +244,7 @@ def choose_extractors(
         ModelError: a block needs a companion that is not there.
     """
     wanted = set(blocks)
-    settings = sketch or SketchSettings()
-    features: list[GradientFeature] = [LayerNorms(), GlobalSketch(settings), LayerSketch(settings)]
-    features += [_Marked(feature, metric) for metric in metrics for feature in metric.features()]
+    features = gradient_features(sketch, metrics)
     known = {"log_p", "pixels", *_RIVALS, *_WITH_COMPANIONS, *(f.block for f in features)}
     if not wanted <= known:
         raise SettingError(f"unknown blocks {sorted(wanted - known)}; known: {sorted(known)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,10 @@ from fisherscope.pipeline.companions import (
 )
 from fisherscope.pipeline.extraction import ExtractSettings, extract_table, fit_metrics_on, metrics_in
 from fisherscope.pipeline.target import LogProb, Target, as_target, parse_dtype
+
+if TYPE_CHECKING:
+    from fisherscope.pipeline.explanation import Explanation
+    from fisherscope.pipeline.saliency import ExplainSettings
 
 FORMAT_VERSION: Final = 1
 _GUARD_FILE: Final = "guard.safetensors"
@@ -87,20 +91,24 @@ class Guard:
 
     def extract(self, x: Any, report: Callable[[int, int], None] | None = None) -> FeatureTable:
         """Return the feature table of samples, extracted as the fit samples were."""
-        settings = ExtractSettings(
-            self.card.group_size,
-            self.card.seed,
-            max_memory=self.max_memory,
-            sketch=_sketch_settings(self.card),
-            companions=self.companions,
-        )
         return extract_table(
             self.target,
             as_batches(x, self.target),
             self.detector.requires,
-            settings,
+            self.settings,
             metrics=self.metrics,
             report=report,
+        )
+
+    @property
+    def settings(self) -> ExtractSettings:
+        """How the fit samples were looked at, and every later one is."""
+        return ExtractSettings(
+            self.card.group_size,
+            self.card.seed,
+            max_memory=self.max_memory,
+            sketch=sketch_settings(self.card),
+            companions=self.companions,
         )
 
     def judge(self, x: Any, report: Callable[[int, int], None] | None = None) -> Verdict:
@@ -114,7 +122,7 @@ class Guard:
             CardMismatchError: a table of another model, group size, seed or dtype.
         """
         table = x if isinstance(x, FeatureTable) else self.extract(x, report)
-        _require_fitting_table(self.card, self.columns, self.detector.requires, table)
+        require_fitting_table(self.card, self.columns, self.detector.requires, table)
         score = self.detector.score(table)
         p_value = self.calibration.p_value(score)
         return Verdict(table.ids, score, p_value, p_value <= self.fpr + 1e-12)
@@ -137,6 +145,19 @@ class Guard:
         """Return whether each group is novel, shape (n_groups,), at the guard's false-alarm rate."""
         return self.judge(x).novel
 
+    def explain(self, x: Any, settings: ExplainSettings | None = None, *, reference: Any = None) -> Explanation:
+        """Say which pixels, tokens or columns and which layers make groups novel; see :func:`explain_groups`.
+
+        Args:
+            x: samples (n, ...) as for :func:`fit`.
+            settings: smoothing, and how channels become one map; None: the plain gradient, absolute.
+            reference: in-distribution samples, or their table with ``grad_norm``, to compare the layers with; by
+                default what the detector has learnt of them.
+        """
+        from fisherscope.pipeline.explanation import explain_groups
+
+        return explain_groups(self, x, settings, reference=reference)
+
     def save(self, folder: str | Path) -> None:
         """Write the guard as safetensors and JSON; a :class:`GenerativeModel` is saved along with it.
 
@@ -156,7 +177,7 @@ class Guard:
         }
         arrays = {f"detector.{k}": v for k, v in self.detector.state().items()}
         for metric in self.metrics:
-            save_metric(metric, _metric_file(folder, metric.name), _sketch_settings(self.card))
+            save_metric(metric, _metric_file(folder, metric.name), sketch_settings(self.card))
         write_arrays(folder / _GUARD_FILE, {**arrays, "calibration": self.calibration.scores}, head)
 
 
@@ -255,9 +276,10 @@ def _require_enough(n_groups: int, needed: int, detector: Detector, fpr: float) 
         )
 
 
-def _require_fitting_table(
+def require_fitting_table(
     card: Card, columns: dict[str, tuple[str, ...]], blocks: tuple[str, ...], table: FeatureTable
 ) -> None:
+    """Raise :class:`CardMismatchError` when a table was extracted with another model or settings than a card's."""
     for name in ("model", "group_size", "seed", "dtype"):
         if getattr(card, name) != getattr(table.card, name):
             raise CardMismatchError(
@@ -273,7 +295,8 @@ def _require_fitting_table(
             )
 
 
-def _sketch_settings(card: Card) -> SketchSettings:
+def sketch_settings(card: Card) -> SketchSettings:
+    """Return the sizes and the seed of the sketches in tables of a card."""
     return SketchSettings(**card.settings.get("sketch", {}))
 
 

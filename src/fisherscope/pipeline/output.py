@@ -56,7 +56,12 @@ def require_known_format(path: Path) -> None:
         raise SettingError(f"{path} ends in '{path.suffix}', expected {', '.join(_WRITERS)}")
 
 
+def write_rows(path: Path, rows: Rows) -> None:
+    """Write rows of one set of columns in the format that the suffix of ``path`` names, atomically."""
+    require_known_format(path)
+    write_atomic(path, _WRITERS[path.suffix](rows))
+
+
 def write_verdict(path: Path, verdict: Verdict) -> None:
     """Write one row a group in the format that the suffix of ``path`` names, atomically."""
-    require_known_format(path)
-    write_atomic(path, _WRITERS[path.suffix](verdict_rows(verdict)))
+    write_rows(path, verdict_rows(verdict))

@@ -1,6 +1,7 @@
 """Figures, tables and one self-contained HTML page."""
 
 from fisherscope.report.content import LayerHistogram, RankedImage, ReportContent
+from fisherscope.report.explained import ExplainedGroup, ExplainedPage, explained_rows, write_explained_page
 from fisherscope.report.figures import (
     image_strip,
     layer_histogram,
@@ -9,25 +10,33 @@ from fisherscope.report.figures import (
     sample_grid,
     save_figure,
 )
+from fisherscope.report.heatmap import display_image, heatmap_figure, overlay
 from fisherscope.report.html import write_report
 from fisherscope.report.tables import latex_table, markdown_table, metric_grid, print_table, rich_tables
 from fisherscope.report.verdict import pair_verdicts
 
 __all__ = [
+    "ExplainedGroup",
+    "ExplainedPage",
     "LayerHistogram",
     "RankedImage",
     "ReportContent",
+    "display_image",
+    "explained_rows",
+    "heatmap_figure",
     "image_strip",
     "latex_table",
     "layer_histogram",
     "likelihood_histogram",
     "markdown_table",
     "metric_grid",
+    "overlay",
     "pair_verdicts",
     "print_table",
     "rich_tables",
     "roc_figure",
     "sample_grid",
     "save_figure",
+    "write_explained_page",
     "write_report",
 ]

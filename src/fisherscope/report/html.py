@@ -98,13 +98,14 @@ def _ranked_rows(content: ReportContent) -> tuple[tuple[str, tuple[RankedImage, 
 
 
 def _thumbnails(images: Sequence[RankedImage]) -> list[tuple[RankedImage, str]]:
-    return [(image, _data_uri(_png(mosaic(image.image[None])))) for image in images]
+    return [(image, png_uri(mosaic(image.image[None]))) for image in images]
 
 
-def _png(pixels: NDArray[np.uint8]) -> bytes:
+def png_uri(pixels: NDArray[np.uint8]) -> str:
+    """Return pixels, RGB (H, W, 3), as the address of a PNG picture inside a page."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG")
-    return buffer.getvalue()
+    return _data_uri(buffer.getvalue())
 
 
 def _data_uri(png: bytes) -> str:

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from fisherscope.core.errors import SettingError
-from fisherscope.detectors.densities.base import LayerDensity
+from fisherscope.detectors.densities.base import LayerDensity, SmoothDensity
 
-__all__ = ["LayerDensity", "density_names", "make_density"]
+__all__ = ["LayerDensity", "SmoothDensity", "density_names", "make_density"]
 
 _HOME: Final = "fisherscope.detectors.densities"
 

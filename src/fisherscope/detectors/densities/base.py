@@ -41,6 +41,14 @@ class LayerDensity(ABC):
         """Return the novelty of each group, (N,), higher = more novel, from what ``fit`` returned."""
 
 
+class SmoothDensity(LayerDensity):
+    """A density whose novelty has a gradient."""
+
+    @abstractmethod
+    def gradient(self, v: Array, learnt: Learnt) -> Array:
+        """Return d score / d v of each group, (N, L), from what ``fit`` returned."""
+
+
 def standardise(v: Array, learnt: Learnt) -> Array:
     """Return (v - mean) / std."""
     z: Array = (v - learnt["mean"]) / learnt["std"]

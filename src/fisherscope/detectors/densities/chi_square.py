@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 from scipy.special import digamma, gammaincc, gammaln, polygamma
 
 from fisherscope.core.errors import DataError
-from fisherscope.detectors.densities.base import Array, LayerDensity, Learnt
+from fisherscope.detectors.densities.base import Array, Learnt, SmoothDensity
 
 _NEWTON_STEPS: Final = 20
 _SMALLEST_SPREAD: Final = 1e-12
 _UNDERFLOW: Final = 1e-290
 
 
-class ChiSquare(LayerDensity):
+class ChiSquare(SmoothDensity):
     """f_l ~ c_l chi2(k_l), layers independent.
 
     The score is -sum_l of the log density of v = log f_l, which is p(e^v) e^v (two-sided), or -sum_l log P(F >= f_l).
@@ -41,13 +41,16 @@ class ChiSquare(LayerDensity):
         return {"freedom": freedom, "log_scale": log_mean - np.log(freedom)}
 
     def score(self, v: Array, learnt: Learnt) -> Array:
-        shape = learnt["freedom"] / 2
-        log_u = v - learnt["log_scale"] - np.log(2)
-        # the density of log f adds v, so it has u^shape where that of f has u^(shape - 1)
-        log_density = shape * log_u - np.exp(log_u) - gammaln(shape)
-        terms = log_density if self._two_sided else _log_upper(shape, np.exp(log_u), log_density)
+        shape, u, log_density = _log_density(v, learnt)
+        terms = log_density if self._two_sided else _log_upper(shape, u, log_density)
         scores: Array = -terms.sum(1)
         return scores
+
+    def gradient(self, v: Array, learnt: Learnt) -> Array:
+        shape, u, log_density = _log_density(v, learnt)
+        # one-sided: the density of log f over its upper tail
+        hazard: Array = np.exp(log_density - _log_upper(shape, u, log_density))
+        return u - shape if self._two_sided else hazard
 
 
 def gamma_shape(spread: Array) -> Array:
@@ -63,6 +66,14 @@ def gamma_shape(spread: Array) -> Array:
     for _ in range(_NEWTON_STEPS):
         a = 1 / (1 / a + (np.log(a) - digamma(a) - s) / (a**2 * (1 / a - polygamma(1, a))))
     return a
+
+
+def _log_density(v: Array, learnt: Learnt) -> tuple[Array, Array, Array]:
+    """Return shape = k_l / 2, u = f_l / (2 c_l) and the log density of log f_l."""
+    shape = learnt["freedom"] / 2
+    log_u = v - learnt["log_scale"] - np.log(2)
+    # the density of log f adds v, so it has u^shape where that of f has u^(shape - 1)
+    return shape, np.exp(log_u), shape * log_u - np.exp(log_u) - gammaln(shape)
 
 
 def _log_upper(shape: Array, u: Array, log_density: Array) -> Array:

@@ -6,9 +6,9 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import logsumexp
+from scipy.special import logsumexp, softmax
 
-from fisherscope.detectors.densities.base import Array, LayerDensity, Learnt, mean_and_std, standardise
+from fisherscope.detectors.densities.base import Array, Learnt, SmoothDensity, mean_and_std, standardise
 
 EXPLAINED: Final = 0.95
 MOST_COMPONENTS: Final = 16
@@ -36,7 +36,7 @@ def components(v: Array, learnt: Learnt) -> Array:
     return found
 
 
-class Mixture(LayerDensity):
+class Mixture(SmoothDensity):
     """score = -log density of a mixture of one to four normals, their number by BIC (McLachlan & Peel 2000)."""
 
     min_fit = 20
@@ -54,17 +54,27 @@ class Mixture(LayerDensity):
         return {**learnt, "weights": best.weights_, "centres": best.means_, "precisions": best.precisions_cholesky_}
 
     def score(self, v: Array, learnt: Learnt) -> Array:
+        scores: Array = -logsumexp(self._terms(components(v, learnt), learnt), axis=0)
+        return scores
+
+    def gradient(self, v: Array, learnt: Learnt) -> Array:
         points = components(v, learnt)
+        shares = softmax(self._terms(points, learnt), axis=0)
+        parts = zip(shares, learnt["centres"], learnt["precisions"], strict=True)
+        return _to_layers(sum(s[:, None] * ((points - c) @ f @ f.T) for s, c, f in parts), learnt)
+
+    @staticmethod
+    def _terms(points: Array, learnt: Learnt) -> Array:
+        """Return the log of each mode's share of the density, (modes, N)."""
         terms = []
         for weight, centre, factor in zip(learnt["weights"], learnt["centres"], learnt["precisions"], strict=True):
             log_det = np.log(np.diag(factor)).sum()
             squares = np.square((points - centre) @ factor).sum(1)
             terms.append(np.log(weight) + log_det - 0.5 * (squares + points.shape[1] * np.log(2 * np.pi)))
-        scores: Array = -logsumexp(terms, axis=0)
-        return scores
+        return np.stack(terms)
 
 
-class KernelDensity(LayerDensity):
+class KernelDensity(SmoothDensity):
     """score = -log of a normal kernel density, its bandwidth by leave-one-out likelihood (Habbema et al. 1974)."""
 
     min_fit = 20
@@ -82,6 +92,17 @@ class KernelDensity(LayerDensity):
         squares = _square_distances(points, learnt["points"])
         scores: Array = np.log(len(squares[0])) - _log_kernels(squares, float(learnt["bandwidth"]), points.shape[1])
         return scores
+
+    def gradient(self, v: Array, learnt: Learnt) -> Array:
+        points, variance = components(v, learnt), float(learnt["bandwidth"]) ** 2
+        shares = softmax(-0.5 * _square_distances(points, learnt["points"]) / variance, axis=1)
+        return _to_layers((points - shares @ learnt["points"]) / variance, learnt)
+
+
+def _to_layers(slope: Array, learnt: Learnt) -> Array:
+    """Return d score / d v for d score / d components, (N, k)."""
+    layers: Array = slope @ learnt["axes"].T / learnt["std"]
+    return layers
 
 
 def _square_distances(first: Array, second: Array) -> Array:

@@ -7,13 +7,13 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from fisherscope.detectors.densities.base import Array, LayerDensity, Learnt, mean_and_std, standardise
+from fisherscope.detectors.densities.base import Array, LayerDensity, Learnt, SmoothDensity, mean_and_std, standardise
 
 NU: Final = 0.1
 N_TREES: Final = 200
 
 
-class OneClassSvm(LayerDensity):
+class OneClassSvm(SmoothDensity):
     """score = -decision function of a one-class SVM with a normal kernel, nu = 0.1 (Schoelkopf et al. 2001).
 
     Stored: support vectors, their coefficients, offset and kernel width.
@@ -37,11 +37,22 @@ class OneClassSvm(LayerDensity):
         }
 
     def score(self, v: Array, learnt: Learnt) -> Array:
-        z, vectors = standardise(v, learnt), learnt["vectors"]
-        squares = np.square(z).sum(1)[:, None] - 2 * z @ vectors.T + np.square(vectors).sum(1)
-        kernel = np.exp(-learnt["gamma"] * np.maximum(squares, 0))
-        scores: Array = -(kernel @ learnt["coefficients"] + learnt["offset"])
+        scores: Array = -(self._kernel(standardise(v, learnt), learnt).sum(1) + learnt["offset"])
         return scores
+
+    def gradient(self, v: Array, learnt: Learnt) -> Array:
+        z = standardise(v, learnt)
+        kernel = self._kernel(z, learnt)
+        slope: Array = 2 * learnt["gamma"] * (kernel.sum(1)[:, None] * z - kernel @ learnt["vectors"]) / learnt["std"]
+        return slope
+
+    @staticmethod
+    def _kernel(z: Array, learnt: Learnt) -> Array:
+        """Return the kernel between z (N, L) and the support vectors, times their coefficients."""
+        vectors = learnt["vectors"]
+        squares = np.square(z).sum(1)[:, None] - 2 * z @ vectors.T + np.square(vectors).sum(1)
+        kernel: Array = np.exp(-learnt["gamma"] * np.maximum(squares, 0)) * learnt["coefficients"]
+        return kernel
 
 
 class Forest(LayerDensity):

@@ -1,0 +1,195 @@
+"""Commands that say why and rank: explain, rank. :mod:`fisherscope.cli` mounts them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from fisherscope.data import Samples
+    from fisherscope.pipeline.guard import Guard
+    from fisherscope.pipeline.saliency import ExplainSettings
+
+app = typer.Typer(rich_markup_mode=None)
+
+_Data = Annotated[
+    str, typer.Option("--data", metavar="DATA", help="Named set, folder of images, .parquet, .npy or .npz.")
+]
+_Model = Annotated[str | None, typer.Option(metavar="MODEL", help="package.module:factory of your own module.")]
+_Split = Annotated[str | None, typer.Option(help="Split of the set [default: test].")]
+_Limit = Annotated[int | None, typer.Option(help="Use at most so many samples, drawn at random.")]
+_Resize = Annotated[str | None, typer.Option(help="Convert images to CxHxW, e.g. 3x32x32.", metavar="CxHxW")]
+_Smooth = Annotated[int, typer.Option(help="Average the maps over so many perturbed copies; 0: none.")]
+_Noise = Annotated[
+    float | None, typer.Option(help="Their standard deviation in the units of x [default: 2 % of the range].")
+]
+_Signed = Annotated[bool, typer.Option("--signed", help="Signed maps: what raises the score against what lowers it.")]
+_Device = Annotated[str, typer.Option(help="Torch device: cpu, cuda, cuda:1, ...")]
+_MaxMemory = Annotated[
+    str | None, typer.Option("--max-memory", help="Memory for the gradient pass, e.g. 500MB or 2GiB.", metavar="SIZE")
+]
+_DataRoot = Annotated[
+    Path | None, typer.Option("--data-root", envvar="FISHERSCOPE_DATA", help="Folder of named sets.", metavar="DIR")
+]
+
+
+@app.command()
+def explain(
+    guard: Annotated[Path, typer.Argument(metavar="GUARD", help="Folder that fit wrote.")],
+    data: _Data,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for page, heat maps and tables.")],
+    reference: Annotated[
+        str | None, typer.Option(metavar="DATA", help="In-distribution samples to compare the layers with.")
+    ] = None,
+    smooth: _Smooth = 0,
+    noise: _Noise = None,
+    signed: _Signed = False,
+    model: _Model = None,
+    split: _Split = None,
+    limit: _Limit = None,
+    resize: _Resize = None,
+    device: _Device = "cpu",
+    max_memory: _MaxMemory = None,
+    data_root: _DataRoot = None,
+) -> None:
+    """Say why samples are novel: which pixels, tokens or columns, and which layers of the model.
+
+    Writes index.html, heatmaps/*.png, explanations.json, layers.csv and maps.safetensors.
+
+    Example: fisherscope explain runs/guard --data holiday_pictures --limit 20 --out runs/why
+    """
+    from fisherscope.cli import command_line, parse_shape, progress_bar
+    from fisherscope.pipeline.batches import as_batches
+    from fisherscope.pipeline.explained import write_explanation
+    from fisherscope.pipeline.explanation import explain_groups
+
+    settings = _settings(smooth, noise, signed)
+    loaded = _guard(guard, model, device, max_memory)
+    shape = parse_shape(resize)
+    samples = as_batches(_samples(data, split, data_root, limit, shape), loaded.target)
+    known = None if reference is None else _samples(reference, None, data_root, None, shape)
+    with progress_bar(f"explaining {data}", "gradients") as update:
+        found = explain_groups(loaded, samples, settings, reference=known, report=update)
+    page = write_explanation(found, samples, out, command_line())
+    print(f"{page}: {int(found.novel.sum())} of {len(found.score)} novel, maps of {found.kind}")
+
+
+@app.command()
+def rank(
+    guard_or_model: Annotated[
+        str, typer.Argument(metavar="GUARD_OR_MODEL", help="Folder that fit wrote; or a model, with --in-dist.")
+    ],
+    data: _Data,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Ranking as .html, .csv, .jsonl or .parquet.")],
+    top: Annotated[int, typer.Option(help="Length of the list.")] = 100,
+    fdr: Annotated[float, typer.Option(help="False discovery rate: share of discoveries that are not novel.")] = 0.1,
+    in_dist: Annotated[
+        str | None,
+        typer.Option("--in-dist", metavar="DATA", help="Good samples to fit on, for a model that has no guard yet."),
+    ] = None,
+    detector: Annotated[str | None, typer.Option(help="Detector to fit with --in-dist.", metavar="NAME")] = None,
+    smooth: _Smooth = 0,
+    noise: _Noise = None,
+    signed: _Signed = False,
+    model: _Model = None,
+    split: _Split = None,
+    limit: _Limit = None,
+    resize: _Resize = None,
+    device: _Device = "cpu",
+    max_memory: _MaxMemory = None,
+    data_root: _DataRoot = None,
+) -> None:
+    """Rank a set: its most novel samples with p-values, false discovery rate, heat maps and layers.
+
+    Example: fisherscope rank runs/guard --data incoming --top 100 --fdr 0.1 --out runs/incoming.html
+    """
+    from fisherscope.cli import command_line, parse_shape, progress_bar
+    from fisherscope.pipeline.explained import require_ranking_format, write_ranking
+    from fisherscope.pipeline.ranking import rank_groups
+
+    require_ranking_format(out)
+    settings = _settings(smooth, noise, signed)
+    shape = parse_shape(resize)
+    if (Path(guard_or_model) / "guard.safetensors").is_file():
+        _refuse_fit_options(in_dist, detector)
+        loaded = _guard(Path(guard_or_model), model, device, max_memory)
+    else:
+        good = _samples(_required(in_dist, guard_or_model), None, data_root, None, shape)
+        loaded = _fitted(guard_or_model, good, detector, device, max_memory)
+    samples = _samples(data, split, data_root, limit, shape)
+    with progress_bar(f"ranking {data}", "") as update:
+        found = rank_groups(
+            loaded,
+            samples,
+            top=top,
+            fdr=fdr,
+            settings=settings,
+            report=lambda done, total: update(done, total, "samples"),
+            report_explanation=lambda done, total: update(done, total, "gradients"),
+        )
+    write_ranking(found, out, command_line())
+    print(f"{out}: {found.n_discoveries} of {found.n_groups} discoveries at a false discovery rate of {fdr:g}")
+
+
+def _settings(smooth: int, noise: float | None, signed: bool) -> ExplainSettings:
+    from fisherscope.pipeline.saliency import ExplainSettings
+
+    return ExplainSettings(smooth, noise, "sum" if signed else "abs")
+
+
+def _samples(
+    data: str, split: str | None, data_root: Path | None, limit: int | None, shape: tuple[int, int, int] | None
+) -> Samples:
+    from fisherscope.core.errors import DataError
+    from fisherscope.data import load_samples
+
+    if data.endswith(".safetensors"):
+        raise DataError(f"{data} is a feature table and holds no samples to explain; give the samples themselves")
+    return load_samples(data, split=split, data_root=data_root, limit=limit, resize=shape)
+
+
+def _guard(folder: Path, model: str | None, device: str, max_memory: str | None) -> Guard:
+    from fisherscope.cli import parse_bytes
+    from fisherscope.pipeline.guard import load
+    from fisherscope.pipeline.target import load_target
+
+    own = load_target(model, device=device) if model else None
+    return load(
+        folder,
+        own.module if own else None,
+        own.log_prob if own else None,
+        device=device,
+        max_memory=parse_bytes(max_memory),
+    )
+
+
+def _fitted(model: str, good: Samples, detector: str | None, device: str, max_memory: str | None) -> Guard:
+    from fisherscope.cli import parse_bytes, progress_bar
+    from fisherscope.detectors import DEFAULT_DETECTOR
+    from fisherscope.pipeline.guard import fit
+    from fisherscope.pipeline.target import load_target
+
+    target = load_target(model, device=device)
+    with progress_bar(f"fitting on {good.name}", "samples") as update:
+        return fit(
+            target, good, detector=detector or DEFAULT_DETECTOR, max_memory=parse_bytes(max_memory), report=update
+        )
+
+
+def _required(in_dist: str | None, model: str) -> str:
+    from fisherscope.core.errors import SettingError
+
+    if in_dist is None:
+        raise SettingError(
+            f"{model} is no folder that fit wrote; give one, or a model and good samples as --in-dist DATA to fit it on"
+        )
+    return in_dist
+
+
+def _refuse_fit_options(in_dist: str | None, detector: str | None) -> None:
+    from fisherscope.core.errors import SettingError
+
+    if in_dist is not None or detector is not None:
+        raise SettingError("the guard is already fitted: leave out --in-dist and --detector, or give a model")

@@ -1,0 +1,136 @@
+"""Why a guard finds samples novel: where in each sample, and in which layers of the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fisherscope.core.errors import DataError
+from fisherscope.core.table import FeatureTable
+from fisherscope.detectors import (
+    LayerProfile,
+    learnt_profile,
+    reference_profile,
+    require_differentiable,
+)
+from fisherscope.detectors.base import Scores
+from fisherscope.features.input_gradient import InputGradient
+from fisherscope.pipeline.batches import Batches, as_batches
+from fisherscope.pipeline.extraction import extract_table
+from fisherscope.pipeline.guard import Guard, require_fitting_table
+from fisherscope.pipeline.saliency import ExplainSettings, Report, mean_gradient
+
+Array = NDArray[np.float64]
+Kind = Literal["pixels", "tokens", "columns", "entries"]
+
+_NORMS: Final = "grad_norm"
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What makes groups of samples novel. N groups of B samples.
+
+    Attributes:
+        ids: names of each group's samples.
+        score: higher = more novel, (N,).
+        p_value: see :class:`Verdict`, (N,).
+        novel: whether p_value is at most the guard's false-alarm rate, (N,).
+        maps: how much the score reacts to each part of each sample, aggregated as the settings say: ``pixels``
+            (N, B, H, W), ``tokens`` (N, B, T), ``columns`` (N, B, D), or ``entries``, the shape of the samples.
+        kind: which of these.
+        layers: what each layer contributes, or None where neither the detector nor a reference tells.
+    """
+
+    ids: tuple[tuple[str, ...], ...]
+    score: Scores
+    p_value: Scores
+    novel: NDArray[np.bool_]
+    maps: Array
+    kind: Kind
+    layers: LayerProfile | None
+
+
+def explain_groups(
+    guard: Guard,
+    x: Any,
+    settings: ExplainSettings | None = None,
+    *,
+    reference: Any = None,
+    report: Report | None = None,
+) -> Explanation:
+    """Return why groups are novel to a guard.
+
+    The map is d score / d x, exact, by differentiating log p twice; the model's noise stays that of the sample itself.
+    Where the model reads integers (tokens), it is taken at the output of the embedding that looks them up. A causal
+    model's last token is looked up by nothing, so its entry is 0 although its own probability enters the score.
+
+    Args:
+        guard: fitted; its detector must have a gradient.
+        x: samples (n, ...); those left over by whole groups are ignored.
+        settings: see :class:`ExplainSettings`.
+        reference: in-distribution samples, or their table with the block ``grad_norm``, that the layers' z-values
+            compare with. None: what the detector has learnt, else the layers' contributions to the score.
+        report: called with (gradients done, gradients in all).
+
+    Raises:
+        SettingError: the detector has no gradient (the message names those that have), or the model's samples cannot be
+            perturbed.
+        DataError: x is a table, or of several arrays.
+        ModelError: log p cannot be differentiated twice.
+    """
+    settings = settings or ExplainSettings()
+    require_differentiable(guard.detector)
+    if isinstance(x, FeatureTable):
+        raise DataError("a feature table holds no samples to differentiate by; give the samples themselves")
+    batches = as_batches(x, guard.target)
+    size = guard.card.group_size
+    batches = batches.select(range(len(batches) // size * size))
+    table = guard.extract(batches)
+    verdict = guard.judge(table)
+    mean = mean_gradient(guard, batches, settings, report)
+    maps, kind = _maps(mean, settings)
+    return Explanation(
+        ids=verdict.ids,
+        score=verdict.score,
+        p_value=verdict.p_value,
+        novel=verdict.novel,
+        maps=maps.reshape(-1, size, *maps.shape[1:]),
+        kind=kind,
+        layers=_profile(guard, table, batches, mean, reference),
+    )
+
+
+def _maps(gradient: InputGradient, settings: ExplainSettings) -> tuple[Array, Kind]:
+    """Return maps (n, ...) and what they are of."""
+    signed = settings.aggregate == "sum"
+    if gradient.tokens is not None:
+        assert gradient.embedded is not None
+        product = (gradient.tokens * gradient.embedded).sum(2)
+        return (product if signed else np.linalg.norm(gradient.tokens, axis=2)), "tokens"
+    if not isinstance(gradient.x, np.ndarray):
+        raise DataError("the samples are of several arrays, an explanation is a map of one; give samples of one array")
+    values = gradient.x if signed else np.abs(gradient.x)
+    if values.ndim == 4:
+        return values.sum(1), "pixels"
+    return values, "columns" if values.ndim == 2 else "entries"
+
+
+def _profile(
+    guard: Guard, table: FeatureTable, batches: Batches, gradient: InputGradient, reference: Any
+) -> LayerProfile | None:
+    if reference is not None:
+        known = reference if isinstance(reference, FeatureTable) else _norms(guard, reference)
+        mine = _norms(guard, batches)
+        require_fitting_table(mine.card, {_NORMS: mine.columns[_NORMS]}, (_NORMS,), known)
+        return reference_profile(known, mine)
+    learnt = learnt_profile(guard.detector, table)
+    if learnt is not None or not gradient.contributions.any():
+        return learnt
+    return LayerProfile("contribution", gradient.layers, gradient.contributions)
+
+
+def _norms(guard: Guard, samples: Any) -> FeatureTable:
+    return extract_table(guard.target, as_batches(samples, guard.target), [_NORMS], guard.settings)
