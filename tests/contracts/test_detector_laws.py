@@ -263,7 +263,8 @@ def test_cotangents_of_whispers_and_shouts_are_finite(name, loudness):
 def test_which_detectors_have_a_gradient():
     without = {"layerwise-forest", "dose-kde", "dose-svm", "waic", "msma", "diffpath-6d", "ddpm-ood-mse-ssim", "scoped"}
     without |= {f"input-complexity-{codec}" for codec in ("png", "webp", "jpeg2000", "zlib")}
-    without |= {"likelihood-ratio", "likelihood-regret", "local-intrinsic-dimension", "typicality-fisher"}
+    without |= {"likelihood-ratio", "likelihood-regret", "local-intrinsic-dimension"}
+    without |= {"typicality-fisher", "typicality-fisher@diagonal"}
     assert set(NAMES) - set(DIFFERENTIABLE) == without
     with pytest.raises(SettingError, match=r"layerwise-forest has no gradient.*one of these instead: .*total-norm"):
         score_cotangent(fitted("layerwise-forest"), world(5))
