@@ -155,7 +155,7 @@ def _value(value: object) -> object:
             raise ValueError("an array without content")
         return value.value
     if isinstance(value, _Call | _Dtype):
-        raise ValueError("something that is no value")  # noqa: TRY004 (the caller words all of them)
+        raise ValueError("something that is no value")
     return value
 
 
