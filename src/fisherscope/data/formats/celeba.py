@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 
 from fisherscope.core.errors import DataError
+from fisherscope.data.formats.base import first_folder
 from fisherscope.data.images import ImageArray, open_image, stretch_image
 from fisherscope.data.samples import ReadOptions, Samples, Shape
 
@@ -45,8 +46,7 @@ class CelebA:
 
 
 def _images(folder: Path) -> Path | None:
-    places = (folder / place for place in _IMAGES)
-    return next((p for p in places if p.is_dir() and next(p.glob("*.jpg"), None)), None)
+    return first_folder(folder, _IMAGES, "*.jpg")
 
 
 def _members(folder: Path, images: Path, split: str) -> list[str]:
