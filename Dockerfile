@@ -1,6 +1,6 @@
 # docker build -t fisherscope .                                        torch for CPUs
 # docker build -t fisherscope:cuda --build-arg TORCH_INDEX= .          torch for NVIDIA GPUs; docker run --gpus all ...
-# docker run --rm -v "$PWD/runs:/work/runs" fisherscope demo
+# docker run --rm -v "$PWD/runs:/work/runs" fisherscope demo --out runs/demo
 FROM python:3.11.14-slim-bookworm
 
 # Where torch comes from. Empty: the package index, whose Linux build brings its own CUDA libraries.
