@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from fisherscope.core.errors import DataError
+from fisherscope.data import load_samples
 from fisherscope.data.hub import looks_like_hub_name, read_hub
 from fisherscope.data.samples import ReadOptions
 
@@ -26,6 +27,8 @@ def online(monkeypatch):
     [
         ("ylecun/mnist", True),
         ("uoft-cs/cifar10", True),
+        ("ufldl-stanford/svhn:cropped_digits", True),
+        ("own/er:", False),
         ("mnist", False),
         ("a/b/c", False),
         ("../x", False),
@@ -48,6 +51,37 @@ def test_a_hub_set_is_read_through_the_arrow_table(online, monkeypatch):
     assert np.array_equal(samples.x[:, 0], x[options.rows(6)])
     assert samples.labels is not None and np.array_equal(samples.labels, options.rows(6))
     assert samples.name == "own/er[train]"
+
+
+@pytest.mark.parametrize(
+    ("name", "configuration", "split"),
+    [
+        ("ufldl-stanford/svhn", "cropped_digits", "test"),
+        ("ufldl-stanford/svhn:full_numbers", "full_numbers", "extra"),
+        ("benjamin-paine/imagenet-1k-32x32", "default", "validation"),
+    ],
+    ids=["svhn", "svhn-by-configuration", "imagenet32"],
+)
+def test_svhn_and_imagenet32_load_by_their_hub_names(online, monkeypatch, tmp_path, name, configuration, split):
+    x = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3)).astype(np.uint8)
+    classes = datasets.ClassLabel(num_classes=10)
+    features = datasets.Features({"image": datasets.Image(), "label": classes})
+    made = datasets.Dataset.from_dict({"image": [Image.fromarray(a) for a in x], "label": [3, 0, 9, 3]}, features)
+    folder = tmp_path / name.partition(":")[0]
+    folder.mkdir(parents=True)
+    file = folder / f"{configuration}-{split}.parquet"
+    made.to_parquet(file)
+    load = datasets.load_dataset
+
+    def from_fixture(repository, config="default", *, split):
+        path = tmp_path / repository / f"{config}-{split}.parquet"
+        return load("parquet", data_files={split: str(path)}, split=split, cache_dir=str(tmp_path / "cache"))
+
+    monkeypatch.setattr(datasets, "load_dataset", from_fixture)
+    samples = load_samples(f"{name}[{split}]")
+    assert np.array_equal(samples.x, np.moveaxis(x, -1, 1))
+    assert samples.labels is not None and samples.labels.tolist() == [3, 0, 9, 3]
+    assert samples.name == f"{name}[{split}]"
 
 
 def test_a_set_that_does_not_load_is_one_line(online, monkeypatch):

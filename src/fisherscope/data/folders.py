@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 from fisherscope.core.errors import DataError
+from fisherscope.data.formats import looked_for
 from fisherscope.data.images import SUFFIXES, decode_images
 from fisherscope.data.samples import DEFAULTS, ReadOptions, Samples, track_names
 
@@ -37,5 +38,8 @@ def _image_files(folder: Path) -> list[Path]:
     if not images:
         suffixes = Counter(p.suffix.lower() or "no suffix" for p in files)
         found = ", ".join(f"{count} x {suffix}" for suffix, count in suffixes.most_common(5)) or "no files"
-        raise DataError(f"{folder} holds no images ({found}); expected files ending in {', '.join(sorted(SUFFIXES))}")
+        raise DataError(
+            f"{folder} holds no images ({found}); expected files ending in {', '.join(sorted(SUFFIXES))}, or a "
+            f"download as its authors packed it ({looked_for()})"
+        )
     return images

@@ -98,7 +98,16 @@ def bombs_are_errors() -> Iterator[None]:
         yield
 
 
-def _decode(name: str, source: bytes | Path, resize: Shape | None) -> ImageArray:
+def open_image(name: str, source: bytes | Path) -> Image.Image:
+    """Return a decoded image, any mode, turned as the camera says.
+
+    Args:
+        name: for messages.
+        source: the file's bytes or path.
+
+    Raises:
+        DataError: it is corrupt, oversized, of an unsupported format, or holds several images.
+    """
     try:
         with (
             bombs_are_errors(),
@@ -113,6 +122,18 @@ def _decode(name: str, source: bytes | Path, resize: Shape | None) -> ImageArray
         raise DataError(f"{name} is corrupt or not an image ({cause}); remove or replace it") from None
     if frames > 1:
         raise DataError(f"{name} holds {frames} images, expected one a file; split it into single images")
+    return image
+
+
+def stretch_image(image: Image.Image, shape: Shape) -> ImageArray:
+    """Return the whole image resampled (bilinear) to a shape (C, H, W), whatever its aspect, uint8."""
+    channels, height, width = shape
+    converted = image.convert("L" if channels == 1 else "RGB")
+    return _to_array(converted.resize((width, height), Image.Resampling.BILINEAR))
+
+
+def _decode(name: str, source: bytes | Path, resize: Shape | None) -> ImageArray:
+    image = open_image(name, source)
     if resize is not None:
         return _to_array(resize_image(image, resize, name))
     if image.mode not in _MODES:

@@ -13,6 +13,7 @@ from fisherscope.data.arrays import read_array_file, samples_from_array
 from fisherscope.data.bundled import list_bundled, load_bundled
 from fisherscope.data.csv_files import read_csv
 from fisherscope.data.folders import read_folder
+from fisherscope.data.formats import batch_format, list_splits, looked_for, read_original
 from fisherscope.data.hub import looks_like_hub_name, read_hub
 from fisherscope.data.images import SUFFIXES, resize_array
 from fisherscope.data.named import ENVIRONMENT, SPLIT_SUFFIXES, find_root, list_sets, named_file, shards, split_files
@@ -60,16 +61,18 @@ def load_samples(
 
     A text is looked up in this order; the first that exists is taken:
 
-    1. a folder: one with ``{split}-*.parquet`` shards is a set of splits; any other is read as a folder of images,
-       with its subfolders. A subfolder that bears the split's name is taken as that split;
+    1. a folder: one with ``{split}-*.parquet`` shards is a set of splits, and so is one that holds a download as its
+       authors packed it (:mod:`fisherscope.data.formats`: SVHN, ImageNet32, CIFAR-10, MNIST, CelebA, GTSRB); any
+       other is read as a folder of images, with its subfolders. A subfolder that bears the split's name is taken as
+       that split;
     2. a ``.parquet`` file;
     3. a ``.npy`` or ``.npz`` array; ``file.npz[name]`` picks one of several arrays;
     4. a ``.txt`` text, cut into windows of bytes, or a ``.csv`` table of numbers: all of it, or as the split ``train``
-       its first 80 % and as ``test`` the rest;
-    5. a named set: a folder of shards, or such a text or table (``text/tiny_shakespeare.txt``, never all of it), below
-       ``data_root`` or FISHERSCOPE_DATA;
+       its first 80 % and as ``test`` the rest; or one file of such a download, by its original name;
+    5. a named set below ``data_root`` or FISHERSCOPE_DATA: a folder of shards or of such a download, or such a text or
+       table (``text/tiny_shakespeare.txt``, never all of it);
     6. a bundled set (:func:`~fisherscope.data.bundled.list_bundled`);
-    7. a set of the Hugging Face hub, if the text has the form ``owner/name``.
+    7. a set of the Hugging Face hub, if the text has the form ``owner/name`` or ``owner/name:configuration``.
 
     Args:
         spec: such a text or path, optionally ending in ``[split]``; an array; or samples, which pass through.
@@ -136,8 +139,8 @@ def _from_text(request: _Request) -> Samples:
         raise DataError(_not_found(request))
     if path.suffix.lower() in _FILE_SUFFIXES or request.base.startswith(("/", "./", "../", "~")):
         raise DataError(f"{path} does not exist; check the path")
-    if root is not None and _is_plain(request.base) and split_files(root / request.base):
-        return _from_shards(root / request.base, request)
+    if root is not None and _is_plain(request.base) and (root / request.base).is_dir():
+        return _from_named(root / request.base, request)
     if request.base in list_bundled():
         samples = load_bundled(request.base, request.chosen_split)
         return _from_memory(samples, request.options)
@@ -149,9 +152,24 @@ def _from_text(request: _Request) -> Samples:
     raise DataError(_not_found(request))
 
 
+def _from_named(folder: Path, request: _Request) -> Samples:
+    if split_files(folder):
+        return _from_shards(folder, request)
+    if list_splits(folder):
+        return read_original(folder, request.chosen_split, request.name, request.options)
+    if request.base in list_bundled():
+        return _from_memory(load_bundled(request.base, request.chosen_split), request.options)
+    raise DataError(
+        f"{folder} is no named set; looked for split-*.parquet, {looked_for()}; give the folder's path to read it as "
+        "a folder of images"
+    )
+
+
 def _from_folder(folder: Path, request: _Request) -> Samples:
     if split_files(folder):
         return _from_shards(folder, request)
+    if list_splits(folder):
+        return read_original(folder, request.chosen_split, request.name, request.options)
     name = request.base
     if (folder / request.chosen_split).is_dir():
         folder, name = folder / request.chosen_split, request.name
@@ -169,6 +187,9 @@ def _from_shards(folder: Path, request: _Request) -> Samples:
 def _from_file(path: Path, request: _Request) -> Samples:
     suffix = path.suffix.lower()
     name = request.base if request.split is None else request.name
+    if original := batch_format(path):
+        _refuse_split(path, request)
+        return original.read_files([path], name, request.options)
     if suffix == _TEXT:
         options = replace(request.options, window=request.options.window or request.default_window)
         return read_text(path, name, options, split=request.split)
@@ -181,9 +202,13 @@ def _from_file(path: Path, request: _Request) -> Samples:
             f"{path} is a file ending in '{path.suffix}', expected a folder of images, .parquet, .npy, .npz, .csv or "
             ".txt; put single images into a folder"
         )
+    _refuse_split(path, request)
+    return read_parquet([path], request.base, request.options)
+
+
+def _refuse_split(path: Path, request: _Request) -> None:
     if request.split is not None:
         raise DataError(f"{path} is a single file without splits, but split '{request.split}' was asked; leave it out")
-    return read_parquet([path], request.base, request.options)
 
 
 def _is_plain(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Named sets below a data root: folders of ``{split}-*.parquet`` shards, and single text and CSV files."""
+"""Named sets below a data root: folders of shards or of an original download, and single text and CSV files."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from fisherscope.core.errors import DataError
+from fisherscope.data.formats import list_splits
 from fisherscope.data.parts import SPLITS
 
 ENVIRONMENT = "FISHERSCOPE_DATA"
@@ -34,7 +35,7 @@ def list_sets(data_root: str | Path | None = None) -> dict[str, tuple[str, ...]]
     """Return the named sets below the data root with their splits, sorted; empty without a data root."""
     root = find_root(data_root)
     folders = sorted(p for p in root.iterdir() if p.is_dir()) if root else []
-    sets = {f.name: tuple(splits) for f in folders if (splits := split_files(f))}
+    sets = {f.name: tuple(splits) for f in folders if (splits := split_files(f) or list_splits(f))}
     files = [p for folder in ([root, *folders] if root else []) for p in folder.iterdir() if p.suffix in SPLIT_SUFFIXES]
     return dict(sorted((sets | {p.relative_to(root).as_posix(): SPLITS for p in files if root}).items()))
 
