@@ -1,10 +1,10 @@
-# docker build -t fisherscope .                                        torch for CPUs
-# docker build -t fisherscope:cuda --build-arg TORCH_INDEX= .          torch for NVIDIA GPUs; docker run --gpus all ...
-# docker run --rm -v "$PWD/runs:/work/runs" fisherscope demo --out runs/demo
+# docker build -t fisherscope .
+# docker build -t fisherscope --build-arg TORCH_INDEX=URL .    torch from another index, such as PyTorch's of CPU builds
+# docker run --rm -v "$PWD/runs:/work/runs" fisherscope demo --out runs/demo            (a GPU: docker run --gpus all ...)
 FROM python:3.11.14-slim-bookworm
 
-# Where torch comes from. Empty: the package index, whose Linux build brings its own CUDA libraries.
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# Where torch comes from. Empty: the package index, whose Linux build runs on CPUs and brings CUDA along.
+ARG TORCH_INDEX=""
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 
 WORKDIR /opt/fisherscope

@@ -50,9 +50,8 @@ def test_every_installation_uses_the_constraints_and_torch_comes_before_the_sour
     assert steps.index(f"RUN {installs[0]}") < steps.index("COPY src ./src") < steps.index(f"RUN {installs[1]}")
 
 
-def test_torch_is_for_cpus_unless_the_argument_is_empty():
-    (argument,) = arguments("ARG")
-    assert argument.startswith("TORCH_INDEX=") and argument.endswith("/cpu")
+def test_torch_comes_from_the_package_index_unless_the_argument_names_another():
+    assert arguments("ARG") == ['TORCH_INDEX=""']
     assert any('${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} torch' in r for r in arguments("RUN"))
 
 
