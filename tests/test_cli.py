@@ -276,3 +276,53 @@ def test_parse_bytes_and_shape():
     for text in ("3x32", "axbxc", ""):
         with pytest.raises(SettingError, match="CxHxW"):
             parse_shape(text)
+
+
+def test_explain_writes_a_page_and_pictures(run, folder, tmp_path):
+    code, out, err = run("explain", folder / "guard", "--data", folder / "pictures", "--out", tmp_path / "why")
+    assert (code, err) == (0, "") and "of 10 novel, maps of pixels" in out
+    names = {p.name for p in (tmp_path / "why").iterdir()}
+    assert names == {"index.html", "heatmaps", "explanations.json", "layers.csv", "maps.safetensors"}
+    assert len(list((tmp_path / "why" / "heatmaps").iterdir())) == 10
+
+
+def test_rank_takes_a_guard_or_a_model_with_good_samples(run, folder, tmp_path):
+    arguments = ("--data", folder / "pictures", "--top", 4, "--out", tmp_path / "r.csv")
+    code, out, err = run("rank", folder / "guard", *arguments)
+    assert (code, err) == (0, "") and "of 10 discoveries at a false discovery rate of 0.1" in out
+    assert len((tmp_path / "r.csv").read_text().splitlines()) == 5
+    fit = ("--in-dist", "digits", "--detector", "pixel-mahalanobis")
+    code, _, err = run("rank", folder / "glow", *arguments[:-1], tmp_path / "r.html", *fit)
+    assert (code, err) == (0, "") and "heat map of" in (tmp_path / "r.html").read_text()
+    code, _, err = run("rank", folder / "glow", *arguments)
+    assert code == 2 and "--in-dist DATA" in err and err.count("\n") == 1
+    code, _, err = run("rank", folder / "guard", *arguments, *fit)
+    assert code == 2 and "already fitted" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("case", BAD_DATA)
+def test_bad_data_to_explain_is_one_line_and_leaves_nothing(run, folder, tmp_path, case):
+    make, message = BAD_DATA[case]
+    data = make(folder, tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    for command, out in (("explain", "why"), ("rank", "r.html")):
+        code, printed, err = run(command, folder / "guard", "--data", data, "--out", tmp_path / out)
+        assert code == 2 and message in err and err.count("\n") == 1 and err.startswith("fisherscope: "), err
+        assert printed == "" and sorted(tmp_path.rglob("*")) == before
+
+
+def test_settings_of_explanations_are_checked_before_the_work(run, folder, tmp_path):
+    for options, message in (
+        (("explain", "--smooth", -1), "smooth is -1"),
+        (("explain", "--noise", 0, "--smooth", 2), "noise is 0"),
+        (("rank", "--fdr", 0), "fdr is 0"),
+        (("rank", "--top", 0), "top is 0"),
+    ):
+        command, *rest = options
+        out = tmp_path / ("why" if command == "explain" else "r.csv")
+        code, _, err = run(command, folder / "guard", "--data", folder / "pictures", "--out", out, *rest)
+        assert code == 2 and message in err and err.count("\n") == 1
+    code, _, err = run("rank", folder / "guard", "--data", "digits", "--out", tmp_path / "r.txt")
+    assert code == 2 and "or .html" in err
+    code, _, err = run("explain", folder / "guard", "--data", "t.safetensors", "--out", tmp_path / "why")
+    assert code == 2 and "holds no samples to explain" in err and not any(tmp_path.iterdir())
