@@ -11,11 +11,15 @@ if TYPE_CHECKING:
     from fisherscope.data import Samples
     from fisherscope.pipeline.guard import Guard
     from fisherscope.pipeline.saliency import ExplainSettings
+    from fisherscope.pipeline.target import Target
 
 app = typer.Typer(rich_markup_mode=None)
 
 _Data = Annotated[
-    str, typer.Option("--data", metavar="DATA", help="Named set, folder of images, .parquet, .npy or .npz.")
+    str,
+    typer.Option(
+        "--data", metavar="DATA", help="Named set, folder of images, .parquet, .npy, .npz, text (.txt) or table (.csv)."
+    ),
 ]
 _Model = Annotated[str | None, typer.Option(metavar="MODEL", help="package.module:factory of your own module.")]
 _Split = Annotated[str | None, typer.Option(help="Split of the set [default: test].")]
@@ -68,8 +72,8 @@ def explain(
     settings = _settings(smooth, noise, signed)
     loaded = _guard(guard, model, device, max_memory)
     shape = parse_shape(resize)
-    samples = as_batches(_samples(data, split, data_root, limit, shape), loaded.target)
-    known = None if reference is None else _samples(reference, None, data_root, None, shape)
+    samples = as_batches(_samples(data, loaded.target, split, data_root, limit, shape), loaded.target)
+    known = None if reference is None else _samples(reference, loaded.target, None, data_root, None, shape)
     with progress_bar(f"explaining {data}", "gradients") as update:
         found = explain_groups(loaded, samples, settings, reference=known, report=update)
     page = write_explanation(found, samples, out, command_line())
@@ -108,6 +112,7 @@ def rank(
     from fisherscope.cli import command_line, parse_shape, progress_bar
     from fisherscope.pipeline.explained import require_ranking_format, write_ranking
     from fisherscope.pipeline.ranking import rank_groups
+    from fisherscope.pipeline.target import load_target
 
     require_ranking_format(out)
     settings = _settings(smooth, noise, signed)
@@ -116,9 +121,10 @@ def rank(
         _refuse_fit_options(in_dist, detector)
         loaded = _guard(Path(guard_or_model), model, device, max_memory)
     else:
-        good = _samples(_required(in_dist, guard_or_model), None, data_root, None, shape)
-        loaded = _fitted(guard_or_model, good, detector, device, max_memory)
-    samples = _samples(data, split, data_root, limit, shape)
+        good = _required(in_dist, guard_or_model)
+        target = load_target(guard_or_model, device=device)
+        loaded = _fitted(target, _samples(good, target, None, data_root, None, shape), detector, max_memory)
+    samples = _samples(data, loaded.target, split, data_root, limit, shape)
     with progress_bar(f"ranking {data}", "") as update:
         found = rank_groups(
             loaded,
@@ -140,14 +146,19 @@ def _settings(smooth: int, noise: float | None, signed: bool) -> ExplainSettings
 
 
 def _samples(
-    data: str, split: str | None, data_root: Path | None, limit: int | None, shape: tuple[int, int, int] | None
+    data: str,
+    target: Target,
+    split: str | None,
+    data_root: Path | None,
+    limit: int | None,
+    shape: tuple[int, int, int] | None,
 ) -> Samples:
     from fisherscope.core.errors import DataError
     from fisherscope.data import load_samples
 
     if data.endswith(".safetensors"):
         raise DataError(f"{data} is a feature table and holds no samples to explain; give the samples themselves")
-    return load_samples(data, split=split, data_root=data_root, limit=limit, resize=shape)
+    return load_samples(data, split=split, data_root=data_root, limit=limit, resize=shape, default_window=target.window)
 
 
 def _guard(folder: Path, model: str | None, device: str, max_memory: str | None) -> Guard:
@@ -165,13 +176,11 @@ def _guard(folder: Path, model: str | None, device: str, max_memory: str | None)
     )
 
 
-def _fitted(model: str, good: Samples, detector: str | None, device: str, max_memory: str | None) -> Guard:
+def _fitted(target: Target, good: Samples, detector: str | None, max_memory: str | None) -> Guard:
     from fisherscope.cli import parse_bytes, progress_bar
     from fisherscope.detectors import DEFAULT_DETECTOR
     from fisherscope.pipeline.guard import fit
-    from fisherscope.pipeline.target import load_target
 
-    target = load_target(model, device=device)
     with progress_bar(f"fitting on {good.name}", "samples") as update:
         return fit(
             target, good, detector=detector or DEFAULT_DETECTOR, max_memory=parse_bytes(max_memory), report=update
