@@ -26,7 +26,10 @@ if TYPE_CHECKING:
     from fisherscope.features.gradients import gradient_norms, gradient_sketch, rules_report
     from fisherscope.models.base import GenerativeModel, load_model, make_model
     from fisherscope.pipeline.evaluation import evaluate
+    from fisherscope.pipeline.explanation import Explanation
     from fisherscope.pipeline.guard import Guard, Verdict, fit, load
+    from fisherscope.pipeline.ranking import rank_groups
+    from fisherscope.pipeline.saliency import ExplainSettings
 
 _HOMES = {
     "fisherscope.core.errors": (
@@ -43,7 +46,10 @@ _HOMES = {
     "fisherscope.features.gradients": ("gradient_norms", "gradient_sketch", "rules_report"),
     "fisherscope.models.base": ("GenerativeModel", "load_model", "make_model"),
     "fisherscope.pipeline.evaluation": ("evaluate",),
+    "fisherscope.pipeline.explanation": ("Explanation",),
     "fisherscope.pipeline.guard": ("Guard", "Verdict", "fit", "load"),
+    "fisherscope.pipeline.ranking": ("rank_groups",),
+    "fisherscope.pipeline.saliency": ("ExplainSettings",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -52,6 +58,8 @@ __all__ = [
     "ConformalCalibration",
     "DataError",
     "Detector",
+    "ExplainSettings",
+    "Explanation",
     "FeatureTable",
     "FisherscopeError",
     "GenerativeModel",
@@ -71,6 +79,7 @@ __all__ = [
     "load_samples",
     "make_detector",
     "make_model",
+    "rank_groups",
     "rules_report",
 ]
 

@@ -54,3 +54,15 @@ def test_only_safetensors_are_read(tmp_path: Path) -> None:
     (tmp_path / "lm" / "model.safetensors").unlink()
     with pytest.raises(ModelError, match="no causal LM with safetensors"):
         load_model(tmp_path / "lm")
+
+
+def test_tokens_are_found_for_an_explanation(tmp_path: Path) -> None:
+    import fisherscope
+
+    save_gpt2(tmp_path / "lm")
+    model = load_model(tmp_path / "lm", settings={"window": 10}, dtype=torch.float64)
+    x = torch.randint(0, 60, (60, 10), generator=torch.Generator().manual_seed(1))
+    guard = fisherscope.fit(model, x, detector="total-norm", fpr=0.1)
+    found = guard.explain(x[:2])
+    assert found.kind == "tokens" and found.maps.shape == (2, 1, 10)
+    assert (found.maps[..., :9] > 0).all() and (found.maps[..., 9] == 0).all()
