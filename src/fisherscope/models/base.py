@@ -66,14 +66,14 @@ class GenerativeModel(nn.Module, ABC):
         """Return log p(x) in nats, shape (n,).
 
         Args:
-            x: samples, shape (n, *data_shape).
+            x: samples, shape ``(n, *data_shape)``.
             seed: seed of the per-sample noise.
             keys: keys of the original samples, (n,) uint64; computed from x when None.
         """
 
     @abstractmethod
     def sample(self, n: int, *, seed: int = 0) -> Tensor:
-        """Return n samples of the model, shape (n, *data_shape), in the dtype of the data (uint8 for images)."""
+        """Return n samples of the model, shape ``(n, *data_shape)``, in the dtype of the data (uint8 for images)."""
 
     @abstractmethod
     def config(self) -> dict[str, Any]:
@@ -89,7 +89,7 @@ class GenerativeModel(nn.Module, ABC):
         return int(np.prod(self.data_shape))
 
     def check_shape(self, x: Tensor) -> None:
-        """Raise a :class:`ModelError` unless x has shape (n, *data_shape)."""
+        """Raise a :class:`ModelError` unless x has shape ``(n, *data_shape)``."""
         if tuple(x.shape[1:]) != self.data_shape:
             raise ModelError(
                 f"x has shape {tuple(x.shape)}, the {self.family} expects (n, {', '.join(map(str, self.data_shape))})"
