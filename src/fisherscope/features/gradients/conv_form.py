@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fisherscope.features.gradients import kernels
-from fisherscope.features.gradients.forms import GradientForm, KroneckerFactors
+from fisherscope.features.gradients.forms import GradientForm, KroneckerFactors, summed_instances
 from fisherscope.features.gradients.kernels import Geometry
 
 LARGE_INPUT: Final = 40_000
@@ -69,10 +69,7 @@ class ConvForm(GradientForm):
         if left is not None and (right is None or large):
             return self._project_left_first(left, right)
         rows = self.g.flatten(2) if left is None else torch.matmul(left, self.g.flatten(2))
-        products = torch.bmm(rows, self._filtered(right).flatten(2).mT)
-        if len(products) == self._n_groups:
-            return products
-        return products.reshape(self._n_groups, -1, *products.shape[1:]).sum(1)
+        return summed_instances(torch.bmm(rows, self._filtered(right).flatten(2).mT), self._n_groups)
 
     def kronecker(self) -> KroneckerFactors | None:
         if self.geometry.groups > 1:

@@ -172,7 +172,9 @@ class OuterForm(GradientForm):
         return (self._rows.numel() + self._columns.numel()) * self._rows.element_size()
 
     def dense(self) -> Tensor:
-        return self._summed(torch.bmm(self._rows.mT, self._columns)).reshape(self._n_groups, *self._shape)
+        return summed_instances(torch.bmm(self._rows.mT, self._columns), self._n_groups).reshape(
+            self._n_groups, *self._shape
+        )
 
     def squared_norm(self) -> Tensor:
         r, c = self._rows.shape[2], self._columns.shape[2]
@@ -181,7 +183,7 @@ class OuterForm(GradientForm):
             return row_squares(self._rows) * row_squares(self._columns)
         if positions * (r + c) < r * c:
             return self.inner(self).clamp_min(0)
-        return row_squares(self._summed(torch.bmm(self._rows.mT, self._columns)))
+        return row_squares(summed_instances(torch.bmm(self._rows.mT, self._columns), self._n_groups))
 
     def inner(self, other: OuterForm) -> Tensor:
         """Return the inner product with another form of the same parameter, (M,), without forming either."""
@@ -191,18 +193,12 @@ class OuterForm(GradientForm):
     def project(self, left: Tensor | None, right: Tensor | None) -> Tensor:
         rows = self._rows.mT if left is None else _applied(left, self._rows)
         columns = self._columns.mT if right is None else _applied(right, self._columns)
-        return self._summed(torch.bmm(rows, columns.mT))
+        return summed_instances(torch.bmm(rows, columns.mT), self._n_groups)
 
     def kronecker(self) -> KroneckerFactors | None:
         rows, columns = self._rows.flatten(0, 1), self._columns.flatten(0, 1)
         inputs, outputs = (rows, columns) if self.inputs_first else (columns, rows)
         return KroneckerFactors(inputs.mT @ inputs, outputs.mT @ outputs, len(rows), self.n_groups, self.inputs_first)
-
-    def _summed(self, products: Tensor) -> Tensor:
-        """(M*S, ...) -> (M, ...): adding up small products is cheaper than laying a group's positions together."""
-        if len(products) == self._n_groups:
-            return products
-        return products.reshape(self._n_groups, -1, *products.shape[1:]).sum(1)
 
 
 def _applied(matrix: Tensor, value: Tensor) -> Tensor:
@@ -210,6 +206,13 @@ def _applied(matrix: Tensor, value: Tensor) -> Tensor:
     if value.is_contiguous():
         return torch.matmul(value, matrix.mT).mT
     return torch.matmul(matrix, value.mT)
+
+
+def summed_instances(products: Tensor, n_groups: int) -> Tensor:
+    """(M*S, ...) -> (M, ...): adding up small products is cheaper than laying a group's positions together."""
+    if len(products) == n_groups:
+        return products
+    return products.reshape(n_groups, -1, *products.shape[1:]).sum(1)
 
 
 def row_inner(first: Tensor, second: Tensor) -> Tensor:

@@ -108,6 +108,7 @@ class Sketch(Reduction):
         self._sums: list[Tensor] = []
         self._seen: set[str] = set()
         self._waiting: list[tuple[str, Tensor]] = []
+        self._n_waiting = 0
 
     @property
     def whole_batch(self) -> bool:
@@ -124,7 +125,8 @@ class Sketch(Reduction):
             self._seen = set()
         self._seen.add(name)
         self._waiting.append((name, entries))
-        if sum(e.numel() for _, e in self._waiting) > WAITING_ENTRIES:
+        self._n_waiting += entries.numel()
+        if self._n_waiting > WAITING_ENTRIES:
             self._fold()
 
     def result(self, names: list[str]) -> Tensor | dict[str, Tensor]:
@@ -150,7 +152,7 @@ class Sketch(Reduction):
     def _fold(self) -> None:
         if self._waiting:
             self._sums[-1] += self._folded(self._waiting)
-            self._waiting = []
+            self._waiting, self._n_waiting = [], 0
 
     def _folded(self, waiting: Sequence[tuple[str, Tensor]]) -> Tensor:
         """Return the buckets (M, K) of some parameters' entries."""
