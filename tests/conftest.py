@@ -1,6 +1,7 @@
 """Shared by all tests."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,3 +19,21 @@ def data_root() -> Path:
     if not root.is_dir():
         pytest.skip(f"the real data sets are missing: set FISHERSCOPE_DATA (looked at {root})")
     return root
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run a command line in this process; return exit code, stdout and stderr."""
+    from fisherscope.cli import main
+
+    def run_command(*arguments):
+        monkeypatch.setattr(sys, "argv", ["fisherscope", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run_command

@@ -14,23 +14,6 @@ from fisherscope.core.errors import SettingError
 from fisherscope.data import load_samples
 
 
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run a command line in this process; return exit code, stdout and stderr."""
-
-    def run_command(*arguments):
-        monkeypatch.setattr(sys, "argv", ["fisherscope", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run_command
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A trained model, a fitted detector and ten pictures, made by the commands themselves."""

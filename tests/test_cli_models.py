@@ -1,31 +1,18 @@
 """The commands about models."""
 
 import json
-import sys
 
 import numpy as np
 import pytest
 
-from fisherscope.cli import main
 from fisherscope.models.base import load_model
 
 
 @pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
+def run(run, monkeypatch, tmp_path):
     """Run a command line in an empty folder; return exit code, stdout and stderr."""
     monkeypatch.chdir(tmp_path)
-
-    def run_command(*arguments):
-        monkeypatch.setattr(sys, "argv", ["fisherscope", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run_command
+    return run
 
 
 SMALL = ("--data", "digits", "--limit", "80", "--batch-size", "8")

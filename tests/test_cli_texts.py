@@ -1,19 +1,17 @@
 """Texts and tables on the command line, from training to scores."""
 
 import csv
-import sys
 
 import numpy as np
 import pytest
 
-from fisherscope.cli import main
 from fisherscope.models.base import load_model
 
 SMALL_LANGUAGE = ("--set", "width=8", "--set", "layers=1", "--set", "heads=2", "--steps", "8", "--batch-size", "8")
 
 
 @pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
+def run(run, monkeypatch, tmp_path):
     """Run a command line in a folder with two named texts and two tables; return exit code, stdout and stderr."""
     rng = np.random.default_rng(0)
     root = tmp_path / "root"
@@ -26,18 +24,7 @@ def run(monkeypatch, capsys, tmp_path):
         np.savetxt(tmp_path / f"{name}.csv", rows, delimiter=",", header="a,b,c", comments="")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FISHERSCOPE_DATA", str(root))
-
-    def run_command(*arguments):
-        monkeypatch.setattr(sys, "argv", ["fisherscope", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run_command
+    return run
 
 
 def test_a_text_is_trained_on_fitted_scored_and_evaluated(run, tmp_path):
