@@ -1,6 +1,5 @@
 """Metrics with intervals, paired comparison and the protocol."""
 
-from fisherscope.evaluation.averages import average_auroc, compare_averages
 from fisherscope.evaluation.bootstrap import METRICS, Bootstrap, Interval, bootstrap_metrics, metric_intervals
 from fisherscope.evaluation.calibration import CalibrationCheck, check_calibration, false_alarm_interval
 from fisherscope.evaluation.compare import Comparison, compare_auroc
@@ -15,6 +14,7 @@ from fisherscope.evaluation.records import (
     read_records,
     write_records,
 )
+from fisherscope.evaluation.resampled import ResampledPair, average, compare, resample_pair
 
 __all__ = [
     "METRICS",
@@ -25,15 +25,16 @@ __all__ = [
     "PairScores",
     "Protocol",
     "Record",
+    "ResampledPair",
     "Split",
     "aupr_in",
     "aupr_out",
     "auroc",
-    "average_auroc",
+    "average",
     "bootstrap_metrics",
     "check_calibration",
+    "compare",
     "compare_auroc",
-    "compare_averages",
     "compare_detectors",
     "evaluate_pair",
     "evaluate_scores",
@@ -43,6 +44,7 @@ __all__ = [
     "metric_intervals",
     "out_dist_groups",
     "read_records",
+    "resample_pair",
     "roc_points",
     "split_in_dist",
     "write_records",

@@ -110,7 +110,35 @@ def test_an_interrupted_run_goes_on_and_counts_its_time(tiny, monkeypatch, tmp_p
 
 def test_nothing_left_is_an_error_that_says_why(settings):
     experiment = read_experiment("table-auroc")
-    with pytest.raises(DataError, match="nothing is left to do.*model pixelcnn-mnist"):
+    with pytest.raises(DataError, match=r"nothing is left to do.*model pixelcnn-mnist"):
         _ = Context(experiment, settings).cases
-    with pytest.raises(SettingError, match="there is no experiment 'table-9'; there are: .*table-auroc"):
+    with pytest.raises(SettingError, match=r"there is no experiment 'table-9'; there are: .*table-auroc"):
         read_experiment("table-9")
+
+
+def test_fishers_method_adds_logarithms(tiny, models):
+    """Against p-values by hand, of a table of the engine."""
+    written = tiny("table-fishers-method", {"families": ("vae",), "in_dist": ("digits",), "out_dist": ("faces",)})
+    model = load_model(models / "vae-digits")
+    in_dist, out_dist = load_samples("digits", limit=80), load_samples("faces", limit=40, resize=(1, 8, 8))
+    split = split_in_dist(len(in_dist), 1, 0)
+    rows = (split.fit, split.test, out_dist_groups(len(out_dist), 1, 0).ravel())
+    sets = (in_dist, in_dist, out_dist)
+    logs = [np.log(features(model, s, r, 1)[0]) for s, r in zip(sets, rows, strict=True)]
+    z = [(v - logs[0].mean(axis=0)) / logs[0].std(axis=0, ddof=1) for v in logs[1:]]
+    labels = np.repeat([0, 1], [len(v) for v in z])
+    for name, log_p in {
+        "layerwise-fisher": [np.log(2) + norm.logsf(np.abs(v)) for v in z],
+        "layerwise-fisher-upper": [norm.logsf(v) for v in z],
+    }.items():
+        expected = roc_auc_score(labels, np.concatenate([-2 * p.sum(axis=1) for p in log_p]))
+        found = [r for r in written["results"]["records"] if (r["detector"], r["group_size"]) == (name, 1)]
+        assert [r["auroc"] for r in found] == pytest.approx([expected])
+
+
+def test_a_detector_of_another_family_is_skipped_by_name(tiny):
+    grid = {"families": ("vae", "diffusion"), "in_dist": ("digits",), "out_dist": ("faces",)}
+    written = tiny("table-auroc", grid, detectors=("typicality", "msma"), group_sizes=(1,))
+    assert "msma of vae-digits" in written["skipped"]
+    served = [(r["model"], r["detector"]) for r in written["results"]["records"]]
+    assert served == [("vae", "typicality"), ("diffusion", "typicality"), ("diffusion", "msma")]

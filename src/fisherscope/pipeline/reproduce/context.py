@@ -55,6 +55,7 @@ class Case:
         in_dist: its in-distribution set.
         out_dists: the other sets.
         timestep: the term of the bound that a diffusion model is looked at through, or None for its own objective.
+        draws: noise draws that a diffusion model averages over, or None for its own number.
     """
 
     grid: str
@@ -62,6 +63,7 @@ class Case:
     in_dist: str
     out_dists: tuple[str, ...]
     timestep: int | None = None
+    draws: int | None = None
 
     @property
     def model(self) -> str:
@@ -72,6 +74,12 @@ class Case:
     def label(self) -> str:
         """Family and, where there is one, timestep: what a legend says."""
         return self.family if self.timestep is None else f"{self.family}, T = {self.timestep}"
+
+    @property
+    def name(self) -> str:
+        """Name of the model with what is changed in it, for progress and protocols."""
+        changes = {"T": self.timestep, "draws": self.draws}
+        return ", ".join([self.model, *(f"{k} = {v}" for k, v in changes.items() if v is not None)])
 
 
 @dataclass
@@ -106,6 +114,7 @@ class Context:
     settings: RunSettings
     report: ReportProgress | None = None
     ledger: Ledger = field(default_factory=Ledger)
+    _loaded: dict[tuple[Any, ...], Samples] = field(default_factory=dict, repr=False)
 
     def skip(self, what: str, why: str) -> None:
         """Record that something was left out."""
@@ -135,6 +144,11 @@ class Context:
                 others = tuple(s for s in grid.out_dist or grid.in_dist if s in there and s != in_dist)
                 yield from (Case(grid.name, family, in_dist, others, t) for t in timesteps or (None,))
 
+    @property
+    def models(self) -> Path:
+        """Folder of the models."""
+        return self.settings.models or zoo_root()
+
     def has_set(self, name: str) -> bool:
         """Return whether a set is there; one that is not is skipped by name."""
         if has_samples(name, self.settings.data_root):
@@ -144,7 +158,7 @@ class Context:
 
     def _has_model(self, family: str, in_dist: str) -> bool:
         name = f"{family}-{in_dist}"
-        if ((self.settings.models or zoo_root()) / name / "model.json").is_file():
+        if (self.models / name / "model.json").is_file():
             return True
         self.skip(f"model {name}", "not in the folder of models" if self.settings.models else "not in the zoo")
         return False
@@ -152,9 +166,10 @@ class Context:
     def target(self, case: Case) -> Target:
         """Load the model of a case."""
         place = PREFIX + case.model if self.settings.models is None else str(self.settings.models / case.model)
-        changes = None if case.timestep is None else {"timesteps": [case.timestep]}
+        wanted = {"timesteps": None if case.timestep is None else [case.timestep], "draws": case.draws}
+        changes = {name: value for name, value in wanted.items() if value is not None}
         target = load_target(place, device=self.settings.device, settings=changes)
-        self.ledger.models[case.model] = target.fingerprint()
+        self.ledger.models[case.name] = target.fingerprint()
         return target
 
     def samples(
@@ -169,14 +184,17 @@ class Context:
             split: of the set.
         """
         limit = limit or self.experiment.limit
-        found = load_samples(
-            name,
-            default_split=split,
-            data_root=self.settings.data_root,
-            limit=limit,
-            seed=self.settings.seed,
-            resize=shape,
-        )
+        wanted = (name, split, limit, shape)
+        if wanted not in self._loaded:
+            self._loaded[wanted] = load_samples(
+                name,
+                default_split=split,
+                data_root=self.settings.data_root,
+                limit=limit,
+                seed=self.settings.seed,
+                resize=shape,
+            )
+        found = self._loaded[wanted]
         self.ledger.samples[found.name] = max(len(found), self.ledger.samples.get(found.name, 0))
         return found
 
@@ -187,9 +205,9 @@ class Context:
             self.samples(name, limit=limit, shape=shape if shape is not None and len(shape) == 3 else None), target
         )
 
-    def in_dist(self, case: Case, target: Target) -> Batches:
-        """Load the in-distribution set of a case: so many that the largest part of it holds the experiment's limit."""
-        return self.batches(case.in_dist, target, limit=round(self.experiment.limit / FIT_SHARE))
+    def in_dist(self, case: Case, target: Target, *, limit: int | None = None) -> Batches:
+        """Load the in-distribution set of a case: so many that the largest part of it holds ``limit`` samples."""
+        return self.batches(case.in_dist, target, limit=round((limit or self.experiment.limit) / FIT_SHARE))
 
     def evaluate(
         self,
@@ -217,10 +235,8 @@ class Context:
             tables=self.settings.tables,
         )
         others = [self.batches(name, target) for name in case.out_dists]
-        done = evaluate(
-            target, self.in_dist(case, target), others, settings, report=self.progress(f"{case.model}{_term(case)}")
-        )
-        self.ledger.protocols.append({"model": case.model, "timestep": case.timestep, **done.protocol.to_json()})
+        done = evaluate(target, self.in_dist(case, target), others, settings, report=self.progress(case.name))
+        self.ledger.protocols.append({"model": case.name, **done.protocol.to_json()})
         return done
 
     def table(
@@ -250,7 +266,3 @@ class Context:
         places = ("data_root", "models", "tables", "max_memory")
         how = {k: v for k, v in asdict(self.settings).items() if k not in places}
         return {"settings": how, **asdict(self.ledger)}
-
-
-def _term(case: Case) -> str:
-    return "" if case.timestep is None else f" at T = {case.timestep}"
