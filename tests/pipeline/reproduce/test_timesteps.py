@@ -32,7 +32,7 @@ def by_hand(model, in_dist, out_dist):
 
 def test_the_curves(tiny, models, tmp_path):
     grid = {"families": ("diffusion",), "in_dist": ("digits",), "out_dist": ("faces", "nonfaces")}
-    options = {"draws": 3, "draws_for": ["digits"], "published": PUBLISHED}
+    options = {"draws": 3, "draws_for": ["digits"], "draws_timesteps": [16], "published": PUBLISHED}
     written = tiny("figure-timesteps", grid, group_sizes=(2,), timesteps=(2, 16), options=options)
     results = written["results"]
     in_dist = load_samples("digits", limit=80)

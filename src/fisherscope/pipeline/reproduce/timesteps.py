@@ -40,6 +40,7 @@ class Options(BaseModel):
     Attributes:
         draws: noise draws to average over in the second figure.
         draws_for: in-distribution sets of the models that this is done for.
+        draws_timesteps: at which timesteps; all when empty.
         published: the paper's curve, or None.
     """
 
@@ -47,6 +48,7 @@ class Options(BaseModel):
 
     draws: int = 5
     draws_for: tuple[str, ...] = ()
+    draws_timesteps: tuple[int, ...] = ()
     published: Published | None = None
 
 
@@ -92,8 +94,8 @@ def _points(context: Context, options: Options) -> Iterator[Point]:
     for case in context.cases:
         if case.timestep is None or not case.out_dists:
             continue
-        numbers = {1, options.draws} if case.in_dist in options.draws_for else {1}
-        for draws in sorted(numbers):
+        again = case.in_dist in options.draws_for and case.timestep in (options.draws_timesteps or (case.timestep,))
+        for draws in (1, options.draws) if again else (1,):
             pairs = score_case(context, replace(case, draws=draws))
             yield Point(case.grid, case.in_dist, case.timestep, draws, tuple(pairs))
 
@@ -111,7 +113,8 @@ def _mean_curves(points: Sequence[Point], grid: str, context: Context) -> list[C
 
 
 def _draw_curves(points: Sequence[Point], in_dist: str, context: Context, options: Options) -> list[Curve]:
-    chosen = [p for p in points if p.in_dist == in_dist]
+    several = {p.timestep for p in points if p.in_dist == in_dist and p.draws > 1}
+    chosen = [p for p in points if p.in_dist == in_dist and p.timestep in several]
     kinds = {1: "one draw", options.draws: f"{options.draws} draws"}
     return [
         _curve([p for p in chosen if p.draws == draws], detector, kind)
