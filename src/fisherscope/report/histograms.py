@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -18,6 +18,8 @@ from fisherscope.report.theme import Style, display_name, set_styles, theme
 
 Values = Mapping[str, NDArray[Any]]
 Edges = NDArray[np.float64]
+
+_BINS: Final = (12, 90)
 
 
 @dataclass(frozen=True)
@@ -40,14 +42,14 @@ class HistogramPanel:
 def common_histogram(values: Values, in_dist: str) -> tuple[Edges, dict[str, NDArray[np.float64]]]:
     """Return edges of bins that all sets share, (m + 1,), and the percentage of each set in each bin, (m,).
 
-    Bins have the width that Freedman and Diaconis (1981) advise for the in-distribution set, but there are 25 to 90.
+    Bins have the width that Freedman and Diaconis (1981) advise for the in-distribution set, but there are 12 to 90.
     """
     if in_dist not in values:
         raise DataError(f"the in-distribution set '{in_dist}' is not among {sorted(values)}")
     pooled = np.concatenate([np.asarray(v, dtype=np.float64) for v in values.values()])
     reference = np.asarray(values[in_dist], dtype=np.float64)
     width = 2 * float(np.subtract(*np.quantile(reference, [0.75, 0.25]))) / len(reference) ** (1 / 3)
-    count = int(np.clip(np.ptp(pooled) / width, 25, 90)) if width > 0 else 25
+    count = int(np.clip(np.ptp(pooled) / width, *_BINS)) if width > 0 else _BINS[0]
     edges = np.histogram_bin_edges(pooled, bins=count)
     return edges, {name: 100 * np.histogram(v, edges)[0] / len(v) for name, v in values.items()}
 
@@ -107,9 +109,15 @@ def _draw_panel(axes: Axes, panel: HistogramPanel, styles: Mapping[str, Style], 
     if panel.normal is not None:
         draw_normal(axes, edges, *panel.normal)
     axes.set_ylabel("")
-    axes.set_title(textwrap.fill(panel.title, wrap), loc="left", fontsize=8)
+    axes.set_title(wrap_name(panel.title, wrap), loc="left", fontsize=8)
     axes.locator_params(axis="y", nbins=4)
     axes.locator_params(axis="x", nbins=5)
+
+
+def wrap_name(name: str, width: int) -> str:
+    """Return a name in lines of at most ``width`` characters where its words and dotted parts allow that."""
+    lines = textwrap.wrap(name.replace(".", ". "), width, break_long_words=False)
+    return "\n".join(lines).replace(". ", ".")
 
 
 def _shared_legend(figure: Figure, panels: Sequence[Axes], columns: int) -> None:
