@@ -18,11 +18,10 @@ from fisherscope.core.store import write_atomic
 from fisherscope.evaluation import PairScores, auroc, roc_points
 from fisherscope.report.content import LayerHistogram, RankedImage
 from fisherscope.report.histograms import draw_histograms, draw_normal
-from fisherscope.report.theme import Style, detector_styles, display_name, format_p, set_styles, theme
+from fisherscope.report.theme import WIDE, Style, detector_styles, display_name, format_p, set_styles, theme
 
 Images = NDArray[np.uint8]
 
-WIDE = (4.6, 2.9)  # inches: 9 pt text stays legible when a phone shows the figure at 360 px
 PNG_DPI = 200
 STRIP_COLUMNS = 8
 

@@ -1,27 +1,13 @@
 """Histograms of log f_l on tiny models, against norms by hand."""
 
-import numpy as np
 import pytest
-import torch
+from by_hand import log_norms, other, parts_of
 
 from fisherscope.core.errors import DataError, SettingError
-from fisherscope.data import load_samples
-from fisherscope.evaluation import out_dist_groups, split_in_dist
 from fisherscope.models.base import load_model
 from fisherscope.pipeline.reproduce.layers import choose_layers
 
 SIZE = 5
-
-
-def log_norms(model, samples, rows, layer):
-    """One backward pass a group."""
-    parameter = dict(model.named_parameters())[layer]
-    found = []
-    for group in rows.reshape(-1, SIZE):
-        log_p = model.log_prob(torch.from_numpy(samples.x[group]).float(), keys=samples.keys[group])
-        (gradient,) = torch.autograd.grad(log_p.sum(), [parameter])
-        found.append(float(gradient.double().square().sum().log()))
-    return np.array(found)
 
 
 def test_the_numbers(tiny, models):
@@ -31,11 +17,11 @@ def test_the_numbers(tiny, models):
     (found,) = written["results"]["models"]
     assert len(found["layers"]) == 3 < found["layers_in_all"]
     model = load_model(models / "vae-digits")
-    digits, faces = load_samples("digits", limit=80), load_samples("faces", limit=40, resize=(1, 8, 8))
-    split = split_in_dist(80, SIZE, 0)
+    digits, fit_rows, test_rows = parts_of("digits", 40, SIZE)
     for layer in found["layers"]:
-        fit, test = (log_norms(model, digits, rows, layer["layer"]) for rows in (split.fit, split.test))
-        out = log_norms(model, faces, out_dist_groups(len(faces), SIZE, 0).ravel(), layer["layer"])
+        names = [layer["layer"]]
+        fit, test = (log_norms(model, digits, rows, names, SIZE) for rows in (fit_rows, test_rows))
+        out = log_norms(model, *other("faces", 40, SIZE), names, SIZE)
         assert [layer["mean"], layer["deviation"]] == pytest.approx([fit.mean(), fit.std(ddof=1)], rel=1e-4)
         for name, direct in (("digits[test]", test), ("faces[test]", out)):
             assert layer["sets"][name]["n"] == len(direct)

@@ -39,6 +39,11 @@ def case_json(case: Case) -> dict[str, Any]:
     }
 
 
+def model_name(said: Mapping[str, Any]) -> str:
+    """Return what a sentence calls the case of :func:`case_json`, e.g. ``diffusion-cifar10 at T = 64``."""
+    return said["model"] + ("" if said["timestep"] is None else f" at T = {said['timestep']}")
+
+
 def by_stem(cases: Iterable[Case]) -> dict[str, list[Case]]:
     """Return the cases that share a figure, by :func:`case_stem`."""
     found: dict[str, list[Case]] = {}

@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 from scipy.stats import skew
 
-from fisherscope.pipeline.reproduce.cases import case_json, case_stem, case_title, histogram_json, summary
+from fisherscope.pipeline.reproduce.cases import case_json, case_stem, case_title, histogram_json, model_name, summary
 from fisherscope.pipeline.reproduce.context import Context
 from fisherscope.pipeline.reproduce.layers import LayerFeatures, choose_layers, layer_features
 from fisherscope.pipeline.reproduce.outcome import Outcome
@@ -99,9 +99,8 @@ def _note(models: Sequence[dict[str, Any]]) -> str:
     """Say how far the sets lie apart in a layer, in standard deviations of the in-distribution set."""
     sentences = []
     for m in models:
-        name = m["model"] + ("" if m["timestep"] is None else f" at T = {m['timestep']}")
         shifts = ", ".join(f"{s.partition('[')[0]} {shift:.2f}" for s, shift in m["median_shift"].items())
-        sentences.append(f"{name}, B = {m['group_size']}: {shifts}; skewness {m['median_skewness']:+.2f}.")
+        sentences.append(f"{model_name(m)}, B = {m['group_size']}: {shifts}; skewness {m['median_skewness']:+.2f}.")
     return (
         "Distance of a set's mean log f_l from the fitted mean in fitted standard deviations, median over all layers, "
         f"and the in-distribution skewness (0 for a normal), likewise. {' '.join(sentences)}"

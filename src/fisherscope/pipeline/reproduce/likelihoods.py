@@ -8,7 +8,15 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from fisherscope.evaluation import auroc
-from fisherscope.pipeline.reproduce.cases import bits_per_dim, by_stem, case_json, case_title, histogram_json, summary
+from fisherscope.pipeline.reproduce.cases import (
+    bits_per_dim,
+    by_stem,
+    case_json,
+    case_title,
+    histogram_json,
+    model_name,
+    summary,
+)
 from fisherscope.pipeline.reproduce.context import Case, Context
 from fisherscope.pipeline.reproduce.outcome import Outcome
 from fisherscope.report.histograms import HistogramPanel, histogram_panels
@@ -67,13 +75,12 @@ def _note(models: Sequence[dict[str, Any]]) -> str:
     """Say for which models another set is more likely than their own."""
     sentences = []
     for model in models:
-        name = model["model"] + ("" if model["timestep"] is None else f" at T = {model['timestep']}")
         more = {
             s.partition("[")[0]: v["more_likely"] for s, v in model["sets"].items() if v.get("more_likely", 0) > 0.5
         }
         others = len(model["sets"]) - 1
         said = ", ".join(f"{s} ({100 * share:.0f} %)" for s, share in sorted(more.items(), key=lambda pair: -pair[1]))
-        sentences.append(f"{name}: {said or 'none'} of {others}.")
+        sentences.append(f"{model_name(model)}: {said or 'none'} of {others}.")
     return (
         "Sets more likely than the model's own test set, with the chance that a random image of it is more likely than "
         f"a random test image. {' '.join(sentences)}"
