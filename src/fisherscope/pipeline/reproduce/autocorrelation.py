@@ -89,10 +89,10 @@ def _model_json(
 
 def _caption(features: LayerFeatures) -> str:
     return (
-        f"Correlation of log f_l of two parameter tensors of a {features.case.family} model over in-distribution groups "
-        f"of {features.group_size}, against the number of tensors from one to the other. Lines: mean of all pairs at "
-        f"that distance; coloured, where the models are at most {MOST_BANDS}: their 10 % to 90 % quantiles; grey: two "
-        "standard errors of one correlation of independent layers. Distances of fewer than five pairs are left out."
+        f"Correlation of log f_l of two parameter tensors of a {features.case.family} model over in-distribution "
+        f"groups of {features.group_size}, against the number of tensors from one to the other. Lines: mean of "
+        f"all pairs at that distance; coloured, where the models are at most {MOST_BANDS}: their 10 % to 90 % quantiles; grey: "
+        "two standard errors of one correlation of independent layers. Distances of fewer than five pairs are left out."
     )
 
 

@@ -22,10 +22,15 @@ def case_stem(case: Case) -> str:
     return f"{case.grid}-{case.family}" + ("" if case.timestep is None else f"-t{case.timestep}")
 
 
+def family_title(family: str) -> str:
+    """Return what figures call a model family."""
+    return _NAMES.get(family, family)
+
+
 def case_title(case: Case) -> str:
     """Return what a panel of a case says above it, e.g. ``diffusion of cifar10, T = 64``."""
     term = "" if case.timestep is None else f", T = {case.timestep}"
-    return f"{_NAMES.get(case.family, case.family)} of {case.in_dist}{term}"
+    return f"{family_title(case.family)} of {case.in_dist}{term}"
 
 
 def case_json(case: Case) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from fisherscope.core.errors import SettingError
 from fisherscope.pipeline.reproduce.context import Context
 from fisherscope.pipeline.reproduce.outcome import Outcome
 
-RUNNERS: Final = ("auroc-grid", "autocorrelation", "layer-histograms", "layer-scatter", "likelihoods")
+RUNNERS: Final = ("auroc-grid", "autocorrelation", "layer-histograms", "layer-scatter", "likelihoods", "samples")
 """Names of the runners; ``auroc-grid`` lives in ``auroc_grid.py``."""
 
 
