@@ -49,6 +49,13 @@ def reproduce(
         list[str] | None,
         typer.Option("--set", metavar="NAME=JSON", help="An experiment's own option; may be repeated."),
     ] = None,
+    n_statistics: Annotated[
+        int | None, typer.Option(metavar="N", help="Layers of each model to draw, at random; all when absent.")
+    ] = None,
+    fitted_distribution: Annotated[
+        bool | None,
+        typer.Option("--fitted-distribution/--no-fitted-distribution", help="Draw the fitted normals or not."),
+    ] = None,
     replicates: Annotated[int, typer.Option(help="Resamples of the bootstrap.")] = 1000,
     seed: Annotated[int, typer.Option(help="Seed of all randomness.")] = 0,
     device: Annotated[str, typer.Option(help="Torch device: cpu, cuda, cuda:1, ...")] = "cpu",
@@ -80,6 +87,7 @@ def reproduce(
         name,
         {"families": _names(family), "in_dist": _names(id_datasets), "sets": _names(datasets)},
         {"detectors": _detectors(detectors), "group_sizes": group_size, "timesteps": timestep, "limit": limit},
+        {"n_statistics": n_statistics, "fitted_distribution": fitted_distribution},
         options or [],
     )
     settings = RunSettings(
@@ -123,7 +131,7 @@ def _detectors(given: list[str] | None) -> list[str]:
 
 
 def _experiment(
-    name: str, kept: dict[str, list[str]], replaced: dict[str, Any], options: list[str]
+    name: str, kept: dict[str, list[str]], replaced: dict[str, Any], named: dict[str, Any], options: list[str]
 ) -> ExperimentConfig:
     """Return the experiment of a name with what the command line changes in it, checked again."""
     from fisherscope.cli_models import parse_settings
@@ -133,7 +141,8 @@ def _experiment(
     experiment = narrow(read_experiment(name), **kept)
     changes = {field: value for field, value in replaced.items() if value}
     values = experiment.model_dump() | changes
-    values["options"] = experiment.options | parse_settings(options)
+    given = {option: value for option, value in named.items() if value is not None}
+    values["options"] = experiment.options | given | parse_settings(options)
     return check(ExperimentConfig, values, name)
 
 

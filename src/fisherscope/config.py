@@ -96,7 +96,7 @@ class GridTable(BaseModel):
 
     Attributes:
         name: what tables and figures of the grid are called.
-        families: model families; the models are called ``FAMILY-SET``.
+        families: model families; the models are called ``FAMILY-SET``. Empty where the sets alone are looked at.
         in_dist: in-distribution sets.
         out_dist: sets to compare with, without the in-distribution one of each model; by default those of ``in_dist``.
     """
@@ -104,7 +104,7 @@ class GridTable(BaseModel):
     model_config = _STRICT
 
     name: str = Field(pattern=r"^[a-z0-9_]+$")
-    families: tuple[str, ...] = Field(min_length=1)
+    families: tuple[str, ...] = ()
     in_dist: tuple[str, ...] = Field(min_length=1)
     out_dist: tuple[str, ...] = ()
 

@@ -21,6 +21,9 @@ Dash = str | tuple[float, tuple[float, ...]]
 SOLID, DASHED, DOTTED, DASH_DOT = "-", (0.0, (5.0, 1.6)), (0.0, (1.2, 1.2)), (0.0, (6.0, 1.5, 1.2, 1.5))
 LONG, DASH_DOT_DOT = (0.0, (10.0, 2.0)), (0.0, (6.0, 1.5, 1.2, 1.5, 1.2, 1.5))
 
+WIDE: Final = (4.6, 2.9)
+"""Inches of an ordinary figure: 9 pt text stays legible when a phone shows it at 360 px."""
+
 RC: Final[Mapping[Any, Any]] = MappingProxyType(
     {
         "font.family": "sans-serif",

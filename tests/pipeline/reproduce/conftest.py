@@ -1,6 +1,8 @@
 """A folder of tiny models of 8x8 images, and a way to run an experiment on them."""
 
 import json
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +11,8 @@ from fisherscope.models.base import make_model
 from fisherscope.pipeline.reproduce.context import RunSettings
 from fisherscope.pipeline.reproduce.experiments import read_experiment
 from fisherscope.pipeline.reproduce.run import reproduce
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 SETS = ["digits", "faces", "nonfaces"]
 

@@ -132,6 +132,18 @@ class Context:
             raise DataError(f"nothing is left to do: {self.skipped_text() or 'the experiment names no model'}")
         return found
 
+    @cached_property
+    def sets(self) -> dict[str, tuple[str, ...]]:
+        """Every set of the experiment that is there, by grid; the others are skipped by name.
+
+        Raises:
+            DataError: nothing is left.
+        """
+        found = {grid.name: tuple(s for s in grid.sets if self.has_set(s)) for grid in self.experiment.grids}
+        if not any(found.values()):
+            raise DataError(f"nothing is left to do: {self.skipped_text() or 'the experiment names no set'}")
+        return {name: sets for name, sets in found.items() if sets}
+
     def skipped_text(self) -> str:
         """Return what was skipped and why, in one line."""
         return "; ".join(f"{what} ({why})" for what, why in self.ledger.skipped.items())

@@ -54,10 +54,14 @@ def narrow(
     _require_known("in-distribution set", in_dist, [s for g in grids for s in g.in_dist])
     _require_known("set", sets, [s for g in grids for s in g.sets])
     kept = [_narrow(grid, families, in_dist, sets) for grid in grids]
-    return experiment.model_copy(update={"grids": tuple(grid for grid in kept if grid.families and grid.in_dist)})
+    left = [new for old, new in zip(grids, kept, strict=True) if new.in_dist and (new.families or not old.families)]
+    return experiment.model_copy(update={"grids": tuple(left)})
 
 
 def _narrow(grid: GridTable, families: Sequence[str], in_dist: Sequence[str], sets: Sequence[str]) -> GridTable:
+    if not grid.families:  # no model has an in-distribution set: all are sets to compare
+        in_dist = tuple(s for s in grid.in_dist if (s in sets or not sets) and (s in in_dist or not in_dist))
+        return grid.model_copy(update={"in_dist": in_dist})
     changes = {
         "families": tuple(f for f in grid.families if not families or f in families),
         "in_dist": tuple(s for s in grid.in_dist if not in_dist or s in in_dist),

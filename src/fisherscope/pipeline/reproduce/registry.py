@@ -14,7 +14,15 @@ from fisherscope.core.errors import SettingError
 from fisherscope.pipeline.reproduce.context import Context
 from fisherscope.pipeline.reproduce.outcome import Outcome
 
-RUNNERS: Final = ("auroc-grid", "timesteps")
+RUNNERS: Final = (
+    "auroc-grid",
+    "autocorrelation",
+    "layer-histograms",
+    "layer-scatter",
+    "likelihoods",
+    "samples",
+    "timesteps",
+)
 """Names of the runners; ``auroc-grid`` lives in ``auroc_grid.py``."""
 
 

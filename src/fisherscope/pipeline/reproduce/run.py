@@ -69,7 +69,8 @@ def plan(experiment: ExperimentConfig, settings: RunSettings) -> Plan:
     """
     make_runner(experiment)
     context = Context(experiment, settings)
-    return Plan(context.cases if experiment.grids else (), dict(context.ledger.skipped), experiment.minutes)
+    cases = context.cases if any(grid.families for grid in experiment.grids) else ()
+    return Plan(cases, dict(context.ledger.skipped), experiment.minutes)
 
 
 def reproduce(
