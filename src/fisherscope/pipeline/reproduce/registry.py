@@ -21,6 +21,7 @@ RUNNERS: Final = (
     "layer-scatter",
     "likelihoods",
     "samples",
+    "sanity",
     "timesteps",
 )
 """Names of the runners; ``auroc-grid`` lives in ``auroc_grid.py``."""
