@@ -113,7 +113,8 @@ def reproduce(
             report=lambda what, done, total: update(done, total, what),
         )
     for table_name, table in made.outcome.tables.items():
-        print(f"{table_name}\n\n{table.markdown()}")
+        if table_name not in made.outcome.details:
+            print(f"{table_name}\n\n{table.markdown()}")
     print(made.outcome.note)
     _print_skipped(made.skipped)
     print(f"{made.seconds:.0f} seconds; results: {made.files[-1].parent}")

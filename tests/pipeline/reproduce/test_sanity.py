@@ -52,6 +52,7 @@ def test_the_numbers(tiny, models):
     copies = [v[0] for (_, d), v in found.items() if d == "total-norm" and v[1] == "copy"]
     mean = next(m for m in written["results"]["means"] if m["detector"] == "total-norm")
     assert len(copies) == 3 and mean["auroc"]["copy"] == pytest.approx(np.mean(copies))
+    assert mean["moved_by_copies"] == pytest.approx(np.mean([abs(c - 0.5) for c in copies]))
     assert mean["auroc"]["another set"] == pytest.approx(found["faces", "total-norm"][0])
 
 

@@ -27,6 +27,7 @@ class Outcome:
         figures: by file name without suffix.
         tables: likewise.
         captions: of figures and tables, by the same names.
+        details: names of tables that only a reader who asks for them is shown.
     """
 
     results: Mapping[str, Any]
@@ -34,6 +35,7 @@ class Outcome:
     figures: Mapping[str, Figure] = field(default_factory=dict)
     tables: Mapping[str, TextTable] = field(default_factory=dict)
     captions: Mapping[str, str] = field(default_factory=dict)
+    details: tuple[str, ...] = ()
 
 
 def save_outcome(outcome: Outcome, folder: Path, about: Mapping[str, Any]) -> list[Path]:
@@ -50,7 +52,8 @@ def save_outcome(outcome: Outcome, folder: Path, about: Mapping[str, Any]) -> li
     Returns:
         The files, ``results.json`` last.
     """
-    names = {"figures": list(outcome.figures), "tables": list(outcome.tables), "captions": dict(outcome.captions)}
+    names: dict[str, Any] = {"figures": list(outcome.figures), "tables": list(outcome.tables)}
+    names |= {"captions": dict(outcome.captions), "details": list(outcome.details)}
     value = {**about, **names, "note": outcome.note, "results": outcome.results}
     content = {**dict(_rendered(outcome)), RESULTS: (json.dumps(value, indent=1, allow_nan=False) + "\n").encode()}
     for name, data in content.items():

@@ -19,6 +19,7 @@ RUNNERS: Final = (
     "autocorrelation",
     "layer-histograms",
     "layer-scatter",
+    "leaderboard",
     "likelihoods",
     "samples",
     "sanity",
