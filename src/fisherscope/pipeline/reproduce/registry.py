@@ -14,7 +14,15 @@ from fisherscope.core.errors import SettingError
 from fisherscope.pipeline.reproduce.context import Context
 from fisherscope.pipeline.reproduce.outcome import Outcome
 
-RUNNERS: Final = ("auroc-grid", "autocorrelation", "layer-histograms", "layer-scatter", "likelihoods", "samples")
+RUNNERS: Final = (
+    "auroc-grid",
+    "autocorrelation",
+    "datasets",
+    "layer-histograms",
+    "layer-scatter",
+    "likelihoods",
+    "samples",
+)
 """Names of the runners; ``auroc-grid`` lives in ``auroc_grid.py``."""
 
 
