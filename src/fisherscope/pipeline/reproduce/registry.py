@@ -18,6 +18,7 @@ RUNNERS: Final = (
     "auroc-grid",
     "autocorrelation",
     "datasets",
+    "fim",
     "layer-histograms",
     "layer-scatter",
     "likelihoods",
