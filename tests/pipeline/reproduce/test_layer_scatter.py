@@ -43,7 +43,7 @@ def test_chosen_layers_must_be_two(tiny, models):
     names = [name for name, _ in load_model(models / "vae-digits").named_parameters()][:3]
     chosen = tiny("figure-layer-scatter", grids, options={"layers": names[:2]})
     assert chosen["results"]["models"][0]["scatter"]["layers"] == names[:2]
-    with pytest.raises(SettingError, match="has 3 of the layers .*, expected two of them"):
+    with pytest.raises(SettingError, match=r"has 3 of the layers .*, expected two of them"):
         tiny("figure-layer-scatter", grids, options={"layers": names})
 
 

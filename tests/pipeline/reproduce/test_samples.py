@@ -59,5 +59,5 @@ def test_a_file_that_holds_something_else_is_refused(tmp_path):
     content = path.read_bytes()
     assert json.dumps({"a": 1}).replace('"', '\\"').encode() in content
     path.write_bytes(content.replace(b'{\\"a\\": 1}', b'{\\"a\\": 2}'))
-    with pytest.raises(CardMismatchError, match="remove .*safetensors"):
+    with pytest.raises(CardMismatchError, match=r"remove .*safetensors"):
         drawn.cached_arrays(tmp_path, {"a": 1}, lambda: {"x": np.arange(3)})

@@ -3,6 +3,7 @@
 from fisherscope.features.gradients.api import PassResult, gradient_norms, gradient_pass, gradient_sketch, rules_report
 from fisherscope.features.gradients.logprob import bind_log_prob, pytree_keys
 from fisherscope.features.gradients.reductions import (
+    GradientEntries,
     GramBlocks,
     GroupGradients,
     Kronecker,
@@ -14,6 +15,7 @@ from fisherscope.features.gradients.report import RulesReport
 from fisherscope.features.gradients.sketch import Projection, Sketch, random_projection
 
 __all__ = [
+    "GradientEntries",
     "GramBlocks",
     "GroupGradients",
     "Kronecker",

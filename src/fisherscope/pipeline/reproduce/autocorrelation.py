@@ -14,7 +14,7 @@ from fisherscope.pipeline.reproduce.cases import case_json, case_stem, model_nam
 from fisherscope.pipeline.reproduce.context import Context
 from fisherscope.pipeline.reproduce.layers import LayerFeatures, layer_features
 from fisherscope.pipeline.reproduce.outcome import Outcome
-from fisherscope.report.layers import MOST_BANDS, CorrelationCurve, correlation_figure
+from fisherscope.report.layers import LEAST_PAIRS, MOST_BANDS, CorrelationCurve, correlation_figure
 
 
 class Options(BaseModel):
@@ -90,9 +90,10 @@ def _model_json(
 def _caption(features: LayerFeatures) -> str:
     return (
         f"Correlation of log f_l of two parameter tensors of a {features.case.family} model over in-distribution "
-        f"groups of {features.group_size}, against the number of tensors from one to the other. Lines: mean of "
-        f"all pairs at that distance; coloured, where the models are at most {MOST_BANDS}: their 10 % to 90 % quantiles; grey: "
-        "two standard errors of one correlation of independent layers. Distances of fewer than five pairs are left out."
+        f"groups of {features.group_size}, against the number of tensors from one to the other. Lines: mean of all "
+        f"pairs at that distance; coloured, for at most {MOST_BANDS} models: their 10 % to 90 % quantiles; grey: two "
+        "standard errors of one correlation of independent layers. Distances of fewer than "
+        f"{LEAST_PAIRS} pairs are left out."
     )
 
 

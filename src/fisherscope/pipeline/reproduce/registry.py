@@ -17,6 +17,8 @@ from fisherscope.pipeline.reproduce.outcome import Outcome
 RUNNERS: Final = (
     "auroc-grid",
     "autocorrelation",
+    "datasets",
+    "fim",
     "layer-histograms",
     "layer-scatter",
     "leaderboard",
