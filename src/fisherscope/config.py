@@ -121,6 +121,7 @@ class ExperimentConfig(BaseModel):
         runner: which of the runners makes it.
         makes: one sentence.
         paper: what the paper reports of it, for the page; empty where it reports nothing.
+        comment: what a person says of the zoo's results: what agrees with the paper, what does not, and why.
         minutes: how long it takes at most, with the zoo's models on two cores.
         grids: models and sets.
         group_sizes: every B.
@@ -137,6 +138,7 @@ class ExperimentConfig(BaseModel):
     runner: str
     makes: str
     paper: str = ""
+    comment: str = ""
     minutes: float = Field(gt=0)
     grids: tuple[GridTable, ...] = ()
     group_sizes: tuple[int, ...] = (1,)

@@ -17,6 +17,7 @@ _LATEX: Final = str.maketrans(
         "→": r"$\to$",
         "±": r"$\pm$",
         "≤": r"$\leq$",
+        "≥": r"$\geq$",
         "−": "$-$",
         **{c: "\\" + c for c in "_&%#${}"},
     }
@@ -76,25 +77,24 @@ class TextTable:
             lines.append(" & ".join([escape_latex(name), *map(_latex, cells)]) + r" \\")
         return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
+    def head_levels(self) -> list[list[tuple[str, int]]]:
+        """Return the lines of headings, each as (text, columns); above the last line equal neighbours share one."""
+        *upper, last = zip(*self.heads, strict=True)
+        shared = [[(text, len(list(run))) for text, run in groupby(level)] for level in upper]
+        return [*shared, [(text, 1) for text in last]]
+
     def _latex_heads(self) -> list[str]:
-        levels = list(zip(*self.heads, strict=True))
+        levels = self.head_levels()
         corners = [*("" for _ in levels[1:]), escape_latex(self.corner)]
         return [
-            " & ".join([corner, *_spans(level, spanning=number < len(levels) - 1)]) + r" \\"
-            for number, (corner, level) in enumerate(zip(corners, levels, strict=True))
+            " & ".join([corner, *(_latex_head(text, width) for text, width in level)]) + r" \\"
+            for corner, level in zip(corners, levels, strict=True)
         ]
 
 
-def _spans(level: Sequence[str], *, spanning: bool) -> list[str]:
-    """Return the cells of a line of headings; above the last line equal neighbours share one."""
-    if not spanning:
-        return [_latex_head(text) for text in level]
-    runs = [(text, len(list(run))) for text, run in groupby(level)]
-    return [_latex_head(text) if n == 1 else rf"\multicolumn{{{n}}}{{c}}{{{_latex_head(text)}}}" for text, n in runs]
-
-
-def _latex_head(text: str) -> str:
-    return f"${text}$" if text.startswith("B = ") else escape_latex(text)
+def _latex_head(text: str, width: int) -> str:
+    head = f"${text}$" if text.startswith("B = ") else escape_latex(text)
+    return head if width == 1 else rf"\multicolumn{{{width}}}{{c}}{{{head}}}"
 
 
 def escape_latex(text: str) -> str:

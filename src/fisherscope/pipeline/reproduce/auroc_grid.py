@@ -108,17 +108,31 @@ def _caption(stem: str) -> str:
 
 def _note(found: Sequence[Mapping[str, Any]]) -> str:
     """Say where the first detector is ahead of the others in the mean, and on how many pairs clearly so."""
-    sentences = []
-    for mean in (c for c in found if c["pair"] is None):
-        pairs = [c for c in found if c["pair"] is not None and _same(c, mean)]
-        ahead = sum(c["difference"]["low"] > 0 for c in pairs)
-        behind = sum(c["difference"]["high"] < 0 for c in pairs)
-        sentences.append(
-            f"{mean['model']}, {mean['grid']} sets, B = {mean['group_size']}: {mean['a']} {mean['auroc_a']:.3f}, "
-            f"{mean['b']} {mean['auroc_b']:.3f} (mean of {len(pairs)}), difference {signed(mean['difference'])}; "
-            f"clearly ahead on {ahead}, clearly behind on {behind}."
-        )
-    return " ".join(sentences)
+    means = [c for c in found if c["pair"] is None]
+    return " ".join([*_verdicts(means), *(_sentence(mean, found) for mean in means)])
+
+
+def _verdicts(means: Sequence[Mapping[str, Any]]) -> Iterable[str]:
+    for a, b in dict.fromkeys((mean["a"], mean["b"]) for mean in means):
+        where: dict[str, list[str]] = {"clearly ahead of": [], "clearly behind": [], "not clearly apart from": []}
+        for mean in (m for m in means if (m["a"], m["b"]) == (a, b)):
+            low, high = mean["difference"]["low"], mean["difference"]["high"]
+            verdict = "clearly ahead of" if low > 0 else "clearly behind" if high < 0 else "not clearly apart from"
+            where[verdict].append(f"{mean['model']} on {mean['grid']} sets at B = {mean['group_size']}")
+        for verdict, places in where.items():
+            if places:
+                yield f"In the mean {a} is {verdict} {b} for {', '.join(places)}."
+
+
+def _sentence(mean: Mapping[str, Any], found: Sequence[Mapping[str, Any]]) -> str:
+    pairs = [c for c in found if c["pair"] is not None and _same(c, mean)]
+    ahead = sum(c["difference"]["low"] > 0 for c in pairs)
+    behind = sum(c["difference"]["high"] < 0 for c in pairs)
+    where = f"{mean['model']}, {mean['grid']} sets, B = {mean['group_size']}"
+    return (
+        f"{where}: {mean['a']} {mean['auroc_a']:.3f}, {mean['b']} {mean['auroc_b']:.3f} (mean of {len(pairs)}), "
+        f"difference {signed(mean['difference'])}; by pair clearly ahead on {ahead}, clearly behind on {behind}."
+    )
 
 
 def _same(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:

@@ -22,6 +22,10 @@ from fisherscope.pipeline.target import Target, load_target
 TABLES: Final = Path("runs") / "reproduction" / "tables"
 
 
+class NothingLeftError(DataError):
+    """None of the models and sets that an experiment needs is there."""
+
+
 @dataclass(frozen=True)
 class RunSettings:
     """Where things are and how to compute.
@@ -125,11 +129,11 @@ class Context:
         """Every model of the experiment that is there, with the sets that are there; the others are skipped by name.
 
         Raises:
-            DataError: nothing is left.
+            NothingLeftError: nothing is left.
         """
         found = tuple(case for grid in self.experiment.grids for case in self._cases(grid))
         if not found:
-            raise DataError(f"nothing is left to do: {self.skipped_text() or 'the experiment names no model'}")
+            raise NothingLeftError(f"nothing is left to do: {self.skipped_text() or 'the experiment names no model'}")
         return found
 
     @cached_property
@@ -137,11 +141,11 @@ class Context:
         """Every set of the experiment that is there, by grid; the others are skipped by name.
 
         Raises:
-            DataError: nothing is left.
+            NothingLeftError: nothing is left.
         """
         found = {grid.name: tuple(s for s in grid.sets if self.has_set(s)) for grid in self.experiment.grids}
         if not any(found.values()):
-            raise DataError(f"nothing is left to do: {self.skipped_text() or 'the experiment names no set'}")
+            raise NothingLeftError(f"nothing is left to do: {self.skipped_text() or 'the experiment names no set'}")
         return {name: sets for name, sets in found.items() if sets}
 
     def skipped_text(self) -> str:

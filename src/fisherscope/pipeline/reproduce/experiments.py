@@ -37,6 +37,7 @@ def narrow(
     families: Sequence[str] = (),
     in_dist: Sequence[str] = (),
     sets: Sequence[str] = (),
+    strict: bool = True,
 ) -> ExperimentConfig:
     """Return an experiment with fewer models and sets.
 
@@ -45,14 +46,16 @@ def narrow(
         families: keep only these; all when empty, as with the next two.
         in_dist: keep only these in-distribution sets.
         sets: keep only these sets to compare with.
+        strict: whether a name that the experiment does not have is an error.
 
     Raises:
         SettingError: a name is not in the experiment.
     """
     grids = experiment.grids
-    _require_known("family", families, [f for g in grids for f in g.families])
-    _require_known("in-distribution set", in_dist, [s for g in grids for s in g.in_dist])
-    _require_known("set", sets, [s for g in grids for s in g.sets])
+    if strict:
+        _require_known("family", families, [f for g in grids for f in g.families])
+        _require_known("in-distribution set", in_dist, [s for g in grids for s in g.in_dist])
+        _require_known("set", sets, [s for g in grids for s in g.sets])
     kept = [_narrow(grid, families, in_dist, sets) for grid in grids]
     left = [new for old, new in zip(grids, kept, strict=True) if new.in_dist and (new.families or not old.families)]
     return experiment.model_copy(update={"grids": tuple(left)})

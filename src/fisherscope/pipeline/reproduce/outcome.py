@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -52,9 +52,13 @@ def save_outcome(outcome: Outcome, folder: Path, about: Mapping[str, Any]) -> li
     Returns:
         The files, ``results.json`` last.
     """
-    names: dict[str, Any] = {"figures": list(outcome.figures), "tables": list(outcome.tables)}
-    names |= {"captions": dict(outcome.captions), "details": list(outcome.details)}
-    value = {**about, **names, "note": outcome.note, "results": outcome.results}
+    made: dict[str, Any] = {
+        "figures": list(outcome.figures),
+        "tables": {name: asdict(table) for name, table in outcome.tables.items()},
+        "captions": dict(outcome.captions),
+        "details": list(outcome.details),
+    }
+    value = {**about, **made, "note": outcome.note, "results": outcome.results}
     content = {**dict(_rendered(outcome)), RESULTS: (json.dumps(value, indent=1, allow_nan=False) + "\n").encode()}
     for name, data in content.items():
         write_atomic(folder / name, data)

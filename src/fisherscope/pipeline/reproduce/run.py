@@ -109,6 +109,7 @@ def reproduce(
         "experiment": name,
         "makes": experiment.makes,
         "paper": experiment.paper.strip(),
+        "comment": experiment.comment.strip(),
         "command": command,
         **watch.seconds(),
         **context.used(),
@@ -130,7 +131,8 @@ class _Stopwatch:
 
     @classmethod
     def start(cls, folder: Path, experiment: ExperimentConfig, settings: RunSettings) -> _Stopwatch:
-        what = f"{experiment.model_dump_json()} {settings.seed} {settings.replicates}"
+        words = {"makes", "paper", "comment", "minutes"}
+        what = f"{experiment.model_dump_json(exclude=words)} {settings.seed} {settings.replicates}"
         return cls(folder, hashlib.blake2b(what.encode(), digest_size=8).hexdigest(), time.monotonic())
 
     def seconds(self) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from fisherscope.core.errors import ModelError
 from fisherscope.core.store import read_arrays, write_arrays
 from fisherscope.detectors import make_detector
 from fisherscope.evaluation import METRICS, Bootstrap, ResampledPair, resample_pair
+from fisherscope.evaluation.protocol import FIT_SHARE
 from fisherscope.features.companions import BACKGROUND, Companion
 from fisherscope.pipeline.batches import Batches
 from fisherscope.pipeline.companions import as_companions
@@ -135,14 +136,18 @@ def _compute(context: Context, request: ScoreRequest) -> tuple[list[ResampledPai
 
 
 def _unsupported(request: ScoreRequest) -> Iterable[tuple[str, str]]:
-    """Yield the detectors that this model cannot serve, and why, by asking it for one sample's blocks."""
+    """Yield the detectors that cannot be had here, and why; for a block the model is asked with one sample."""
     one, why = request.in_dist.select([0]), dict[str, str | None]()
-    for detector in request.detectors:
-        for block in (b for b in make_detector(detector).requires if b not in _EVERY_MODEL and ":" not in b):
-            if block not in why:
-                why[block] = _refusal(request, one, block)
-            if (reason := why[block]) is not None:
-                yield f"{detector} of {request.name}", reason
+    fit_groups = int(FIT_SHARE * len(request.in_dist)) // max(request.group_sizes)
+    for name in request.detectors:
+        detector = make_detector(name)
+        asked = [b for b in detector.requires if b not in _EVERY_MODEL and ":" not in b]
+        why |= {block: _refusal(request, one, block) for block in asked if block not in why}
+        reasons = [reason for block in asked if (reason := why[block]) is not None]
+        if detector.min_fit > fit_groups:
+            reasons.append(f"it needs {detector.min_fit} fit groups, there are {fit_groups}")
+        if reasons:
+            yield f"{name} of {request.name}", reasons[0]
 
 
 def _refusal(request: ScoreRequest, one: Batches, block: str) -> str | None:

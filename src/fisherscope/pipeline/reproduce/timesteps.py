@@ -160,6 +160,17 @@ def _caption(stem: str, points: Sequence[Point], options: Options) -> str:
     return f"Mean over {count} pairs of {name} sets, one noise draw, with 95 % bootstrap intervals."
 
 
+def _beside_published(drawn: Sequence[Curve], grid: str, options: Options) -> Iterator[str]:
+    """Say how far the curves are from the published ones at the timesteps that both have."""
+    for paper in _published(options, grid):
+        for curve in (c for c in drawn if c.detector == paper.detector):
+            theirs = dict(zip(paper.x, paper.y, strict=True))
+            gaps = [y.estimate - theirs[x].estimate for x, y in zip(curve.x, curve.y, strict=True) if x in theirs]
+            if gaps:
+                mean = sum(gaps) / len(gaps)
+                yield f"{curve.detector} lies {mean:+.3f} from the paper's curve in the mean over its timesteps."
+
+
 def _note(curves: Mapping[str, Sequence[Curve]], several: Mapping[str, Sequence[Curve]], options: Options) -> str:
     """Say where each curve is best, how it ends and what several draws change."""
     sentences = []
@@ -171,6 +182,7 @@ def _note(curves: Mapping[str, Sequence[Curve]], several: Mapping[str, Sequence[
                 f"{grid} sets: {curve.detector} has {means[0]:.3f} at T = {curve.x[0]:g}, its best "
                 f"{means[best]:.3f} at T = {curve.x[best]:g} and {means[-1]:.3f} at T = {curve.x[-1]:g}."
             )
+        sentences += _beside_published(drawn, grid, options)
     for name, drawn in several.items():
         for one in (c for c in drawn if c.kind == "one draw"):
             more = next(c for c in drawn if c.detector == one.detector and c.kind != one.kind)
