@@ -73,7 +73,7 @@ def summary(values: NDArray[Any]) -> dict[str, Any]:
     }
 
 
-def histogram_json(values: Mapping[str, NDArray[Any]], in_dist: str) -> dict[str, Any]:
+def histogram_json(values: Mapping[str, NDArray[Any]], in_dist: str | None) -> dict[str, Any]:
     """Return the bars of :func:`~fisherscope.report.histograms.common_histogram` as JSON values."""
     edges, shares = common_histogram(values, in_dist)
     return {"edges": edges.tolist(), "percent": {name: share.tolist() for name, share in shares.items()}}

@@ -15,7 +15,8 @@ from fisherscope.pipeline.reproduce.cases import case_json, case_stem, case_titl
 from fisherscope.pipeline.reproduce.context import Context
 from fisherscope.pipeline.reproduce.layers import LayerFeatures, choose_layers, layer_features
 from fisherscope.pipeline.reproduce.outcome import Outcome
-from fisherscope.report.layers import PULL_EDGES, layer_scatter, pull_figure, pull_histogram
+from fisherscope.report.layers import PULL_EDGES, pull_figure, pull_histogram
+from fisherscope.report.scatter import layer_scatter
 
 
 class Options(BaseModel):

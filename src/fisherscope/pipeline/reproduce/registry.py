@@ -22,6 +22,7 @@ RUNNERS: Final = (
     "layer-histograms",
     "layer-scatter",
     "likelihoods",
+    "rgb-hsv",
     "samples",
 )
 """Names of the runners; ``auroc-grid`` lives in ``auroc_grid.py``."""
