@@ -24,6 +24,7 @@ RUNNERS: Final = (
     "likelihoods",
     "rgb-hsv",
     "samples",
+    "total-variation",
 )
 """Names of the runners; ``auroc-grid`` lives in ``auroc_grid.py``."""
 
