@@ -46,7 +46,8 @@ def case_json(case: Case) -> dict[str, Any]:
 
 def model_name(said: Mapping[str, Any]) -> str:
     """Return what a sentence calls the case of :func:`case_json`, e.g. ``diffusion-cifar10 at T = 64``."""
-    return said["model"] + ("" if said["timestep"] is None else f" at T = {said['timestep']}")
+    term = "" if said["timestep"] is None else f" at T = {said['timestep']}"
+    return f"{said['model']}{term}"
 
 
 def by_stem(cases: Iterable[Case]) -> dict[str, list[Case]]:

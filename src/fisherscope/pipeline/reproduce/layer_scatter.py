@@ -89,7 +89,9 @@ def _model_json(features: LayerFeatures, pair: Sequence[int]) -> dict[str, Any]:
         "scatter": {
             "layers": [features.layers[i] for i in pair],
             "points": {name: points.round(4).tolist() for name, points in scatter.items()},
-            "correlation": {name: float(np.corrcoef(points.T)[0, 1]) for name, points in scatter.items()},
+            "correlation": {
+                name: float(np.corrcoef(points[:, 0], points[:, 1])[0, 1]) for name, points in scatter.items()
+            },
         },
         "pull_edges": PULL_EDGES.tolist(),
         "standard_error": _standard_error(features),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -136,7 +137,7 @@ def _in_hsv(context: Context, target: Target, samples: Batches, table: FeatureTa
             "seed": context.settings.seed,
             "dtype": target.dtype_name,
         }
-        parts.append(cached_arrays(context.settings.tables, card, lambda part=part: _hsv_blocks(context, target, part)))
+        parts.append(cached_arrays(context.settings.tables, card, partial(_hsv_blocks, context, target, part)))
         progress(f"{samples.name} in HSV", start + len(part), len(samples))
     blocks = {name: np.concatenate([part[name] for part in parts]) for name in ("grad_norm", "log_p")}
     return replace(table, blocks={"grad_norm": blocks["grad_norm"], "log_p": blocks["log_p"][:, None]})
