@@ -29,35 +29,38 @@ class HistogramPanel:
     Attributes:
         title: said above it, such as the model.
         values: by data set, shape (n,) each.
-        in_dist: the set that is drawn filled.
+        in_dist: the in-distribution set, which is drawn filled, or None where there is none.
         normal: mean and standard deviation of a normal to draw, or None.
     """
 
     title: str
     values: Values
-    in_dist: str
+    in_dist: str | None
     normal: tuple[float, float] | None = None
 
 
-def common_histogram(values: Values, in_dist: str) -> tuple[Edges, dict[str, NDArray[np.float64]]]:
+def common_histogram(values: Values, in_dist: str | None) -> tuple[Edges, dict[str, NDArray[np.float64]]]:
     """Return edges of bins that all sets share, (m + 1,), and the percentage of each set in each bin, (m,).
 
-    Bins have the width that Freedman and Diaconis (1981) advise for the in-distribution set, but there are 12 to 90.
+    Bins have the width that Freedman and Diaconis (1981) advise for the in-distribution set, or without one for the
+    first set, but there are 12 to 90.
     """
-    if in_dist not in values:
+    if in_dist is not None and in_dist not in values:
         raise DataError(f"the in-distribution set '{in_dist}' is not among {sorted(values)}")
     pooled = np.concatenate([np.asarray(v, dtype=np.float64) for v in values.values()])
-    reference = np.asarray(values[in_dist], dtype=np.float64)
+    reference = np.asarray(values[next(iter(values)) if in_dist is None else in_dist], dtype=np.float64)
     width = 2 * float(np.subtract(*np.quantile(reference, [0.75, 0.25]))) / len(reference) ** (1 / 3)
     count = int(np.clip(np.ptp(pooled) / width, *_BINS)) if width > 0 else _BINS[0]
     edges = np.histogram_bin_edges(pooled, bins=count)
     return edges, {name: 100 * np.histogram(v, edges)[0] / len(v) for name, v in values.items()}
 
 
-def draw_histograms(axes: Axes, values: Values, in_dist: str, styles: Mapping[str, Style] | None = None) -> Edges:
+def draw_histograms(
+    axes: Axes, values: Values, in_dist: str | None, styles: Mapping[str, Style] | None = None
+) -> Edges:
     """Draw :func:`common_histogram`, the in-distribution set filled, and return the edges."""
     edges, shares = common_histogram(values, in_dist)
-    names = (in_dist, *(name for name in values if name != in_dist))
+    names = tuple(sorted(values, key=lambda name: name != in_dist))
     styles = styles or set_styles(names)
     for name in names:
         style, label = styles[name], display_name(name)

@@ -1,19 +1,18 @@
-"""Figures about the layers of a model together: two against each other, and all their standardised deviations."""
+"""Figures about all layers of a model together: their standardised deviations and their correlation."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy.stats import norm
 
-from fisherscope.report.histograms import Edges, common_histogram, wrap_name
-from fisherscope.report.theme import WIDE, Style, display_name, set_styles, theme
+from fisherscope.report.histograms import Edges
+from fisherscope.report.theme import WIDE, display_name, set_styles, theme
 
 PULL_EDGES: Final[Edges] = np.linspace(-6, 6, 49)
 """Bins of :func:`pull_figure`; what lies beyond counts in the outermost ones."""
@@ -23,8 +22,6 @@ LEAST_PAIRS: Final = 5
 
 MOST_BANDS: Final = 2
 """With more curves the quantiles around them are not drawn."""
-
-_MARKERS: Final = "o^sDvPX<"
 
 
 @dataclass(frozen=True)
@@ -51,50 +48,6 @@ def pull_histogram(pulls: NDArray[np.float64]) -> NDArray[np.float64]:
     inside = np.clip(pulls, PULL_EDGES[0], PULL_EDGES[-1])
     shares: NDArray[np.float64] = 100 * np.histogram(inside, PULL_EDGES)[0] / inside.size
     return shares
-
-
-def layer_scatter(values: Mapping[str, NDArray[Any]], in_dist: str, layers: tuple[str, str], unit: str) -> Figure:
-    """Draw log f of two layers against each other, with the histogram of each along its axis.
-
-    Args:
-        values: log f of both layers by data set, (n, 2) each.
-        in_dist: the in-distribution set, whose histograms are filled.
-        layers: their names.
-        unit: of both axes.
-    """
-    styles = set_styles((in_dist, *(name for name in values if name != in_dist)))
-    with theme():
-        figure = Figure(figsize=(4.6, 4.4), layout="constrained")
-        grid = figure.subplots(
-            2, 2, sharex="col", sharey="row", gridspec_kw={"width_ratios": (3.4, 1), "height_ratios": (1, 3.4)}
-        )
-        middle = grid[1, 0]
-        for marker, (name, style) in zip(_MARKERS * len(styles), styles.items(), strict=False):
-            points = values[name]
-            shape = {"marker": marker, "s": 12, "alpha": 0.55, "linewidths": 0.6, "color": style.color}
-            faces = {} if name == in_dist else {"facecolors": "none"}
-            middle.scatter(points[:, 0], points[:, 1], label=display_name(name), **shape, **faces)
-        for column, axes in ((0, grid[0, 0]), (1, grid[1, 1])):
-            _marginal(axes, {n: v[:, column] for n, v in values.items()}, in_dist, styles, upright=column == 0)
-        grid[0, 1].set_axis_off()
-        middle.set_xlabel(f"log f$_l$ ({unit}) of\n{wrap_name(layers[0], 44)}")
-        middle.set_ylabel(f"log f$_l$ ({unit}) of\n{wrap_name(layers[1], 44)}")
-        handles, labels = middle.get_legend_handles_labels()
-        labels[0] += " (in-distribution)"
-        figure.legend(handles, labels, loc="outside upper center", ncols=2)
-    return figure
-
-
-def _marginal(
-    axes: Axes, values: Mapping[str, NDArray[Any]], in_dist: str, styles: Mapping[str, Style], *, upright: bool
-) -> None:
-    edges, shares = common_histogram(values, in_dist)
-    orientation: Any = "vertical" if upright else "horizontal"
-    for name, style in styles.items():
-        if name == in_dist:
-            axes.stairs(shares[name], edges, fill=True, color=style.color, alpha=0.3, orientation=orientation)
-        axes.stairs(shares[name], edges, color=style.color, linestyle=style.dash, orientation=orientation)
-    (axes.set_ylabel if upright else axes.set_xlabel)("% per bin")
 
 
 def pull_figure(

@@ -17,9 +17,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 SETS = ["digits", "faces", "nonfaces"]
 
 
-def moved(family, **config):
+def moved(family, shape=(1, 8, 8), **config):
     """A tiny untrained model, off its initial values."""
-    model = make_model(family, data_shape=(1, 8, 8), **config).eval()
+    model = make_model(family, data_shape=shape, **config).eval()
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -29,11 +29,13 @@ def moved(family, **config):
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory, make_glow):
-    """Glow, VAE and diffusion of digits, and a Glow of faces."""
+    """Glow, VAE and diffusion of digits, a Glow of faces, a Glow and a VAE of colour patches of china."""
     root = tmp_path_factory.mktemp("models")
     make_glow().save(root / "glow-digits")
     make_glow(hidden=6).save(root / "glow-faces")
     moved("vae", latents=4, hidden=8).save(root / "vae-digits")
+    moved("vae", (3, 8, 8), latents=4, hidden=8).save(root / "vae-china-rgb")
+    moved("glow", (3, 8, 8), levels=2, steps=1, hidden=4).save(root / "glow-china-rgb")
     diffusion = moved("diffusion", channels=16, multipliers=(1,), diffusion_steps=40, timesteps=(4, 16))
     diffusion.save(root / "diffusion-digits")
     return root

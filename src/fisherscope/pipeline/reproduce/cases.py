@@ -46,7 +46,8 @@ def case_json(case: Case) -> dict[str, Any]:
 
 def model_name(said: Mapping[str, Any]) -> str:
     """Return what a sentence calls the case of :func:`case_json`, e.g. ``diffusion-cifar10 at T = 64``."""
-    return said["model"] + ("" if said["timestep"] is None else f" at T = {said['timestep']}")
+    term = "" if said["timestep"] is None else f" at T = {said['timestep']}"
+    return f"{said['model']}{term}"
 
 
 def by_stem(cases: Iterable[Case]) -> dict[str, list[Case]]:
@@ -73,7 +74,7 @@ def summary(values: NDArray[Any]) -> dict[str, Any]:
     }
 
 
-def histogram_json(values: Mapping[str, NDArray[Any]], in_dist: str) -> dict[str, Any]:
+def histogram_json(values: Mapping[str, NDArray[Any]], in_dist: str | None) -> dict[str, Any]:
     """Return the bars of :func:`~fisherscope.report.histograms.common_histogram` as JSON values."""
     edges, shares = common_histogram(values, in_dist)
     return {"edges": edges.tolist(), "percent": {name: share.tolist() for name, share in shares.items()}}

@@ -74,24 +74,26 @@ def _set_json(parts: dict[str, Samples], context: Context) -> dict[str, Any]:
 def _table(found: Sequence[dict[str, Any]]) -> TextTable:
     heads = ["size", "train", "test", "duplicates", "mean", "deviation", "range", "0 or 255", "variation"]
     heads += ["block excess", "detail", "colour detail"]
-    rows = [(entry["set"], [TextCell(*cell) for cell in _cells(entry)]) for entry in found]
+    rows = [(entry["set"], list(_cells(entry))) for entry in found]
     return TextTable("set", [(head,) for head in heads], rows)
 
 
-def _cells(entry: dict[str, Any]) -> Iterable[tuple[str, ...]]:
+def _cells(entry: dict[str, Any]) -> Iterable[TextCell]:
     levels, blocks = entry["levels"], entry["block_excess"]
-    yield (describe_shape(tuple(entry["shape"])),)
+    yield TextCell(describe_shape(tuple(entry["shape"])))
     for split, size in entry["sizes"].items():
-        yield (f"{'≥ ' if split in entry['cut_off'] else ''}{size:,}",)
-    yield (f"{entry['duplicates']}",)
-    yield (f"{levels['mean']:.1f}",)
-    yield (f"{levels['deviation']:.1f}",)
-    yield (f"{levels['least']}-{levels['greatest']}",)
-    yield (f"{100 * levels['saturated']:.1f} %",)
-    yield (f"{levels['total_variation']:.1f}",)
-    yield ("-",) if blocks is None else (f"{blocks['excess']:+.2f} %", f"± {blocks['standard_error']:.2f}")
+        yield TextCell(f"{'≥ ' if split in entry['cut_off'] else ''}{size:,}")
+    yield TextCell(f"{entry['duplicates']}")
+    yield TextCell(f"{levels['mean']:.1f}")
+    yield TextCell(f"{levels['deviation']:.1f}")
+    yield TextCell(f"{levels['least']}-{levels['greatest']}")
+    yield TextCell(f"{100 * levels['saturated']:.1f} %")
+    yield TextCell(f"{levels['total_variation']:.1f}")
+    yield (
+        TextCell("-") if blocks is None else TextCell(f"{blocks['excess']:+.2f} %", f"± {blocks['standard_error']:.2f}")
+    )
     for value in entry["detail"].values():
-        yield ("-" if value is None else f"{value:.2f}",)
+        yield TextCell("-" if value is None else f"{value:.2f}")
 
 
 def _table_caption() -> dict[str, str]:

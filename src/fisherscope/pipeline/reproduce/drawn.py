@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -56,7 +57,7 @@ def model_samples(context: Context, case: Case, count: int) -> NDArray[np.uint8]
         # each chunk has a stream of seeds of its own: the draws of a chunk are numbered from 0
         seed = context.settings.seed + (chunk << 32)
         card = {"samples": CHUNK, "model": model_fingerprint, "seed": seed, "dtype": target.dtype_name}
-        chunks.append(cached_arrays(context.settings.tables, card, lambda seed=seed: _draw(model, seed))["x"])
+        chunks.append(cached_arrays(context.settings.tables, card, partial(_draw, model, seed))["x"])
         progress("samples", min((chunk + 1) * CHUNK, count), count)
     return np.concatenate(chunks)[:count]
 

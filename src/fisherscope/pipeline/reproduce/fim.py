@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -142,15 +143,21 @@ def _gradients(context: Context, target: Target, x: NDArray[np.uint8], entries: 
     def chunk(images: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
         reduction = GradientEntries(index)
         tensors = torch.from_numpy(images).to(device=target.device, dtype=target.dtype)
-        how = {"seed": settings.seed, "max_memory": settings.max_memory}
-        (found,) = gradient_pass(target.module, tensors, [reduction], log_prob=target.log_prob, **how).results
-        return {name: rows.double().cpu().numpy() for name, rows in found.items()}
+        done = gradient_pass(
+            target.module,
+            tensors,
+            [reduction],
+            log_prob=target.log_prob,
+            seed=settings.seed,
+            max_memory=settings.max_memory,
+        )
+        return {name: rows.double().cpu().numpy() for name, rows in done.results[0].items()}
 
     parts = []
     for start in range(0, len(x), CHUNK):
         images = x[start : start + CHUNK]
         card = {**fixed, "data": fingerprint_keys(sample_keys(images))}
-        parts.append(cached_arrays(settings.tables, card, lambda images=images: chunk(images)))
+        parts.append(cached_arrays(settings.tables, card, partial(chunk, images)))
         progress("gradients", start + len(images), len(x))
     return {name: np.concatenate([part[name] for part in parts]) for name in entries}
 

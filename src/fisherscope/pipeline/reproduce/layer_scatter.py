@@ -15,7 +15,8 @@ from fisherscope.pipeline.reproduce.cases import case_json, case_stem, case_titl
 from fisherscope.pipeline.reproduce.context import Context
 from fisherscope.pipeline.reproduce.layers import LayerFeatures, choose_layers, layer_features
 from fisherscope.pipeline.reproduce.outcome import Outcome
-from fisherscope.report.layers import PULL_EDGES, layer_scatter, pull_figure, pull_histogram
+from fisherscope.report.layers import PULL_EDGES, pull_figure, pull_histogram
+from fisherscope.report.scatter import layer_scatter
 
 
 class Options(BaseModel):
@@ -88,7 +89,9 @@ def _model_json(features: LayerFeatures, pair: Sequence[int]) -> dict[str, Any]:
         "scatter": {
             "layers": [features.layers[i] for i in pair],
             "points": {name: points.round(4).tolist() for name, points in scatter.items()},
-            "correlation": {name: float(np.corrcoef(points.T)[0, 1]) for name, points in scatter.items()},
+            "correlation": {
+                name: float(np.corrcoef(points[:, 0], points[:, 1])[0, 1]) for name, points in scatter.items()
+            },
         },
         "pull_edges": PULL_EDGES.tolist(),
         "standard_error": _standard_error(features),

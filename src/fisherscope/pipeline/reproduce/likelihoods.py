@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from fisherscope.evaluation import auroc
@@ -30,31 +32,32 @@ class Options(BaseModel):
 
 def run(context: Context, options: Options) -> Outcome:
     """Measure every set under every model."""
-    panels = {case: _panel(context, case) for case in context.cases}
+    bits = {case: _bits(context, case) for case in context.cases}
     figures, captions = {}, {}
-    for stem, cases in by_stem(panels).items():
-        figures[stem] = histogram_panels([panels[case] for case in cases], _label(cases[0]))
+    for stem, cases in by_stem(bits).items():
+        panels = [HistogramPanel(case_title(case), bits[case], next(iter(bits[case]))) for case in cases]
+        figures[stem] = histogram_panels(panels, _label(cases[0]))
         captions[stem] = _caption(cases[0])
-    models = [_model_json(case, panel) for case, panel in panels.items()]
+    models = [_model_json(case, values) for case, values in bits.items()]
     return Outcome({"models": models}, _note(models), figures=figures, captions=captions)
 
 
-def _panel(context: Context, case: Case) -> HistogramPanel:
+def _bits(context: Context, case: Case) -> dict[str, NDArray[np.float64]]:
+    """Return bits/dim by set, the in-distribution one first."""
     target = context.target(case)
     values = {}
     for name in (case.in_dist, *case.out_dists):
         data = context.batches(name, target)
         values[data.name] = bits_per_dim(context.table(target, data, ("log_p",)), target.data_shape)
-    return HistogramPanel(case_title(case), values, next(iter(values)))
+    return values
 
 
-def _model_json(case: Case, panel: HistogramPanel) -> dict[str, Any]:
-    own = panel.values[panel.in_dist]
-    sets = {
-        name: {**summary(values), "more_likely": 1 - auroc(own, values)} if name != panel.in_dist else summary(values)
-        for name, values in panel.values.items()
-    }
-    return {**case_json(case), "sets": sets, "histogram": histogram_json(panel.values, panel.in_dist)}
+def _model_json(case: Case, bits: dict[str, NDArray[np.float64]]) -> dict[str, Any]:
+    in_dist = next(iter(bits))
+    sets = {name: summary(values) for name, values in bits.items()}
+    for name in (name for name in bits if name != in_dist):
+        sets[name]["more_likely"] = 1 - auroc(bits[in_dist], bits[name])
+    return {**case_json(case), "sets": sets, "histogram": histogram_json(bits, in_dist)}
 
 
 def _label(case: Case) -> str:

@@ -23,9 +23,11 @@ RUNNERS: Final = (
     "layer-scatter",
     "leaderboard",
     "likelihoods",
+    "rgb-hsv",
     "samples",
     "sanity",
     "timesteps",
+    "total-variation",
 )
 """Names of the runners; ``auroc-grid`` lives in ``auroc_grid.py``."""
 
