@@ -224,9 +224,14 @@ def _print_list() -> None:
 
 
 def _print_plan(name: str, experiment: ExperimentConfig, settings: RunSettings) -> None:
+    from fisherscope.pipeline.reproduce.context import NothingLeftError
     from fisherscope.pipeline.reproduce.run import plan
 
-    found = plan(experiment, settings)
+    try:
+        found = plan(experiment, settings)
+    except NothingLeftError as cause:
+        print(f"{name}: {cause}")
+        return
     print(f"{name}: at most {found.minutes:g} minutes with the zoo's models on two cores")
     for case in found.cases:
         print(f"  {case.label} of {case.in_dist}: against {', '.join(case.out_dists) or 'nothing'}")

@@ -68,7 +68,9 @@ def test_an_experiment_of_ones_own_and_its_page(run, models, own, tmp_path):
     code, out, err = run("reproduce", own, *arguments, "--out", tmp_path / "r", "--group-size", "2")
     assert code == 0, err
     written = json.loads((tmp_path / "r" / "results.json").read_text())
-    assert written["command"] == "fisherscope reproduce mine.toml --models DIR --replicates 20 --family vae --group-size 2"
+    assert (
+        written["command"] == "fisherscope reproduce mine.toml --models DIR --replicates 20 --family vae --group-size 2"
+    )
     assert str(tmp_path) not in json.dumps(written)
     assert "digits → faces" in out and "results: " in out and written["config"]["group_sizes"] == [2]
 
@@ -94,8 +96,7 @@ def test_all_leaves_out_what_has_nothing_and_refuses_options_of_one(run, tmp_pat
     empty.mkdir()
     code, _, err = run("reproduce", "all", "--set", "draws=3")
     assert code == 2 and "belong to one experiment" in err
-    code, out, err = run("reproduce", "table-auroc", "--models", empty)
+    code, _, err = run("reproduce", "table-auroc", "--models", empty)
     assert code == 2 and "nothing is left to do" in err and len(err.strip().splitlines()) == 1
     code, _, err = run("reproduce", "table-auroc", "--family", "gan")
     assert code == 2 and "has no family gan; it has glow" in err
-
