@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from fisherscope.config import ExperimentConfig
-    from fisherscope.pipeline.reproduce.context import RunSettings
+    from fisherscope.pipeline.reproduce.case import RunSettings
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -83,7 +83,7 @@ def reproduce(
     """
     from fisherscope.cli import parse_bytes
     from fisherscope.core.errors import SettingError
-    from fisherscope.pipeline.reproduce.context import TABLES, RunSettings
+    from fisherscope.pipeline.reproduce.case import TABLES, RunSettings
     from fisherscope.pipeline.reproduce.experiments import experiment_names
 
     if list_all:
@@ -132,7 +132,7 @@ def _place(name: str, out: Path | None, *, every: bool) -> Path:
 def _run(name: str, experiment: ExperimentConfig, settings: RunSettings, out: Path, *, every: bool) -> None:
     """Run one experiment; among all, one for which nothing is there is left out."""
     from fisherscope.cli import progress_bar
-    from fisherscope.pipeline.reproduce.context import NothingLeftError
+    from fisherscope.pipeline.reproduce.case import NothingLeftError
     from fisherscope.pipeline.reproduce.run import reproduce as run_experiment
 
     stem = Path(name).stem
@@ -224,7 +224,7 @@ def _print_list() -> None:
 
 
 def _print_plan(name: str, experiment: ExperimentConfig, settings: RunSettings) -> None:
-    from fisherscope.pipeline.reproduce.context import NothingLeftError
+    from fisherscope.pipeline.reproduce.case import NothingLeftError
     from fisherscope.pipeline.reproduce.run import plan
 
     try:

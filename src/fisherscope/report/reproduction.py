@@ -14,8 +14,9 @@ INTRODUCTION = """\
 Every figure and table below is written by the command above it, from trained models and the test splits of the sets
 that were there. The zoo's models are far smaller than the paper's and were trained for minutes, not days: absolute
 figures are not comparable one by one, orderings are the question. Intervals are 95 % bootstrap intervals of the draw
-of the test samples; they do not cover another training run. Out-of-distribution is the positive class, a higher score
-means more novel, B is the number of samples judged together."""
+of the test samples; they do not cover another training run. Frames of one GTSRB track are drawn together; groups of
+several samples are drawn as if independent, so their intervals are too narrow there. Out-of-distribution is the
+positive class, a higher score means more novel, B is the number of samples judged together."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fisherscope.models.base import make_model
-from fisherscope.pipeline.reproduce.context import RunSettings
+from fisherscope.pipeline.reproduce.case import RunSettings
 from fisherscope.pipeline.reproduce.experiments import read_experiment
 from fisherscope.pipeline.reproduce.run import reproduce
 

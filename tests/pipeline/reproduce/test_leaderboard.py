@@ -25,12 +25,12 @@ def direct(models, detectors, limit, size):
 def test_the_numbers(tiny, models, tmp_path):
     grid = {"families": ("diffusion",), "in_dist": ("digits",), "out_dist": ("faces", "nonfaces")}
     options = {"many_pass": ["msma", "likelihood-regret"], "many_pass_limit": 24, "largest": {"likelihood-regret": 9}}
-    written = tiny("table-leaderboard", grid, detectors=DETECTORS, group_sizes=(1, 2), options=options)
+    written = tiny("table-leaderboard", grid, detectors=DETECTORS, group_sizes=(1, 2), options=options, limit=28)
     results = written["results"]
     assert written["skipped"]["likelihood-regret of diffusion-digits"] == "too slow for samples of 64 numbers"
     assert "needs at least one further model" in written["skipped"]["waic of diffusion-digits"]
     served = DETECTORS[:-1]
-    expected = direct(models, served, 40, 2)
+    expected = direct(models, served, 28, 2)
     found = [r for r in results["records"] if r["group_size"] == 2]
     assert len(found) == len(expected.records) == 8
     for record in expected.records:

@@ -18,7 +18,7 @@ def by_hand(model, in_dist, out_dist):
     """AUROC of the paper's method for groups of two."""
     split = split_in_dist(len(in_dist), 2, 0)
     norms = []
-    for samples, rows in ((in_dist, split.fit), (in_dist, split.test), (out_dist, out_dist_groups(40, 2, 0).ravel())):
+    for samples, rows in ((in_dist, split.fit), (in_dist, split.test), (out_dist, out_dist_groups(24, 2, 0).ravel())):
         x = torch.from_numpy(samples.x[rows]).float()
         found = gradient_norms(model, x, keys=samples.keys[rows], group_size=2, method="loop")
         norms.append(np.stack([v.double().numpy() for v in found.values()], axis=1))
@@ -33,9 +33,9 @@ def by_hand(model, in_dist, out_dist):
 def test_the_curves(tiny, models, tmp_path):
     grid = {"families": ("diffusion",), "in_dist": ("digits",), "out_dist": ("faces", "nonfaces")}
     options = {"draws": 3, "draws_for": ["digits"], "draws_timesteps": [16], "published": PUBLISHED}
-    written = tiny("figure-timesteps", grid, group_sizes=(2,), timesteps=(2, 16), options=options)
+    written = tiny("figure-timesteps", grid, group_sizes=(2,), timesteps=(2, 16), options=options, limit=24)
     results = written["results"]
-    in_dist = load_samples("digits", limit=80)
+    in_dist = load_samples("digits", limit=48)
     for timestep, draws, names in ((2, 1, ("faces", "nonfaces")), (16, 3, ("faces",))):
         model = load_model(models / "diffusion-digits", settings={"timesteps": [timestep], "draws": draws})
         point = next(
@@ -44,7 +44,7 @@ def test_the_curves(tiny, models, tmp_path):
             if (p["timestep"], p["draws"], p["detector"]) == (timestep, draws, "layerwise-gaussian")
         )
         for name in names:
-            expected = by_hand(model, in_dist, load_samples(name, limit=40, resize=(1, 8, 8)))
+            expected = by_hand(model, in_dist, load_samples(name, limit=24, resize=(1, 8, 8)))
             assert point["pairs"][f"{name}[test]"]["estimate"] == pytest.approx(expected)
         figure, kind = ("colour-timesteps", "here") if draws == 1 else ("digits-draws", "3 draws")
         curve = next(

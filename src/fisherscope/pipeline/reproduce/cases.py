@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fisherscope.core.table import FeatureTable
-from fisherscope.pipeline.reproduce.context import Case
+from fisherscope.pipeline.reproduce.case import Case
 from fisherscope.report.histograms import common_histogram
 
 QUANTILES: Final = (0.05, 0.25, 0.5, 0.75, 0.95)

@@ -17,7 +17,8 @@ from fisherscope.core.errors import CardMismatchError, ModelError
 from fisherscope.core.keys import fingerprint
 from fisherscope.core.store import read_arrays, write_arrays
 from fisherscope.models.base import GenerativeModel
-from fisherscope.pipeline.reproduce.context import Case, Context
+from fisherscope.pipeline.reproduce.case import Case
+from fisherscope.pipeline.reproduce.context import Context
 
 CHUNK: Final = 32
 """Samples that are drawn, and kept, at a time."""

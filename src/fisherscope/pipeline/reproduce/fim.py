@@ -16,8 +16,9 @@ from fisherscope.core.errors import DataError, ModelError
 from fisherscope.core.keys import fingerprint_keys, sample_keys
 from fisherscope.detectors.layers import resolution
 from fisherscope.features.gradients import GradientEntries, gradient_pass
+from fisherscope.pipeline.reproduce.case import Case
 from fisherscope.pipeline.reproduce.cases import case_json, case_stem, case_title, model_name
-from fisherscope.pipeline.reproduce.context import Case, Context
+from fisherscope.pipeline.reproduce.context import Context
 from fisherscope.pipeline.reproduce.drawn import CHUNK, cached_arrays, model_samples
 from fisherscope.pipeline.reproduce.layers import choose_layers
 from fisherscope.pipeline.reproduce.outcome import Outcome

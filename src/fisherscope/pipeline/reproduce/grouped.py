@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from fisherscope.evaluation import METRICS, ResampledPair, compare
-from fisherscope.pipeline.reproduce.context import Case, Context
+from fisherscope.pipeline.reproduce.case import Case
+from fisherscope.pipeline.reproduce.context import Context
 from fisherscope.pipeline.reproduce.scores import score_case
 
 

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from fisherscope.core.errors import DataError, SettingError
 from fisherscope.detectors.layerwise_gaussian import LayerwiseGaussian
-from fisherscope.pipeline.reproduce.context import Case, Context
+from fisherscope.pipeline.reproduce.case import Case
+from fisherscope.pipeline.reproduce.context import Context
 
 Array = NDArray[np.float64]
 

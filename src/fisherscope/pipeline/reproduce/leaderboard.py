@@ -14,7 +14,8 @@ from scipy.stats import rankdata
 from fisherscope.core.errors import SettingError
 from fisherscope.detectors import make_detector
 from fisherscope.evaluation import Interval, ResampledPair, average, compare
-from fisherscope.pipeline.reproduce.context import Case, Context
+from fisherscope.pipeline.reproduce.case import Case
+from fisherscope.pipeline.reproduce.context import Context
 from fisherscope.pipeline.reproduce.grouped import Group, comparisons, group_cases, signed
 from fisherscope.pipeline.reproduce.outcome import Outcome
 from fisherscope.pipeline.reproduce.scores import score_case

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from fisherscope.evaluation import auroc
+from fisherscope.pipeline.reproduce.case import Case
 from fisherscope.pipeline.reproduce.cases import (
     bits_per_dim,
     by_stem,
@@ -19,7 +20,7 @@ from fisherscope.pipeline.reproduce.cases import (
     model_name,
     summary,
 )
-from fisherscope.pipeline.reproduce.context import Case, Context
+from fisherscope.pipeline.reproduce.context import Context
 from fisherscope.pipeline.reproduce.outcome import Outcome
 from fisherscope.report.histograms import HistogramPanel, histogram_panels
 

@@ -72,7 +72,7 @@ def _entry(value: Mapping[str, Any]) -> PageEntry:
         name=name,
         makes=value["makes"],
         command=value["command"],
-        seconds=value["seconds_uncached"],
+        seconds=value["seconds_first_run"],
         paper=value["paper"],
         note=value["note"],
         comment=value["comment"],

@@ -19,6 +19,7 @@ from fisherscope.detectors.layerwise_gaussian import LayerwiseGaussian
 from fisherscope.evaluation import auroc
 from fisherscope.features.gradients import SquaredNorms, gradient_pass
 from fisherscope.pipeline.batches import Batches
+from fisherscope.pipeline.reproduce.case import Case
 from fisherscope.pipeline.reproduce.cases import (
     bits_per_dim,
     case_json,
@@ -28,7 +29,7 @@ from fisherscope.pipeline.reproduce.cases import (
     model_name,
     summary,
 )
-from fisherscope.pipeline.reproduce.context import Case, Context
+from fisherscope.pipeline.reproduce.context import Context
 from fisherscope.pipeline.reproduce.drawn import CHUNK, cached_arrays
 from fisherscope.pipeline.reproduce.hsv import dequantised, hsv_log_prob, to_hsv
 from fisherscope.pipeline.reproduce.outcome import Outcome

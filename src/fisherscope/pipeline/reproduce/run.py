@@ -12,7 +12,8 @@ from typing import Any, Final
 from fisherscope.config import ExperimentConfig
 from fisherscope.core.store import read_json, write_json
 from fisherscope.pipeline.evaluation import ReportProgress
-from fisherscope.pipeline.reproduce.context import Case, Context, RunSettings
+from fisherscope.pipeline.reproduce.case import Case, NothingLeftError, RunSettings
+from fisherscope.pipeline.reproduce.context import Context
 from fisherscope.pipeline.reproduce.experiments import experiment_names, read_experiment
 from fisherscope.pipeline.reproduce.outcome import RESULTS, Outcome, save_outcome
 from fisherscope.pipeline.reproduce.registry import make_runner
@@ -64,7 +65,7 @@ def plan(experiment: ExperimentConfig, settings: RunSettings) -> Plan:
     """Return what :func:`reproduce` would do, without loading a model.
 
     Raises:
-        DataError: nothing that the experiment needs is there.
+        NothingLeftError: none of the models and sets that the experiment needs is there.
         SettingError: the experiment names an unknown runner or option.
     """
     make_runner(experiment)
@@ -93,7 +94,7 @@ def reproduce(
         report: called with (what, done, in all).
 
     Raises:
-        DataError: nothing that the experiment needs is there.
+        NothingLeftError: none of the models and sets that the experiment needs is there.
         SettingError: the experiment names an unknown runner or option.
     """
     out = Path(out)
@@ -102,6 +103,8 @@ def reproduce(
     watch = _Stopwatch.start(out, experiment, settings)
     try:
         outcome = runner.run(context)
+    except NothingLeftError:
+        raise
     except BaseException:
         watch.interrupt()
         raise
@@ -136,11 +139,11 @@ class _Stopwatch:
         return cls(folder, hashlib.blake2b(what.encode(), digest_size=8).hexdigest(), time.monotonic())
 
     def seconds(self) -> dict[str, Any]:
-        """Return ``seconds`` of this run and ``seconds_uncached`` of the first one of the same settings."""
+        """Return ``seconds`` of this run and ``seconds_first_run`` of the first one of the same settings."""
         now = time.monotonic() - self.started
-        before = self._read(RESULTS).get("seconds_uncached")
-        uncached = now + self._read(_UNFINISHED).get("seconds", 0.0) if before is None else before
-        return {"seconds": round(now, 1), "seconds_uncached": round(uncached, 1), "settings_digest": self.digest}
+        before = self._read(RESULTS).get("seconds_first_run")
+        first = now + self._read(_UNFINISHED).get("seconds", 0.0) if before is None else before
+        return {"seconds": round(now, 1), "seconds_first_run": round(first, 1), "settings_digest": self.digest}
 
     def interrupt(self) -> None:
         """Keep the seconds of a run that did not finish."""

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from fisherscope.core.errors import DataError, ModelError
+from fisherscope.pipeline.reproduce.case import Case
 from fisherscope.pipeline.reproduce.cases import case_json, family_title
-from fisherscope.pipeline.reproduce.context import Case, Context
+from fisherscope.pipeline.reproduce.context import Context
 from fisherscope.pipeline.reproduce.drawn import model_samples
 from fisherscope.pipeline.reproduce.image_statistics import level_statistics
 from fisherscope.pipeline.reproduce.outcome import Outcome

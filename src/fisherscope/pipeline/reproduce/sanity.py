@@ -14,7 +14,8 @@ from fisherscope.data.controls import blurred, constant_images, jpeg_coded, resa
 from fisherscope.evaluation import ResampledPair, split_in_dist
 from fisherscope.evaluation.protocol import FIT_SHARE
 from fisherscope.pipeline.batches import Batches, as_batches
-from fisherscope.pipeline.reproduce.context import Case, Context
+from fisherscope.pipeline.reproduce.case import Case
+from fisherscope.pipeline.reproduce.context import Context
 from fisherscope.pipeline.reproduce.drawn import model_samples
 from fisherscope.pipeline.reproduce.grouped import pair_json
 from fisherscope.pipeline.reproduce.outcome import Outcome

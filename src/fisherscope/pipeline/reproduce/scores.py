@@ -21,7 +21,8 @@ from fisherscope.pipeline.batches import Batches
 from fisherscope.pipeline.companions import as_companions
 from fisherscope.pipeline.evaluation import EvaluationSettings, Scored, score_sets
 from fisherscope.pipeline.extraction import ExtractSettings, extract_table
-from fisherscope.pipeline.reproduce.context import Case, Context
+from fisherscope.pipeline.reproduce.case import Case
+from fisherscope.pipeline.reproduce.context import Context
 from fisherscope.pipeline.target import Target, load_target
 from fisherscope.pipeline.versions import versions
 
