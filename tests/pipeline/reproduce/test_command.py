@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from fisherscope.core.errors import DataError
 from fisherscope.pipeline.reproduce.experiments import experiment_names, experiments_root, read_experiment
 from fisherscope.pipeline.reproduce.page import write_page
 from fisherscope.pipeline.reproduce.registry import RUNNERS, make_runner
@@ -88,6 +89,9 @@ def test_the_page(tiny, tmp_path):
     pictures = re.findall(r'<img src="([^"]+)"', text)
     assert pictures == re.findall(r"!\[.*\]\((.+)\)", marked) == ["figure-timesteps-colour-timesteps.png"]
     assert all((tmp_path / "page" / name).stat().st_size > 1000 for name in pictures)
+    (tmp_path / "table-auroc" / "results.json").write_text("{}")
+    with pytest.raises(DataError, match="run fisherscope reproduce table-auroc again"):
+        write_page(tmp_path, tmp_path / "page", "make reproduce")
 
 
 def test_all_leaves_out_what_has_nothing_and_refuses_options_of_one(run, tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ from fisherscope.report.figures import figure_bytes
 from fisherscope.report.text_table import TextTable
 
 RESULTS: Final = "results.json"
+FORMAT_VERSION: Final = 1
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def save_outcome(outcome: Outcome, folder: Path, about: Mapping[str, Any]) -> li
         "captions": dict(outcome.captions),
         "details": list(outcome.details),
     }
-    value = {**about, **made, "note": outcome.note, "results": outcome.results}
+    value = {"format_version": FORMAT_VERSION, **about, **made, "note": outcome.note, "results": outcome.results}
     content = {**dict(_rendered(outcome)), RESULTS: (json.dumps(value, indent=1, allow_nan=False) + "\n").encode()}
     for name, data in content.items():
         write_atomic(folder / name, data)

@@ -12,7 +12,7 @@ from PIL import Image
 from fisherscope.core.errors import DataError
 from fisherscope.core.store import read_json, write_atomic
 from fisherscope.pipeline.reproduce.experiments import experiment_names
-from fisherscope.pipeline.reproduce.outcome import RESULTS
+from fisherscope.pipeline.reproduce.outcome import FORMAT_VERSION, RESULTS
 from fisherscope.report.reproduction import PageEntry, html_page, markdown_page
 from fisherscope.report.text_table import TextCell, TextTable
 
@@ -31,9 +31,10 @@ def write_page(results: Path, folder: Path, command: str) -> list[Path]:
         The two pages.
 
     Raises:
-        DataError: there are no results, or the pictures take more than 8 MiB.
+        DataError: there are no results, some are of another version, or the pictures take more than 8 MiB.
     """
-    found = {name: read_json(results / name / RESULTS) for name in experiment_names() if _is_there(results, name)}
+    paths = {name: results / name / RESULTS for name in experiment_names()}
+    found = {name: _read(path) for name, path in paths.items() if path.is_file()}
     if not found:
         raise DataError(f"{results} holds no results of an experiment; run one first: fisherscope reproduce --list")
     pictures = {
@@ -62,8 +63,11 @@ def _compact(png: bytes) -> bytes:
     return min(png, buffer.getvalue(), key=len)
 
 
-def _is_there(results: Path, name: str) -> bool:
-    return (results / name / RESULTS).is_file()
+def _read(path: Path) -> dict[str, Any]:
+    value = read_json(path)
+    if not isinstance(value, dict) or value.get("format_version") != FORMAT_VERSION:
+        raise DataError(f"{path} was not written by this version; run fisherscope reproduce {path.parent.name} again")
+    return value
 
 
 def _entry(value: Mapping[str, Any]) -> PageEntry:
