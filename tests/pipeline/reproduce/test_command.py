@@ -87,7 +87,8 @@ def test_the_page(tiny, tmp_path):
         assert "make reproduce" in page and "vae-digits" in page and "digits → faces" in page
     assert "So &amp; so." in text and "**Why.** So & so." in marked
     pictures = re.findall(r'<img src="([^"]+)"', text)
-    assert pictures == re.findall(r"!\[.*\]\((.+)\)", marked) == ["figure-timesteps-colour-timesteps.png"]
+    drawn = ["figure-timesteps-colour-timesteps.png", "table-auroc-colour-b1.png", "table-auroc-colour-b5.png"]
+    assert pictures == re.findall(r"!\[.*\]\((.+)\)", marked) == drawn
     assert all((tmp_path / "page" / name).stat().st_size > 1000 for name in pictures)
     (tmp_path / "table-auroc" / "results.json").write_text("{}")
     with pytest.raises(DataError, match="run fisherscope reproduce table-auroc again"):

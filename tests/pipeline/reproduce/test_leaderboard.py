@@ -52,6 +52,7 @@ def test_the_numbers(tiny, models, tmp_path):
     table = (tmp_path / "table-leaderboard" / "colour-diffusion-b1.md").read_text()
     assert "msma (24 images)" in table and ("msma", 2) not in lines
     assert "colour-diffusion-b1-auroc-pairs" in written["details"]
+    assert written["figures"] == ["colour-b1", "colour-b2"]
 
 
 def _rank(aurocs, detector, pair):

@@ -7,16 +7,20 @@ from dataclasses import asdict
 from typing import Any, Final
 
 import numpy as np
+from matplotlib.figure import Figure
 from pydantic import BaseModel, ConfigDict
 
 from fisherscope.core.errors import SettingError
-from fisherscope.evaluation import average
+from fisherscope.evaluation import ResampledPair, average
 from fisherscope.pipeline.reproduce.context import Context
 from fisherscope.pipeline.reproduce.grouped import Group, comparisons, score_cases, signed
 from fisherscope.pipeline.reproduce.outcome import Outcome
+from fisherscope.report.dots import dot_figure
 from fisherscope.report.tables import Column
 from fisherscope.report.text_table import TextCell, TextTable
+from fisherscope.report.theme import detector_styles
 
+_MEAN: Final = "mean of pairs"
 _QUARTILES: Final = {"25 %": 0.25, "median": 0.5, "75 %": 0.75}
 
 
@@ -32,34 +36,57 @@ def run(context: Context, options: Options) -> Outcome:
     if not detectors:
         raise SettingError("the experiment names no detectors; give --detectors NAME,NAME")
     groups = score_cases(context)
-    tables = dict(_tables(groups))
+    by_table = _by_table(groups)
+    tables = {stem: _table(chosen) for stem, chosen in by_table.items()}
     results = {
         "records": [record for group in groups for record in group.records()],
         "means": [mean for group in groups for mean in _means(group)],
         "comparisons": [c for group in groups for c in comparisons(group, detectors[0])],
     }
-    captions = {stem: _caption(stem) for stem in tables}
-    return Outcome(results, _note(results["comparisons"]), tables=tables, captions=captions)
+    note = _note(results["comparisons"])
+    captions = {stem: _caption(stem) for stem in by_table}
+    figures = {stem: _figure(chosen) for stem, chosen in by_table.items()}
+    return Outcome(results, note, figures=figures, tables=tables, captions=captions)
 
 
-def _tables(groups: Sequence[Group]) -> Iterable[tuple[str, TextTable]]:
-    for grid, size in dict.fromkeys((g.grid, g.group_size) for g in groups):
-        yield f"{grid}-b{size}", _table([g for g in groups if (g.grid, g.group_size) == (grid, size)])
+def _by_table(groups: Sequence[Group]) -> dict[str, list[Group]]:
+    """Return the groups that share a table and a figure, by its name."""
+    found: dict[str, list[Group]] = {}
+    for group in groups:
+        found.setdefault(f"{group.grid}-b{group.group_size}", []).append(group)
+    return found
+
+
+def _figure(groups: Sequence[Group]) -> Figure:
+    detectors = tuple(dict.fromkeys(d for g in groups for d in g.detectors))
+    lines = list(dict.fromkeys(_pair(p) for g in groups for p in g.pairs))
+    panels = {
+        g.label: {
+            **{_pair(p): {d: p.interval(d) for d in p.estimates} for p in g.pairs},
+            _MEAN: {d: average(g.having(d), d) for d in g.detectors},
+        }
+        for g in groups
+    }
+    return dot_figure(panels, [*lines, _MEAN], detector_styles(detectors), "AUROC", rules=(len(lines),))
+
+
+def _pair(pair: ResampledPair) -> str:
+    return Column(pair.in_dist, pair.out_dist, pair.group_size).pair
 
 
 def _table(groups: Sequence[Group]) -> TextTable:
     """Return the table of one grid and group size: a row a pair, a column a kind of model and detector."""
-    columns = dict.fromkeys(Column(p.in_dist, p.out_dist, p.group_size) for g in groups for p in g.pairs)
-    rows = [(column.pair, [cell for g in groups for cell in _pair_cells(g, column)]) for column in columns]
-    summary = [("mean of pairs", [cell for g in groups for cell in _mean_cells(g)])]
+    lines = list(dict.fromkeys(_pair(p) for g in groups for p in g.pairs))
+    rows = [(line, [cell for g in groups for cell in _pair_cells(g, line)]) for line in lines]
+    summary = [(_MEAN, [cell for g in groups for cell in _mean_cells(g)])]
     for name, share in _QUARTILES.items():
         summary.append((name, [cell for g in groups for cell in _quantile_cells(g, share)]))
     heads = [(g.label, detector) for g in groups for detector in g.detectors]
     return TextTable("pair", heads, rows + summary, rules=(len(rows),))
 
 
-def _pair_cells(group: Group, column: Column) -> list[TextCell]:
-    found = [p for p in group.pairs if (p.in_dist, p.out_dist) == (column.in_dist, column.out_dist)]
+def _pair_cells(group: Group, line: str) -> list[TextCell]:
+    found = [p for p in group.pairs if _pair(p) == line]
     figures = {d: asdict(found[0].interval(d)) for d in group.detectors if found and d in found[0].estimates}
     return best_in_bold([figures.get(detector) for detector in group.detectors])
 

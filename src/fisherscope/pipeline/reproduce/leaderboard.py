@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import Any, Final
 
@@ -13,16 +13,14 @@ from scipy.stats import rankdata
 
 from fisherscope.core.errors import SettingError
 from fisherscope.detectors import make_detector
-from fisherscope.evaluation import Interval, ResampledPair, average, compare
+from fisherscope.evaluation import ResampledPair, average, compare
+from fisherscope.pipeline.reproduce.boards import SHOWN, make_board
 from fisherscope.pipeline.reproduce.case import Case
 from fisherscope.pipeline.reproduce.context import Context
-from fisherscope.pipeline.reproduce.grouped import Group, comparisons, group_cases, signed
+from fisherscope.pipeline.reproduce.grouped import Group, comparisons, group_cases
 from fisherscope.pipeline.reproduce.outcome import Outcome
 from fisherscope.pipeline.reproduce.scores import score_case
-from fisherscope.report.tables import LOWER_IS_BETTER, METRIC_LABELS, Column
-from fisherscope.report.text_table import TextCell, TextTable
 
-_SHOWN: Final = ("auroc", "aupr", "fpr95")
 _NORMS: Final = frozenset({"grad_norm", "log_p"})
 _SKETCHES: Final = frozenset({"sketch", "layer_sketch"})
 
@@ -52,25 +50,23 @@ def run(context: Context, options: Options) -> Outcome:
     cases = [case for case in context.cases if case.out_dists]
     groups = group_cases((case, _one_pass(context, case)) for case in cases)
     dear = group_cases((case, _many_pass(context, case, options)) for case in cases)
-    lines = [line for group in groups for line in _lines(group, options, context.experiment.limit)]
-    lines += [
-        line
-        for group in dear
-        for line in _lines(group, options, options.many_pass_limit)
-        if line["detector"] != options.reference
-    ]
+    lines = [line for group in groups for line in _lines(group, options, many_pass=False)]
+    slow = [line for group in dear for line in _lines(group, options, many_pass=True)]
+    lines += [line for line in slow if line["detector"] != options.reference]
     results = {
         "records": [record for group in (*groups, *dear) for record in group.records()],
         "lines": lines,
         "comparisons": [c for group in (*groups, *dear) for c in comparisons(group, options.reference)],
     }
-    tables = dict(_tables(groups, lines, context.experiment.limit))
+    few = f"Detectors of many passes were given {options.many_pass_limit} images a set, B = 1 only, and have no rank."
+    board = make_board(groups, lines, few)
     return Outcome(
         results,
         _note(lines, options),
-        tables=tables,
-        captions={stem: _caption(stem, options) for stem in tables},
-        details=tuple(stem for stem in tables if stem.endswith("-pairs")),
+        figures=board.figures,
+        tables=board.tables,
+        captions=board.captions,
+        details=tuple(stem for stem in board.tables if stem.endswith("-pairs")),
     )
 
 
@@ -117,7 +113,7 @@ def _many_pass(context: Context, case: Case, options: Options) -> list[Resampled
     return [pair for pair in pairs if len(pair.estimates) > 1]
 
 
-def _lines(group: Group, options: Options, limit: int) -> Iterator[dict[str, Any]]:
+def _lines(group: Group, options: Options, *, many_pass: bool) -> Iterator[dict[str, Any]]:
     """Yield what the table says of each detector."""
     ranks = _ranks(group)
     for detector in group.detectors:
@@ -125,9 +121,10 @@ def _lines(group: Group, options: Options, limit: int) -> Iterator[dict[str, Any
         yield {
             **group.place,
             "detector": detector,
-            "limit": limit,
+            "many_pass": many_pass,
+            "limit": options.many_pass_limit if many_pass else None,
             "pairs": len(pairs),
-            **{metric: asdict(average(pairs, detector, metric)) for metric in _SHOWN},
+            **{metric: asdict(average(pairs, detector, metric)) for metric in SHOWN},
             "rank": ranks[detector],
             "difference": asdict(compare(pairs, detector, options.reference).difference),
         }
@@ -143,80 +140,12 @@ def _ranks(group: Group) -> dict[str, float]:
     return {detector: float(np.mean(values)) for detector, values in ranks.items()}
 
 
-def _tables(groups: Sequence[Group], lines: Sequence[dict[str, Any]], limit: int) -> Iterator[tuple[str, TextTable]]:
-    for group in groups:
-        own = [line for line in lines if all(line[k] == v for k, v in group.place.items())]
-        stem = f"{group.grid}-{group.label}-b{group.group_size}"
-        yield stem, _summary_table(own, limit)
-        for metric in _SHOWN:
-            yield f"{stem}-{metric}-pairs", _pairs_table(group, metric)
-
-
-def _summary_table(lines: Sequence[dict[str, Any]], limit: int) -> TextTable:
-    """Return the table of one grid, family and group size, the highest mean AUROC first; many-pass rivals come last."""
-    cheap = sorted((line for line in lines if line["limit"] == limit), key=lambda line: -line["auroc"]["estimate"])
-    dear = sorted((line for line in lines if line["limit"] != limit), key=lambda line: -line["auroc"]["estimate"])
-    best = {m: _best([line[m]["estimate"] for line in cheap], m) for m in _SHOWN}
-    rows = [(line["detector"], _line_cells(line, best)) for line in cheap]
-    rows += [(f"{line['detector']} ({line['limit']} images)", _line_cells(line, {})) for line in dear]
-    heads = [(METRIC_LABELS[m],) for m in _SHOWN]
-    heads += [("AUROC minus the paper's",), ("mean rank",), ("pairs",)]
-    return TextTable("detector", heads, rows, rules=(len(cheap),) if dear else ())
-
-
-def _best(figures: Sequence[float], metric: str) -> float:
-    return round((min if metric in LOWER_IS_BETTER else max)(figures), 3)
-
-
-def _line_cells(line: Mapping[str, Any], best: Mapping[str, float]) -> list[TextCell]:
-    cells = [_cell(Interval(**line[m]), best.get(m)) for m in _SHOWN]
-    text, _, small = signed(line["difference"]).partition(" ")
-    rank = f"{line['rank']:.1f}" if best else "-"
-    return [*cells, TextCell(text, small), TextCell(rank), TextCell(str(line["pairs"]))]
-
-
-def _cell(figure: Interval, best: float | None) -> TextCell:
-    return TextCell(
-        f"{figure.estimate:.3f}", f"[{figure.low:.3f}, {figure.high:.3f}]", round(figure.estimate, 3) == best
-    )
-
-
-def _pairs_table(group: Group, metric: str) -> TextTable:
-    """Return one metric of every detector on every pair."""
-    best = [_best([f[metric] for f in pair.estimates.values()], metric) for pair in group.pairs]
-    rows = [
-        (
-            detector,
-            [
-                _cell(pair.interval(detector, metric), b) if detector in pair.estimates else TextCell("-")
-                for pair, b in zip(group.pairs, best, strict=True)
-            ],
-        )
-        for detector in group.detectors
-    ]
-    heads = [(Column(p.in_dist, p.out_dist, p.group_size).pair,) for p in group.pairs]
-    return TextTable("detector", heads, rows)
-
-
-def _caption(stem: str, options: Options) -> str:
-    if stem.endswith("-pairs"):
-        grid, label, size, metric, _ = stem.split("-")
-        return f"{METRIC_LABELS[metric]} on every pair of {grid} sets, {label}, B = {size.removeprefix('b')}."
-    grid, label, size = stem.split("-")
-    return (
-        f"Means over pairs of {grid} sets, {label}, B = {size.removeprefix('b')}, with 95 % bootstrap intervals; the "
-        f"difference is to {options.reference} on the same samples. Detectors that need many passes were given "
-        f"{options.many_pass_limit} images a set and are not ranked."
-    )
-
-
 def _note(lines: Sequence[dict[str, Any]], options: Options) -> str:
     """Name the best detector of every family, grid and group size, and the place of the paper's."""
     sentences = []
     for key in dict.fromkeys((line["grid"], line["model"], line["group_size"]) for line in lines):
         own = [line for line in lines if (line["grid"], line["model"], line["group_size"]) == key]
-        limit = max(line["limit"] for line in own)
-        own = sorted((line for line in own if line["limit"] == limit), key=lambda line: -line["auroc"]["estimate"])
+        own = sorted((line for line in own if not line["many_pass"]), key=lambda line: -line["auroc"]["estimate"])
         place = [line["detector"] for line in own].index(options.reference) + 1
         clearly = sum(line["difference"]["low"] > 0 for line in own)
         sentences.append(

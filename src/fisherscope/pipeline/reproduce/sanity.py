@@ -65,13 +65,14 @@ def run(context: Context, options: Options) -> Outcome:
     """Score the controls of every case."""
     rows = [row for case in context.cases for row in _rows(context, case, options)]
     keys = dict.fromkeys((row.case.label, row.pair.group_size) for row in rows)
-    tables = {
-        f"{label}-b{size}": _table([r for r in rows if (r.case.label, r.pair.group_size) == (label, size)])
-        for label, size in keys
-    }
+    tables, captions = {}, {}
+    for label, size in keys:
+        stem = f"{label.replace(', T = ', '-t')}-b{size}"
+        tables[stem] = _table([r for r in rows if (r.case.label, r.pair.group_size) == (label, size)])
+        captions[stem] = _caption(label, size)
     means = list(_means(rows))
     results = {"records": [record for row in rows for record in _records(row)], "means": means}
-    return Outcome(results, _note(means), tables=tables, captions={stem: _caption(stem) for stem in tables})
+    return Outcome(results, _note(means), tables=tables, captions=captions)
 
 
 def _rows(context: Context, case: Case, options: Options) -> Iterator[Row]:
@@ -164,8 +165,7 @@ def _means(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
         yield {**place, "auroc": figures, "moved_by_copies": moved}
 
 
-def _caption(stem: str) -> str:
-    label, _, size = stem.rpartition("-b")
+def _caption(label: str, size: int) -> str:
     return (
         f"AUROC of controls under models of the family {label}, B = {size}, with 95 % bootstrap intervals. Copies are "
         "of the very test images that they are compared with. 0.5: a detector does not see the difference."
