@@ -13,6 +13,7 @@ from fisherscope.data import load_samples
 from fisherscope.evaluation import out_dist_groups, split_in_dist
 from fisherscope.models.base import load_model
 from fisherscope.pipeline import extraction
+from fisherscope.pipeline.reproduce.case import NothingLeftError
 from fisherscope.pipeline.reproduce.context import Context
 from fisherscope.pipeline.reproduce.experiments import read_experiment
 
@@ -142,3 +143,7 @@ def test_a_detector_of_another_family_is_skipped_by_name(tiny):
     assert "msma of vae-digits" in written["skipped"]
     served = [(r["model"], r["detector"]) for r in written["results"]["records"]]
     assert served == [("vae", "typicality"), ("diffusion", "typicality"), ("diffusion", "msma")]
+    alone = tiny("table-auroc", grid, detectors=("msma",), group_sizes=(1,))
+    assert {r["model"] for r in alone["results"]["records"]} == {"diffusion"} and len(alone["protocols"]) == 1
+    with pytest.raises(NothingLeftError, match=r"nothing is left to score: .*msma of vae-digits"):
+        tiny("table-auroc", {**grid, "families": ("vae",)}, detectors=("msma",))

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from fisherscope.evaluation import METRICS, ResampledPair, compare
-from fisherscope.pipeline.reproduce.case import Case
+from fisherscope.pipeline.reproduce.case import Case, NothingLeftError
 from fisherscope.pipeline.reproduce.context import Context
 from fisherscope.pipeline.reproduce.scores import score_case
 
@@ -69,7 +69,7 @@ def pair_json(pair: ResampledPair, detector: str) -> dict[str, Any]:
 
 
 def group_cases(cases: Iterable[tuple[Case, Sequence[ResampledPair]]]) -> list[Group]:
-    """Return the pairs of cases by grid, label and group size, in order of first appearance."""
+    """Return the pairs of cases by grid, label and group size, in order of first appearance; there may be none."""
     found: dict[tuple[str, str, int], list[ResampledPair]] = {}
     for case, pairs in cases:
         for pair in pairs:
@@ -78,8 +78,15 @@ def group_cases(cases: Iterable[tuple[Case, Sequence[ResampledPair]]]) -> list[G
 
 
 def score_cases(context: Context, **how: Any) -> list[Group]:
-    """Score every case that has other sets; keywords as of :func:`score_case`."""
-    return group_cases((case, score_case(context, case, **how)) for case in context.cases if case.out_dists)
+    """Score every case that has other sets; keywords as of :func:`score_case`.
+
+    Raises:
+        NothingLeftError: no case has another set and a detector that its model can serve.
+    """
+    groups = group_cases((case, score_case(context, case, **how)) for case in context.cases if case.out_dists)
+    if not groups:
+        raise NothingLeftError(f"nothing is left to score: {context.skipped_text()}")
+    return groups
 
 
 def comparisons(group: Group, first: str) -> Iterator[dict[str, Any]]:

@@ -97,7 +97,7 @@ def case_companions(context: Context, case: Case, target: Target) -> tuple[Compa
 
 
 def score(context: Context, request: ScoreRequest) -> list[ResampledPair]:
-    """Return every pair at every group size, from the file of an earlier run where there is one.
+    """Return every pair at every group size, from the file of an earlier run if there is one; none if no detector fits.
 
     The file's name depends on model, samples, detectors, settings, versions and the code of detectors and evaluation.
     """
@@ -107,7 +107,7 @@ def score(context: Context, request: ScoreRequest) -> list[ResampledPair]:
     pairs, card = _read(path)
     for what, why in card["skipped"].items():
         context.skip(what, why)
-    context.ledger.protocols.append(card["protocol"])
+    context.ledger.protocols += [card["protocol"]] if pairs else []
     return pairs
 
 
@@ -115,7 +115,7 @@ def _compute(context: Context, request: ScoreRequest) -> tuple[list[ResampledPai
     settings, skipped = context.settings, dict(_unsupported(request))
     kept = tuple(d for d in request.detectors if f"{d} of {request.name}" not in skipped)
     if not kept:
-        raise ModelError(f"no detector is left for {request.name}: {'; '.join(skipped.values())}")
+        return [], {"protocol": None, "skipped": skipped}
     how = EvaluationSettings(
         detectors=kept,
         group_sizes=request.group_sizes,
