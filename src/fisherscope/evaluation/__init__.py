@@ -1,5 +1,6 @@
 """Metrics with intervals, paired comparison and the protocol."""
 
+from fisherscope.evaluation.averages import average_auroc, compare_averages
 from fisherscope.evaluation.bootstrap import METRICS, Bootstrap, Interval, bootstrap_metrics, metric_intervals
 from fisherscope.evaluation.calibration import CalibrationCheck, check_calibration, false_alarm_interval
 from fisherscope.evaluation.compare import Comparison, compare_auroc
@@ -28,9 +29,11 @@ __all__ = [
     "aupr_in",
     "aupr_out",
     "auroc",
+    "average_auroc",
     "bootstrap_metrics",
     "check_calibration",
     "compare_auroc",
+    "compare_averages",
     "compare_detectors",
     "evaluate_pair",
     "evaluate_scores",
