@@ -7,12 +7,12 @@ from metric_reference import Tiny, flat, gradients, measured, passes_over, sampl
 
 from fisherscope.core.errors import SettingError
 from fisherscope.core.keys import sample_keys
-from fisherscope.core.table import Card, FeatureTable
+from fisherscope.core.table import SKETCH_KINDS, Card, FeatureTable
 from fisherscope.detectors.rao import RaoSketch
 from fisherscope.features.gradients import gradient_pass
 from fisherscope.features.gradients.forms import DenseForm
 from fisherscope.features.metrics import SketchSettings, fit_metrics, make_metric
-from fisherscope.features.metrics.sketched import KINDS, Sketched
+from fisherscope.features.metrics.sketched import Sketched
 
 SETTINGS = SketchSettings(size=24, layer_size=16, projection_seed=5)
 
@@ -53,7 +53,7 @@ def table_of(metric, module, x, group_size):
     )
 
 
-@pytest.mark.parametrize("kind", ["gaussian", *KINDS])
+@pytest.mark.parametrize("kind", ["gaussian", *SKETCH_KINDS])
 @pytest.mark.parametrize("group_size", [1, 3])
 def test_rao_of_a_sketch_against_the_dense_fisher_matrix(module, kind, group_size):
     metric = fitted(kind, module)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fisherscope.core.errors import SettingError
+from fisherscope.core.table import SKETCH_KINDS
 from fisherscope.features.gradients import Projection, Reduction, random_projection
 from fisherscope.features.gradients.forms import GradientForm, matrix_view
 from fisherscope.features.metrics.base import FisherMetric, State
@@ -24,9 +25,8 @@ from fisherscope.features.metrics.collectors import Several, Shapes
 from fisherscope.features.metrics.factors import FactorSums, whitening
 from fisherscope.features.metrics.feature import GradientFeature
 from fisherscope.features.metrics.frames import CoordinateMoments, part
-from fisherscope.features.metrics.raw import GlobalSketch, LayerSketch, SketchSettings, clipped_size
+from fisherscope.features.metrics.raw import GlobalSketch, LayerSketch, SketchNorms, SketchSettings, clipped_size
 
-KINDS: Final = ("countsketch", "equalised", "whitened", "whitened-inputs", "whitened-outputs")
 FACTOR_SAMPLES: Final = 256
 DAMPING: Final = 1e-2
 
@@ -50,8 +50,8 @@ class Sketched(FisherMetric):
     growing = ()
 
     def __init__(self, name: str, kind: str, settings: SketchSettings | None = None) -> None:
-        if kind not in KINDS:
-            raise SettingError(f"the kind of sketch is '{kind}', expected one of {', '.join(KINDS)}")
+        if kind not in SKETCH_KINDS:
+            raise SettingError(f"the kind of sketch is '{kind}', expected one of {', '.join(SKETCH_KINDS)}")
         self.name = name
         self._kind = kind
         self._settings = settings or SketchSettings()
@@ -99,6 +99,7 @@ class Sketched(FisherMetric):
         return (
             GlobalSketch(self._settings, self.name, self._projections),
             LayerSketch(self._settings, self.name, self._projections),
+            SketchNorms(self._settings, self.name, self._projections),
         )
 
     def state(self) -> State:
