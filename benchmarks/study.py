@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-import sys
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -29,8 +28,8 @@ HEAD = """# The study: which score, and by how much
 Written by `{command}`; do not edit by hand. All figures are in [study.json](study.json).
 
 Mean AUROC over pairs of sets; out-of-distribution (OOD) is the positive class and a higher score means more novel. In
-brackets a 95 % paired bootstrap interval ({replicates:,} resamples, seed 0; gtsrb by track at B = 1): it covers the draw
-of the test samples, not another training run. {samples} Every detector sees the same models and the same samples.
+brackets a 95 % paired bootstrap interval ({replicates:,} resamples, seed 0; gtsrb by track at B = 1): it covers the
+draw of the test samples, not another training run. {samples} Every detector sees the same models and samples.
 
 **Choices were made on the development pairs alone** (fashion_mnist ↔ mnist, cifar10 ↔ gtsrb). cifar10 → celeba and
 cifar10 → tiny_imagenet32 had been looked at before the study began and count as *seen*. The other eight pairs are the
@@ -74,10 +73,11 @@ def _samples(cases: Sequence[Case]) -> str:
     singles = [c.pair for c in cases if c.pair.group_size == 1]
     n_in = sorted({len(p.scores_in[PAPER]) for p in singles})
     n_out = sorted({len(p.scores_out[PAPER]) for p in singles})
-    return (
-        f"In-distribution {' to '.join(f'{n:,}' for n in n_in[:1] + n_in[1:][-1:])} test samples and twice as many to fit, "
-        f"OOD {' to '.join(f'{n:,}' for n in n_out[:1] + n_out[1:][-1:])}."
-    )
+    return f"In-distribution {_range(n_in)} test samples and twice as many to fit, OOD {_range(n_out)}."
+
+
+def _range(counts: Sequence[int]) -> str:
+    return " to ".join(f"{n:,}" for n in dict.fromkeys((counts[0], counts[-1]))) if counts else "no"
 
 
 def _missing(missing: Sequence[str]) -> str:
@@ -136,7 +136,8 @@ def _losses(cases: Sequence[Case], figures: dict[str, Any]) -> str:
         for c, name, d in sorted(rows, key=lambda row: row[2].estimate)
     ]
     return (
-        "## Where it loses\n\nEvery single model and pair on which one of these rivals is better, its interval below 0:\n\n"
+        "## Where it loses\n\n"
+        "Every single model and pair on which one of these rivals is better, the difference's interval below 0:\n\n"
         "| model and pair | rival | default | rival's AUROC | difference |\n| --- | --- | :-: | :-: | :-: |\n"
         + "\n".join(table)
         + "\n"
@@ -156,7 +157,8 @@ def _choice(cases: Sequence[Case], figures: dict[str, Any]) -> str:
     figures["choice"] = [{"detector": n, "b1": _json(scored[n][0]), "b5": _json(scored[n][1])} for n in order]
     rows = [f"| {_bold(n)} | {_plain(scored[n][0])} | {_plain(scored[n][1])} |" for n in order]
     return (
-        "## The choice of the default\n\nAll scores of the gradient on the development pairs, every family together:\n\n"
+        "## The choice of the default\n\n"
+        "All scores of the gradient on the development pairs, every family together:\n\n"
         "| detector | B = 1 | B = 5 |\n| --- | :-: | :-: |\n" + "\n".join(rows) + "\n"
     )
 

@@ -46,7 +46,7 @@ def samples(n, seed=0, scale=1.0, dtype=np.float64):
 def fitted(name, n=60, dtype=torch.float64):
     metric, module = make_metric(name, SKETCH), make_model(dtype)
 
-    def run(reductions):
+    def run(reductions, limit):
         for part in torch.from_numpy(samples(n)).to(dtype).split(20):
             gradient_pass(module, part, reductions, log_prob=log_prob)
 
@@ -100,7 +100,7 @@ def test_blocks_do_not_depend_on_batch_or_order(name):
 def test_the_fit_does_not_depend_on_the_order_of_the_samples(name):
     metric, module, x = fitted(name), make_model(), samples(60)[::-1].copy()
     other = make_metric(name, SKETCH)
-    fit_metrics([other], lambda r: gradient_pass(module, torch.from_numpy(x), r, log_prob=log_prob))
+    fit_metrics([other], lambda r, limit: gradient_pass(module, torch.from_numpy(x), r, log_prob=log_prob))
     new = samples(8, 1)
     for (block, values), again in zip(
         table(metric, new).blocks.items(), table(other, new).blocks.values(), strict=True

@@ -40,9 +40,7 @@ def test_it_is_a_mixture_on_principal_components_and_the_mean_log_p(rng, group_s
         log_p, known = blocks["log_p"].mean(1), fit["log_p"].mean(1)
         return np.column_stack([components, (log_p - known.mean()) / known.std(ddof=1)])
 
-    fits = [
-        GaussianMixture(m, reg_covar=1e-3, max_iter=1000, random_state=0).fit(statistics(fit)) for m in range(1, 5)
-    ]
+    fits = [GaussianMixture(m, reg_covar=1e-3, max_iter=1000, random_state=0).fit(statistics(fit)) for m in range(1, 5)]
     want = -min(fits, key=lambda m: m.bic(statistics(fit))).score_samples(statistics(new))
     np.testing.assert_allclose(detector.score(table_of(group_size, **new)), want, rtol=1e-9)
 
@@ -65,7 +63,9 @@ def test_a_constant_log_p_says_nothing(rng):
     detector = make_detector("fisher-dose").fit(table_of(**fit))
     scores = detector.score(table_of(**fit))
     np.testing.assert_array_equal(np.isfinite(scores), np.ones(200, bool))
-    assert np.corrcoef(scores, np.square((np.log(fit["grad_norm"]) - detector.mean_) / detector.std_).sum(1))[0, 1] > 0.5
+    assert (
+        np.corrcoef(scores, np.square((np.log(fit["grad_norm"]) - detector.mean_) / detector.std_).sum(1))[0, 1] > 0.5
+    )
 
 
 def test_its_slope_is_the_derivative_of_its_score(rng):

@@ -127,7 +127,7 @@ def test_a_model_with_large_layers_gets_rows_times_roots():
     module = torch.nn.Linear(80, 70, bias=False).double()
     x = np.random.default_rng(0).normal(size=(30, 80)) * np.linspace(0.1, 3, 80)
 
-    def run(reductions):
+    def run(reductions, limit):
         gradient_pass(module, torch.from_numpy(x), reductions, log_prob=lambda m, v: -m(v).square().sum(1))
 
     metric = Sketched("whitened", "whitened", SETTINGS)
