@@ -58,9 +58,7 @@ CANDIDATES = (
     "layerwise-gaussian@whitened",
     "layerwise-upper@whitened",
     "layerwise-mixture@whitened",
-    "layerwise-normalised-sum@diagonal",
     "total-norm",
-    "total-norm@diagonal",
     "total-norm@whitened",
 )
 DETECTORS = (PAPER, *RIVALS, "dose-svm", *CANDIDATES)
