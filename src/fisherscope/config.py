@@ -58,6 +58,7 @@ class TrainingTable(BaseModel):
     patience: int | None = None
     checkpoint_every: float | None = None
     autocast: bool | None = None
+    channels_last: bool | None = None
     seed: int | None = None
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from fisherscope.core.errors import SettingError
+from fisherscope.core.table import SKETCH_KINDS
 from fisherscope.detectors.base import Detector
 from fisherscope.detectors.densities import density_names
 
@@ -32,6 +33,7 @@ _HOME: Final = "fisherscope.detectors"
 
 _STANDARD: Final[Mapping[str, _Entry]] = {
     "layerwise-gaussian": _Entry(f"{_HOME}.layerwise_gaussian:LayerwiseGaussian", blocks="metric"),
+    "fisher-dose": _Entry(f"{_HOME}.fisher_dose:FisherDose", blocks="metric"),
     "total-norm": _Entry(f"{_HOME}.total_norm:TotalNorm", blocks="metric"),
     "likelihood": _Entry(f"{_HOME}.likelihood:Likelihood"),
     "typicality": _Entry(f"{_HOME}.typicality:Typicality"),
@@ -112,7 +114,7 @@ def make_detector(name: str) -> Detector:
     plain, at, metric = name.partition("@")
     entry = _BUILT_IN.get(plain)
     if entry is not None:
-        own = {} if not at else {"name": name, "block": f"{_metric_blocks(plain, entry)}:{metric}"}
+        own = {} if not at else {"name": name, "block": f"{_metric_blocks(plain, entry, metric)}:{metric}"}
         made: Detector = _imported(name, entry.home)(**{**entry.settings, **own})
         return made
     if ":" not in name:
@@ -125,11 +127,12 @@ def make_detector(name: str) -> Detector:
     return kind()
 
 
-def _metric_blocks(name: str, entry: _Entry) -> str:
+def _metric_blocks(name: str, entry: _Entry, metric: str) -> str:
     if entry.blocks is None:
         able = [n for n, e in _BUILT_IN.items() if e.blocks is not None]
         raise SettingError(f"'{name}' looks at no gradient and has no metric; those that have: {', '.join(able)}")
-    return entry.blocks
+    # The layers' numbers in a sketch's metric are norms of projected gradients, not quadratic forms.
+    return "sketch_norm" if entry.blocks == "metric" and metric in SKETCH_KINDS else entry.blocks
 
 
 def _imported(name: str, home: str) -> Any:

@@ -12,7 +12,7 @@ from fisherscope.features.gradients.reductions import (
     SquareSums,
 )
 from fisherscope.features.gradients.report import RulesReport
-from fisherscope.features.gradients.sketch import Projection, Sketch, random_projection
+from fisherscope.features.gradients.sketch import Projection, Sketch, SketchedNorms, random_projection
 
 __all__ = [
     "GradientEntries",
@@ -24,6 +24,7 @@ __all__ = [
     "Reduction",
     "RulesReport",
     "Sketch",
+    "SketchedNorms",
     "SquareSums",
     "SquaredNorms",
     "bind_log_prob",
