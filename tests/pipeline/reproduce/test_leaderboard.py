@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 
 from fisherscope.data import load_samples
+from fisherscope.detectors import detector_names
 from fisherscope.evaluation import compare_detectors
 from fisherscope.pipeline.batches import as_batches
 from fisherscope.pipeline.evaluation import EvaluationSettings, evaluate
+from fisherscope.pipeline.reproduce.experiments import read_experiment
 from fisherscope.pipeline.target import load_target
 
 DETECTORS = ("layerwise-gaussian", "likelihood", "rao-sketch", "pixel-mahalanobis", "waic")
@@ -60,3 +62,8 @@ def _rank(aurocs, detector, pair):
     own = aurocs[detector][pair]
     others = [values[pair] for name, values in aurocs.items() if name != detector]
     return 1 + sum(o > own for o in others) + sum(o == own for o in others) / 2
+
+
+def test_it_holds_every_detector():
+    experiment = read_experiment("table-leaderboard")
+    assert set(detector_names()) <= {*experiment.detectors, *experiment.options["many_pass"]}
