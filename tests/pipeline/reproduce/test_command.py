@@ -101,6 +101,12 @@ def test_all_leaves_out_what_has_nothing_and_refuses_options_of_one(run, tmp_pat
     empty.mkdir()
     code, _, err = run("reproduce", "all", "--set", "draws=3")
     assert code == 2 and "belong to one experiment" in err
+    monkeypatch.delenv("FISHERSCOPE_DATA", raising=False)
+    code, out, err = run("reproduce", "all", "--models", empty)
+    assert code == 0, err
+    lines = dict(line.split(": ", 1) for line in out.splitlines())
+    assert lines.keys() == set(experiment_names()) and all(v.startswith("nothing is left") for v in lines.values())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["models"]
     code, _, err = run("reproduce", "table-auroc", "--models", empty)
     assert code == 2 and "nothing is left to do" in err and len(err.strip().splitlines()) == 1
     code, _, err = run("reproduce", "table-auroc", "--family", "gan")
