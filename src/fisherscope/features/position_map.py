@@ -1,0 +1,238 @@
+"""Where in an image a score comes from: its parameter gradient, taken apart by the positions that it is a sum over.
+
+The gradient of a convolution is a sum over positions p, g = sum_p a_p (x) delta_p, and so is that of every layer that
+reads its parameters at each position. With v = d score / d g, held fixed, <v, g> = sum_p <v, a_p (x) delta_p>: an exact
+attribution of <v, g> to the positions, without a second derivative. For any op that mixes parameters with data,
+<v, a_p (x) delta_p> is the op's output gradient at p times the derivative of its output at p along v, where v moves the
+parameters of this op alone. The derivative comes from forward-mode differentiation of that one op.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.nn import Parameter
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+
+from fisherscope.core.errors import ModelError, SettingError
+from fisherscope.features.extractors import Request
+from fisherscope.features.gradients import bind_log_prob
+from fisherscope.features.gradients.arguments import operands
+from fisherscope.features.gradients.call import is_in_place
+from fisherscope.features.gradients.guards import check_modes, trainable_parameters, unchanged_state
+from fisherscope.features.gradients.logprob import check_log_prob
+from fisherscope.features.gradients.loop import sample_gradients
+from fisherscope.features.metrics.feature import GradientFeature
+from fisherscope.features.parameter_cotangent import Named, ParameterCotangent, contributions
+
+TOLERANCE: Final = {torch.float64: 1e-8, torch.float32: 1e-2}
+"""By how much of the sum of their magnitudes the contributions may miss <v, g>."""
+
+_ADVICE: Final = "; ask for the map of the input gradient instead (method 'gradient')"
+
+
+@dataclass(frozen=True)
+class PositionMap:
+    """Which positions of an image the score's parameter gradient comes from.
+
+    Attributes:
+        maps: (n, H, W), float64; a map adds up to its sample's <d score / d g, g>. A layer of lower resolution spreads
+            its contributions evenly over the pixels that a position covers.
+        unplaced: the part of each sample that comes from no position (a log-determinant, a layer without a grid),
+            (n,); it is spread evenly over the map.
+        contributions: <d score / d g_l, g_l> of each group and parameter tensor, (n / B, L).
+        layers: names of the parameter tensors.
+    """
+
+    maps: NDArray[np.float64]
+    unplaced: NDArray[np.float64]
+    contributions: NDArray[np.float64]
+    layers: tuple[str, ...]
+
+
+def position_map(
+    request: Request, cotangent: Mapping[str, NDArray[Any]], features: Sequence[GradientFeature]
+) -> PositionMap:
+    """Return the map of every image.
+
+    Args:
+        request: the samples, images (n, C, H, W).
+        cotangent: d score / d block by block. The blocks ``log_p`` and ``pixels`` are no functions of the parameter
+            gradient: what the score draws from them has no place in the map.
+        features: what fills the gradient blocks among them.
+
+    Raises:
+        ModelError: no layer's output lies on a grid that divides the image, an op has no forward derivative, or the
+            contributions do not add up.
+        SettingError: the samples are no images, a block has no gradient, or the score reads no parameter gradient.
+    """
+    if not isinstance(request.x, np.ndarray) or request.x.ndim != 4:
+        raise SettingError("a map of positions needs images (n, C, H, W)" + _ADVICE)
+    pull = ParameterCotangent(request.module, cotangent, features, request.group_size)
+    if not pull.features:
+        raise SettingError("the score reads no parameter gradient, so that none has a position" + _ADVICE)
+    check_modes(request.module)
+    job = _Job(request, pull)
+    with torch.inference_mode(False), torch.enable_grad(), unchanged_state(request.module):
+        groups = [job.group(i) for i in range(len(request.keys) // request.group_size)]
+    members = [member for maps, _ in groups for member in maps]
+    return PositionMap(
+        maps=torch.stack([grid.total() for grid in members]).cpu().numpy(),
+        unplaced=np.asarray([float(grid.unplaced) for grid in members]),
+        contributions=torch.stack([total for _, total in groups]).numpy(),
+        layers=tuple(job.parameters),
+    )
+
+
+class _Job:
+    def __init__(self, request: Request, pull: ParameterCotangent) -> None:
+        self.parameters = trainable_parameters(request.module)
+        self._request = request
+        self._pull = pull
+        self._log_prob = bind_log_prob(request.module, request.log_prob)
+        self._x: Tensor = request.tensors()
+
+    def group(self, index: int) -> tuple[list[_Grid], Tensor]:
+        """Return the grid of each member of a group, and the contributions of its layers, (L,)."""
+        size = self._request.group_size
+        rows = range(index * size, (index + 1) * size)
+        gradients = [self._gradients(row) for row in rows]
+        weights = self._pull.at(gradients, index)
+        grids = [self._grid(row, w) for row, w in zip(rows, weights, strict=True)]
+        for grid, gradient, weight in zip(grids, gradients, weights, strict=True):
+            grid.check(contributions([gradient], [weight], list(weight)).sum())
+        return grids, contributions(gradients, weights, list(self.parameters))
+
+    def _gradients(self, row: int) -> Named:
+        found = sample_gradients(self._log_p(self._x[row : row + 1], row), list(self.parameters.values()))
+        return dict(zip(self.parameters, found, strict=True))
+
+    def _log_p(self, x: Tensor, row: int) -> Tensor:
+        value = self._log_prob(x, self._request.seed, self._request.keys[row : row + 1])
+        return check_log_prob(value, 1, row)[0]
+
+    def _grid(self, row: int, directions: Named) -> _Grid:
+        x = self._x[row : row + 1].detach().clone().requires_grad_()
+        grid = _Grid(x)
+        moved = [(parameter, directions[name]) for name, parameter in self.parameters.items() if name in directions]
+        with forward_ad.dual_level():
+            try:
+                with _Uses(moved, grid.add):
+                    log_p = self._log_p(x, row)
+                log_p, slope = forward_ad.unpack_dual(log_p)
+            except (NotImplementedError, RuntimeError) as cause:
+                raise ModelError(f"log p has no forward derivative: {str(cause).splitlines()[0]}{_ADVICE}") from None
+            if slope is not None:
+                grid.unplaced += slope.detach().double()
+            if log_p.requires_grad:
+                torch.autograd.grad(log_p, x)
+        if not grid.placed:
+            raise ModelError(
+                f"no layer of {type(self._request.module).__name__} has an output on a grid that divides the image of "
+                f"{x.shape[2]}x{x.shape[3]}{_ADVICE}"
+            )
+        return grid
+
+
+class _Grid:
+    """Contributions of one image, by pixel."""
+
+    def __init__(self, x: Tensor) -> None:
+        self._size = tuple(x.shape[2:])
+        self._sums: dict[tuple[int, ...], Tensor] = {}
+        self._magnitude = torch.zeros((), dtype=torch.float64, device=x.device)
+        self.unplaced = torch.zeros((), dtype=torch.float64, device=x.device)
+
+    @property
+    def placed(self) -> bool:
+        """Whether any contribution has a position."""
+        return bool(self._sums)
+
+    def add(self, products: Tensor) -> None:
+        """Take the contributions of one op: its output's gradient times its output's derivative, entry by entry."""
+        products = products.double()
+        self._magnitude += products.abs().sum()
+        shape = tuple(products.shape[2:])
+        if products.dim() != 4 or any(whole % part for whole, part in zip(self._size, shape, strict=True)):
+            self.unplaced += products.sum()
+            return
+        known = self._sums.get(shape)
+        total = products.sum((0, 1))
+        self._sums[shape] = total if known is None else known + total
+
+    def total(self) -> Tensor:
+        """Return the map, (H, W)."""
+        height, width = self._size
+        out = (self.unplaced / (height * width)).expand(height, width).clone()
+        for (rows, columns), values in self._sums.items():
+            tall, wide = height // rows, width // columns
+            out += values.repeat_interleave(tall, 0).repeat_interleave(wide, 1) / (tall * wide)
+        return out
+
+    def check(self, expected: Tensor) -> None:
+        """Raise :class:`ModelError` unless the contributions add up to <v, g>."""
+        found = float(self.total().sum())
+        dtype = torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
+        if abs(found - float(expected)) > TOLERANCE[dtype] * (float(self._magnitude) + abs(float(expected))):
+            raise ModelError(
+                f"the contributions of the positions add up to {found:g}, the score's gradient to {float(expected):g}: "
+                f"a parameter reaches log p past autograd (.detach(), torch.no_grad()){_ADVICE}"
+            )
+
+
+class _Uses(TorchFunctionMode):
+    """Move the parameters along v inside each op where they meet data, and there alone.
+
+    An op on parameters and constants passes the derivative on (a mask, an exponential, a log-determinant); the result
+    of an op on data loses it, so that what follows sees the data unmoved.
+
+    Args:
+        moved: parameters, each with its direction.
+        sink: receives the contributions of each op's output in the backward pass.
+    """
+
+    def __init__(self, moved: Sequence[tuple[Parameter, Tensor]], sink: Callable[[Tensor], None]) -> None:
+        super().__init__()
+        self._duals = {id(p): forward_ad.make_dual(p.detach(), v.to(p)) for p, v in moved}
+        self._sink = sink
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run one torch function."""
+        args, kwargs = pytree.tree_map_only(Tensor, self._moved, (args, kwargs or {}))
+        given = operands(args, kwargs)
+        result = func(*args, **kwargs)
+        if not any(t.requires_grad for t in given) or not any(_slope(t) is not None for t in given):
+            return result
+        name = getattr(func, "__name__", "")
+        if is_in_place(name):
+            raise RuntimeError(f"{name} writes parameters into data")
+        return pytree.tree_map_only(Tensor, self._settled, result)
+
+    def _moved(self, tensor: Tensor) -> Tensor:
+        return self._duals.get(id(tensor), tensor)
+
+    def _settled(self, output: Tensor) -> Tensor:
+        """Return an output without its derivative, which is kept for when the output's gradient is known."""
+        slope = _slope(output)
+        if slope is None:
+            return output
+        primal, slope = forward_ad.unpack_dual(output).primal, slope.detach()
+        # a model may overwrite the output in place: a hook set before still sees the gradient of what it was
+        plain = primal.clone()
+        plain.register_hook(lambda gradient: self._sink(gradient * slope))
+        return plain
+
+
+def _slope(tensor: Tensor) -> Tensor | None:
+    found: Tensor | None = forward_ad.unpack_dual(tensor).tangent if tensor.is_floating_point() else None
+    return found
