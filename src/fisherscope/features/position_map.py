@@ -9,7 +9,7 @@ parameters of this op alone. The derivative comes from forward-mode differentiat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,26 +17,26 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.autograd import forward_ad
-from torch.nn import Parameter
-from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree as pytree
 
-from fisherscope.core.errors import ModelError, SettingError
+from fisherscope.core.errors import ModelError
 from fisherscope.features.extractors import Request
 from fisherscope.features.gradients import bind_log_prob
-from fisherscope.features.gradients.arguments import operands
-from fisherscope.features.gradients.call import is_in_place
 from fisherscope.features.gradients.guards import check_modes, trainable_parameters, unchanged_state
 from fisherscope.features.gradients.logprob import check_log_prob
 from fisherscope.features.gradients.loop import sample_gradients
+from fisherscope.features.local_tangent import LocalTangent, tangents, unpacked
 from fisherscope.features.metrics.feature import GradientFeature
 from fisherscope.features.parameter_cotangent import Named, ParameterCotangent, contributions
 
 TOLERANCE: Final = {torch.float64: 1e-8, torch.float32: 1e-2}
 """By how much of the sum of their magnitudes the contributions may miss <v, g>."""
 
-_ADVICE: Final = "; ask for the map of the input gradient instead (method 'gradient')"
+
+class NoPositionsError(ModelError):
+    """Samples, score or model allow no map of positions."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"{reason}; ask for another map (method 'contrast')")
 
 
 @dataclass(frozen=True)
@@ -70,15 +70,15 @@ def position_map(
         features: what fills the gradient blocks among them.
 
     Raises:
-        ModelError: no layer's output lies on a grid that divides the image, an op has no forward derivative, or the
-            contributions do not add up.
-        SettingError: the samples are no images, a block has no gradient, or the score reads no parameter gradient.
+        NoPositionsError: the samples are no images, the score reads no parameter gradient, no layer's output lies on a
+            grid that divides the image, an op has no forward derivative, or the contributions do not add up.
+        SettingError: a block has no gradient.
     """
     if not isinstance(request.x, np.ndarray) or request.x.ndim != 4:
-        raise SettingError("a map of positions needs images (n, C, H, W)" + _ADVICE)
+        raise NoPositionsError("a map of positions needs images (n, C, H, W)")
     pull = ParameterCotangent(request.module, cotangent, features, request.group_size)
     if not pull.features:
-        raise SettingError("the score reads no parameter gradient, so that none has a position" + _ADVICE)
+        raise NoPositionsError("the score reads no parameter gradient, so that none has a position")
     check_modes(request.module)
     job = _Job(request, pull)
     with torch.inference_mode(False), torch.enable_grad(), unchanged_state(request.module):
@@ -123,21 +123,20 @@ class _Job:
         x = self._x[row : row + 1].detach().clone().requires_grad_()
         grid = _Grid(x)
         moved = [(parameter, directions[name]) for name, parameter in self.parameters.items() if name in directions]
-        with forward_ad.dual_level():
-            try:
-                with _Uses(moved, grid.add):
-                    log_p = self._log_p(x, row)
-                log_p, slope = forward_ad.unpack_dual(log_p)
-            except (NotImplementedError, RuntimeError) as cause:
-                raise ModelError(f"log p has no forward derivative: {str(cause).splitlines()[0]}{_ADVICE}") from None
-            if slope is not None:
-                grid.unplaced += slope.detach().double()
-            if log_p.requires_grad:
-                torch.autograd.grad(log_p, x)
+        try:
+            with tangents(), LocalTangent(moved, grid.add):
+                log_p, slope = unpacked(self._log_p(x, row))
+                if slope is not None:
+                    grid.unplaced += slope.detach().double()
+        except (NotImplementedError, RuntimeError) as cause:
+            raise NoPositionsError(f"log p has no forward derivative: {str(cause).splitlines()[0]}") from None
+        # outside of the level: what the forward pass saved has lost its derivatives, and the backward pass is plain
+        if log_p.requires_grad:
+            torch.autograd.grad(log_p, x)
         if not grid.placed:
-            raise ModelError(
+            raise NoPositionsError(
                 f"no layer of {type(self._request.module).__name__} has an output on a grid that divides the image of "
-                f"{x.shape[2]}x{x.shape[3]}{_ADVICE}"
+                f"{x.shape[2]}x{x.shape[3]}"
             )
         return grid
 
@@ -147,6 +146,7 @@ class _Grid:
 
     def __init__(self, x: Tensor) -> None:
         self._size = tuple(x.shape[2:])
+        self._tolerance = TOLERANCE[x.dtype if x.dtype in TOLERANCE else torch.float32]
         self._sums: dict[tuple[int, ...], Tensor] = {}
         self._magnitude = torch.zeros((), dtype=torch.float64, device=x.device)
         self.unplaced = torch.zeros((), dtype=torch.float64, device=x.device)
@@ -178,61 +178,10 @@ class _Grid:
         return out
 
     def check(self, expected: Tensor) -> None:
-        """Raise :class:`ModelError` unless the contributions add up to <v, g>."""
+        """Raise :class:`NoPositionsError` unless the contributions add up to <v, g>."""
         found = float(self.total().sum())
-        dtype = torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
-        if abs(found - float(expected)) > TOLERANCE[dtype] * (float(self._magnitude) + abs(float(expected))):
-            raise ModelError(
+        if abs(found - float(expected)) > self._tolerance * (float(self._magnitude) + abs(float(expected))):
+            raise NoPositionsError(
                 f"the contributions of the positions add up to {found:g}, the score's gradient to {float(expected):g}: "
-                f"a parameter reaches log p past autograd (.detach(), torch.no_grad()){_ADVICE}"
+                "a parameter reaches log p past torch's functions (a custom autograd.Function?)"
             )
-
-
-class _Uses(TorchFunctionMode):
-    """Move the parameters along v inside each op where they meet data, and there alone.
-
-    An op on parameters and constants passes the derivative on (a mask, an exponential, a log-determinant); the result
-    of an op on data loses it, so that what follows sees the data unmoved.
-
-    Args:
-        moved: parameters, each with its direction.
-        sink: receives the contributions of each op's output in the backward pass.
-    """
-
-    def __init__(self, moved: Sequence[tuple[Parameter, Tensor]], sink: Callable[[Tensor], None]) -> None:
-        super().__init__()
-        self._duals = {id(p): forward_ad.make_dual(p.detach(), v.to(p)) for p, v in moved}
-        self._sink = sink
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        """Run one torch function."""
-        args, kwargs = pytree.tree_map_only(Tensor, self._moved, (args, kwargs or {}))
-        given = operands(args, kwargs)
-        result = func(*args, **kwargs)
-        if not any(t.requires_grad for t in given) or not any(_slope(t) is not None for t in given):
-            return result
-        name = getattr(func, "__name__", "")
-        if is_in_place(name):
-            raise RuntimeError(f"{name} writes parameters into data")
-        return pytree.tree_map_only(Tensor, self._settled, result)
-
-    def _moved(self, tensor: Tensor) -> Tensor:
-        return self._duals.get(id(tensor), tensor)
-
-    def _settled(self, output: Tensor) -> Tensor:
-        """Return an output without its derivative, which is kept for when the output's gradient is known."""
-        slope = _slope(output)
-        if slope is None:
-            return output
-        primal, slope = forward_ad.unpack_dual(output).primal, slope.detach()
-        # a model may overwrite the output in place: a hook set before still sees the gradient of what it was
-        plain = primal.clone()
-        plain.register_hook(lambda gradient: self._sink(gradient * slope))
-        return plain
-
-
-def _slope(tensor: Tensor) -> Tensor | None:
-    found: Tensor | None = forward_ad.unpack_dual(tensor).tangent if tensor.is_floating_point() else None
-    return found
