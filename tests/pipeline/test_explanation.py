@@ -108,7 +108,7 @@ def test_smoothing_averages_over_keyed_copies(guards, digits):
     guard, batches = guards("layerwise-gaussian"), as_batches(digits.select([300]))
     copies = [perturbed(batches.x, batches.keys, 4.0, draw, guard.card.seed, (0, 255)) for draw in range(3)]
     parts = [guard.explain(Batches(c, batches.ids, batches.keys, "copy"), SIGNED).maps for c in copies]
-    found = guard.explain(batches, ExplainSettings(3, 4.0, "sum")).maps
+    found = guard.explain(batches, ExplainSettings(3, 4.0, "sum", "gradient")).maps
     np.testing.assert_allclose(found, np.mean(parts, axis=0), rtol=1e-9, atol=1e-12 * np.abs(found).max())
 
 
