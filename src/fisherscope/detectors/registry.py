@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from fisherscope.core.errors import SettingError
+from fisherscope.core.own_code import import_named
 from fisherscope.core.table import SKETCH_KINDS
 from fisherscope.detectors.base import Detector
 from fisherscope.detectors.densities import density_names
@@ -115,13 +116,13 @@ def make_detector(name: str) -> Detector:
     entry = _BUILT_IN.get(plain)
     if entry is not None:
         own = {} if not at else {"name": name, "block": f"{_metric_blocks(plain, entry, metric)}:{metric}"}
-        made: Detector = _imported(name, entry.home)(**{**entry.settings, **own})
+        made: Detector = _built_in(entry.home)(**{**entry.settings, **own})
         return made
     if ":" not in name:
         raise SettingError(
             f"unknown detector '{name}'; known: {', '.join(_BUILT_IN)}, or your own as package.module:Class"
         )
-    kind = _imported(name, name)
+    kind = _imported(name)
     if not (isinstance(kind, type) and issubclass(kind, Detector)):
         raise SettingError(f"'{name}' is {kind!r}, expected a subclass of fisherscope.Detector")
     return kind()
@@ -135,9 +136,13 @@ def _metric_blocks(name: str, entry: _Entry, metric: str) -> str:
     return "sketch_norm" if entry.blocks == "metric" and metric in SKETCH_KINDS else entry.blocks
 
 
-def _imported(name: str, home: str) -> Any:
+def _built_in(home: str) -> Any:
     module, _, attribute = home.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def _imported(name: str) -> Any:
     try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as cause:
+        return import_named(name)
+    except (ImportError, AttributeError, ValueError) as cause:
         raise SettingError(f"detector '{name}' cannot be imported: {cause}") from None
