@@ -93,7 +93,7 @@ def test_evaluate_writes_records_and_a_report(run, folder, tmp_path):
     assert code == 0, err
     assert "In-distribution: 200 samples of digits[test]" in out
     records = json.loads(json_file.read_text())
-    assert len(records) == 2 * 5
+    assert len(records) == 2 * 6
     wanted = {"in_dist", "out_dist", "group_size", "detector", "auroc", "auroc_low", "auroc_high", "aupr", "fpr95"}
     assert wanted | {"n_in", "n_out", "seed"} <= set(records[0])
     by_name = {(r["detector"], r["group_size"]): r for r in records}

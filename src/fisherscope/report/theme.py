@@ -93,6 +93,7 @@ _OTHER_SETS: Final = tuple(
 )
 _DETECTORS: Final[Mapping[str, Style]] = MappingProxyType(
     {
+        "fisher-dose": Style("#228833", SOLID),
         "likelihood": Style("#BB5566", DASHED),
         "typicality": Style("#7A6A53", DASH_DOT),
         "layerwise-gaussian": Style("#004488", SOLID),
@@ -103,7 +104,7 @@ _DETECTORS: Final[Mapping[str, Style]] = MappingProxyType(
 _OTHER_DETECTORS: Final = tuple(
     Style(color, dash)
     for color, dash in (
-        ("#228833", SOLID),
+        ("#EE7733", SOLID),
         ("#66CCEE", DASH_DOT),
         ("#AA3377", DASH_DOT_DOT),
         ("#4477AA", DOTTED),
