@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fisherscope.features.gradients import kernels
-from fisherscope.features.gradients.kernels import Geometry
+from fisherscope.features.gradients.geometry import Geometry
 
 
 def reference(x, g, geometry, n_groups):
@@ -52,6 +52,19 @@ def test_all_kernels_agree_with_autograd(c_in, c_out, kernel, size, stride, padd
     offered += [kernels.rows_norm] * (stride == 1) + [kernels.taps_norm] * (stride == instances == 1)
     for kernel_norm in offered:
         torch.testing.assert_close(kernel_norm(x, g, 3, geometry), expected, rtol=1e-11, atol=0)
+
+
+def test_a_strided_convolution_takes_the_taps_of_its_space_to_depth_form(monkeypatch):
+    x, g, geometry = problem(32, 64, (4, 4), 8, 2, 1, 1, 3)
+    deep = geometry.deepened
+    assert deep.weight == (64, 128, 2, 2)
+    served = []
+    taps_norm = kernels.taps_norm
+    expected = reference(x, g, geometry, 3).flatten(1).square().sum(1)
+    monkeypatch.setattr(kernels, "taps_norm", lambda *given: served.append(given[3]) or taps_norm(*given))
+    torch.testing.assert_close(kernels.squared_norm(x, g, geometry, 3), expected, rtol=1e-11, atol=0)
+    assert served == [deep]
+    assert problem(32, 64, (3, 3), 8, 2, 1, 1, 3)[2].deepened is None
 
 
 def test_chunks_do_not_change_the_result(monkeypatch):

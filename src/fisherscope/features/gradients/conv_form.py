@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fisherscope.features.gradients import kernels
 from fisherscope.features.gradients.forms import GradientForm, KroneckerFactors, summed_instances
-from fisherscope.features.gradients.kernels import Geometry
+from fisherscope.features.gradients.geometry import Geometry
 
 LARGE_INPUT: Final = 40_000
 """Entries of one input from which projecting the output gradient first is the faster way (measured)."""

@@ -18,7 +18,7 @@ from fisherscope.features.gradients.plan import PROBE_SIZES, Plan, plan_for
 from fisherscope.features.gradients.reductions import Reduction, check_reductions
 from fisherscope.features.gradients.run import tape_pass
 from fisherscope.features.gradients.uses import PlanMismatchError
-from fisherscope.features.gradients.weights import UnsupportedError
+from fisherscope.features.gradients.component import UnsupportedError
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Final
 
 import torch
@@ -17,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fisherscope.features.gradients.forms import row_inner, row_squares
+from fisherscope.features.gradients.geometry import Geometry
 
 CHUNK_BYTES: Final = {"cpu": 2 << 20}
 """Size of the unfolded copies that a kernel makes at a time: what a core's caches hold; more on other devices."""
@@ -25,36 +25,6 @@ GROUPED_ENTRIES: Final = 65_536
 """Keeps grouped convolutions to eight sample groups at a time on a CPU, measured the fastest."""
 
 CHUNK_BYTES_ELSEWHERE: Final = 256 << 20
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """Shape of a convolution.
-
-    Attributes:
-        weight: (O, C / groups, *kernel).
-        stride, padding, dilation: one number an axis.
-        groups: channel groups.
-        kernel: kernel size, one number an axis.
-        dense_unit: whether stride and dilation are 1 everywhere and channels are not grouped.
-        pointwise: whether every output position sees exactly the input at the same position.
-    """
-
-    weight: torch.Size
-    stride: tuple[int, ...]
-    padding: tuple[int, ...]
-    dilation: tuple[int, ...]
-    groups: int
-    kernel: torch.Size = field(init=False)
-    dense_unit: bool = field(init=False)
-    pointwise: bool = field(init=False)
-
-    def __post_init__(self) -> None:
-        """Derive the rest once: a model has few geometries and asks for them in every pass."""
-        dense_unit = self.groups == 1 and set(self.stride) == {1} == set(self.dilation)
-        object.__setattr__(self, "kernel", self.weight[2:])
-        object.__setattr__(self, "dense_unit", dense_unit)
-        object.__setattr__(self, "pointwise", dense_unit and set(self.kernel) == {1} and set(self.padding) == {0})
 
 
 def padded_input(x: Tensor, g: Tensor, geometry: Geometry) -> Tensor:
@@ -92,7 +62,7 @@ def weight_gradient(x: Tensor, g: Tensor, geometry: Geometry, n_groups: int) -> 
     if _grouping_pays(x, g, geometry, n_groups):
         return _grouped(x, g, n_groups, geometry)
     if _exchange_pays(geometry):
-        exchanged = weight_gradient(g, x, _exchanged(geometry), n_groups)
+        exchanged = weight_gradient(g, x, geometry.exchanged, n_groups)
         return exchanged.flip(list(range(3, exchanged.dim()))).transpose(1, 2)
     return _chunked(_from_patches, x, g, geometry, n_groups)
 
@@ -102,9 +72,13 @@ NormKernel = Callable[[Tensor, Tensor, int, Geometry], Tensor]
 
 def squared_norm(x: Tensor, g: Tensor, geometry: Geometry, n_groups: int) -> Tensor:
     """Return the squared norm of each group's weight gradient, (M,)."""
+    deep = geometry.deepened
+    if deep is not None and _taps_pay(g, deep, n_groups):
+        unshuffled = F.pixel_unshuffle(padded_input(x, g, geometry), geometry.stride[0])
+        return _chunked(taps_norm, unshuffled, g, deep, n_groups)
     kernel = choose(x, g, geometry, n_groups)
     if kernel in (rows_norm, patches_norm) and _exchange_pays(geometry):
-        x, g, geometry = g, x, _exchanged(geometry)
+        x, g, geometry = g, x, geometry.exchanged
     return _chunked(kernel, x, g, geometry, n_groups)
 
 
@@ -114,13 +88,13 @@ def choose(x: Tensor, g: Tensor, geometry: Geometry, n_groups: int) -> NormKerne
     instances = len(g) // n_groups
     positions = math.prod(g.shape[2:]) * instances
     direct = out * each * taps
-    plane = geometry.dense_unit and len(geometry.kernel) == 2
-    if plane and instances == 1 and positions * (each + out + 16 * taps) < direct:
+    if _taps_pay(g, geometry, n_groups):
         return taps_norm
     if geometry.groups == 1 and positions * (each * taps + out) < direct:
         return gram_norm
     if _grouping_pays(x, g, geometry, n_groups):
         return grouped_norm
+    plane = geometry.dense_unit and len(geometry.kernel) == 2
     return rows_norm if plane and min(out, each) > 12 else patches_norm
 
 
@@ -169,16 +143,17 @@ def rows_norm(x: Tensor, g: Tensor, n_groups: int, geometry: Geometry) -> Tensor
     return total
 
 
+def _taps_pay(g: Tensor, geometry: Geometry, n_groups: int) -> bool:
+    if not geometry.dense_unit or len(geometry.kernel) != 2 or len(g) != n_groups:
+        return False
+    out, each = geometry.weight[:2]
+    taps, positions = math.prod(geometry.kernel), math.prod(g.shape[2:])
+    return positions * (each + out + 16 * taps) < out * each * taps
+
+
 def _exchange_pays(geometry: Geometry) -> bool:
     """Whether to unfold the output gradient instead of the input, being the one of fewer channels."""
     return geometry.dense_unit and 2 * geometry.weight[0] <= geometry.weight[1]
-
-
-def _exchanged(geometry: Geometry) -> Geometry:
-    """The same weight gradient, its channels swapped and its taps reversed, as that of a convolution of g to x."""
-    out, each, *kernel = geometry.weight
-    padding = tuple(k - 1 - p for k, p in zip(kernel, geometry.padding, strict=True))
-    return Geometry(torch.Size((each, out, *kernel)), geometry.stride, padding, geometry.dilation, 1)
 
 
 def _grouped(x: Tensor, g: Tensor, n_groups: int, geometry: Geometry) -> Tensor:

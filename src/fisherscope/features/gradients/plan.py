@@ -29,7 +29,7 @@ from fisherscope.features.gradients.reductions import SquaredNorms
 from fisherscope.features.gradients.run import backward, forward, tape_pass
 from fisherscope.features.gradients.tape import Tape
 from fisherscope.features.gradients.uses import PlanMismatchError, Use, UsePlan
-from fisherscope.features.gradients.weights import UnsupportedError
+from fisherscope.features.gradients.component import UnsupportedError
 
 PROBE_SIZES: Final = (3, 2)
 CACHED_PLANS: Final = 8

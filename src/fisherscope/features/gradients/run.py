@@ -16,7 +16,7 @@ from fisherscope.features.gradients.reductions import Reduction
 from fisherscope.features.gradients.rules.composite import opened
 from fisherscope.features.gradients.tape import Tape
 from fisherscope.features.gradients.uses import PlanMismatchError, UsePlan
-from fisherscope.features.gradients.weights import UnsupportedError
+from fisherscope.features.gradients.component import UnsupportedError
 
 
 def forward(tape: Tape, log_prob: BoundLogProb, batch: Batch, seed: int) -> Tensor:

@@ -24,12 +24,14 @@ from torch.overrides import TorchFunctionMode
 from fisherscope.features.gradients import rules
 from fisherscope.features.gradients.arguments import detached, operands, tensors_of
 from fisherscope.features.gradients.call import Call, Operands, is_in_place
+from fisherscope.features.gradients.component import UnsupportedError, scaling_of
+from fisherscope.features.gradients.entrywise import relation_of
 from fisherscope.features.gradients.forms import GradientForm
 from fisherscope.features.gradients.layout import Fold, Layout, support_of
 from fisherscope.features.gradients.memory import MemoryMeter
 from fisherscope.features.gradients.table_form import add_forms
 from fisherscope.features.gradients.uses import PlanMismatchError, Use, UseKey, UsePlan
-from fisherscope.features.gradients.weights import Sink, UnsupportedError, WeightGraph, scaling_of
+from fisherscope.features.gradients.weights import Sink, WeightGraph
 
 MARK: Final = "_fisherscope_tape"
 
@@ -145,7 +147,8 @@ class Tape(TorchFunctionMode):
         result = func(*args, **kwargs)
         for tensor in _results(args, result):
             if tensor.requires_grad:
-                self.graph.derive(weights, tensor, scaling_of(func, args, result))
+                relation = relation_of(func, args, kwargs, weights[0], tensor) if len(weights) == 1 else None
+                self.graph.derive(weights, tensor, scaling_of(func, args, result), relation)
         return result
 
     def _use(

@@ -12,6 +12,7 @@ from types import FunctionType
 from typing import Any, Final
 
 from fisherscope.features.gradients.call import Backward, Call
+from fisherscope.features.gradients.entrywise import ARITHMETIC
 from fisherscope.features.gradients.rules import conv, elementwise, embedding, generic, matmul, norm, recurrent
 from fisherscope.features.gradients.rules.composite import is_composite, opened
 
@@ -33,7 +34,7 @@ TABLE: Final[dict[str, Rule]] = {
     "embedding": embedding.embedding,
     "index_select": embedding.index_select,
     "__getitem__": embedding.getitem,
-    **dict.fromkeys(elementwise.NAMES, elementwise.elementwise),
+    **dict.fromkeys(ARITHMETIC, elementwise.elementwise),
 }
 
 

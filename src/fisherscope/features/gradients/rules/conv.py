@@ -11,7 +11,7 @@ from torch import Tensor
 from fisherscope.features.gradients.call import Backward, Call, Gradients
 from fisherscope.features.gradients.conv_form import ConvForm
 from fisherscope.features.gradients.forms import DenseForm, GradientForm, OuterForm
-from fisherscope.features.gradients.kernels import Geometry
+from fisherscope.features.gradients.geometry import Geometry
 
 
 def convolution(call: Call) -> Backward | None:

@@ -11,26 +11,13 @@ from torch.utils import _pytree as pytree
 from fisherscope.features.gradients.call import Backward, Call, Gradients
 from fisherscope.features.gradients.forms import DenseForm
 
-_ARITHMETIC = ("add", "sub", "mul", "div", "pow", "floor_divide", "remainder", "fmod")
-_OTHER = (
-    "subtract", "multiply", "divide", "true_divide", "rsub", "maximum", "minimum", "fmax", "fmin", "where", "lerp",
-    "addcmul", "addcdiv", "clamp", "clip", "clamp_min", "clamp_max", "atan2", "arctan2", "hypot", "logaddexp",
-    "logaddexp2", "xlogy", "copysign", "masked_fill",
-)  # fmt: skip
-_OPERATORS = ("add", "sub", "mul", "truediv", "pow", "div", "mod", "floordiv")
-
-NAMES: Final = frozenset(
-    [f"{name}{end}" for name in (*_ARITHMETIC, *_OTHER) for end in ("", "_")]
-    + [f"__{start}{name}__" for name in _OPERATORS for start in ("", "r", "i")]
-)
-
 _SUMS: Final = frozenset({"add", "add_", "__add__", "__radd__", "__iadd__"})
 _PRODUCTS: Final = frozenset({"mul", "mul_", "multiply", "__mul__", "__rmul__", "__imul__"})
 _FAST: Final = _SUMS | _PRODUCTS
 
 
 def elementwise(call: Call) -> Backward | None:
-    """Any op of :data:`NAMES` with any of its operands weight-like."""
+    """Any arithmetic op (``entrywise.ARITHMETIC``) with any of its operands weight-like."""
     if call.name in _FAST:
         fast = _binary(call)
         if fast is not None:

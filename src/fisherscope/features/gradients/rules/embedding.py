@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fisherscope.features.gradients.call import Backward, Call, Gradients
 from fisherscope.features.gradients.table_form import RowsForm
-from fisherscope.features.gradients.weights import UnsupportedError
+from fisherscope.features.gradients.component import UnsupportedError
 
 
 def embedding(call: Call) -> Backward | None:

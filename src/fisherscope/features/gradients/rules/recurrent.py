@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fisherscope.features.gradients.weights import UnsupportedError
+from fisherscope.features.gradients.component import UnsupportedError
 
 State = tuple[Tensor, ...]
 Cell = Callable[[Tensor, State, Sequence[Tensor]], State]
