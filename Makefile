@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test test-slow lint format docs bench bench-engine bench-glow bench-zoo clean
+.PHONY: help demo test test-slow lint format docs reproduce bench bench-engine bench-glow bench-zoo clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -45,6 +45,9 @@ $(VENV)/docs.stamp: pyproject.toml constraints.txt
 
 docs: $(VENV)/docs.stamp  ## Build the documentation strictly (docs/_build/index.html)
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build
+
+reproduce: $(VENV)/dev.stamp  ## Make the paper's tables and figures from what is there (docs/reproduction; hours)
+	$(BIN)/fisherscope reproduce all --page docs/reproduction
 
 bench: bench-engine bench-glow  ## Run all benchmarks; they write the tables in docs/
 

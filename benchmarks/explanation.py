@@ -14,33 +14,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pasting import Pasted, paste
-from scipy.ndimage import gaussian_filter
+from pixel_measures import FRACTIONS, Maps, deletion_curve, interval, pixel_aurocs, reconstruction_error
 
 from fisherscope.core.errors import ModelError
 from fisherscope.core.keys import sample_keys
 from fisherscope.core.store import write_atomic
 from fisherscope.data import Samples, load_samples
 from fisherscope.evaluation import auroc
-from fisherscope.models.vae import VAE
 from fisherscope.pipeline.batches import Batches, as_batches
 from fisherscope.pipeline.guard import Guard, fit
-from fisherscope.pipeline.saliency import ExplainSettings, mean_gradient
+from fisherscope.pipeline.saliency import ExplainSettings, contrast_map, filtered, mean_gradient, positions
 from fisherscope.pipeline.target import Target, load_target
 
-Maps = NDArray[np.float64]
-
 DOCS = Path(__file__).parents[1] / "docs"
-DETECTORS = ("layerwise-gaussian", "layerwise-upper", "rao-sketch", "rao-sketch-equalised")
+DETECTORS = ("layerwise-gaussian", "rao-sketch")
 LIKELIHOOD, RECONSTRUCTION, CONTRAST = "d log p / dx", "reconstruction error", "contrast alone, no model"
-PRODUCT = " x contrast"
-FRACTIONS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4)
-REPLICATES = 2000
-MAP_BLUR = 2.0
-CONTRAST_BLUR = 3.0
-REMOVED_BLUR = 4.0
+WIDTHS = (0.0, 1.0, 2.0, 3.0, 4.0)
 
 HEAD = """# Do heat maps point at what is novel?
 
@@ -48,16 +39,29 @@ Written by `{command}`; do not edit by hand.
 
 {model} A {size}x{size} patch of {patches} is pasted into {n} held-out images of {in_dist}, at a place drawn by the
 image's key; the control pastes patches of other {in_dist} images into the same places, so that a map which finds only
-the seam finds it there too. **Pixel AUROC**: the chance that a pixel of the patch gets a higher value than one outside,
-the mean over images with a 95 % bootstrap interval over them; 0.5 is chance. The detectors are fitted on {fit} other
-held-out images of {in_dist}; nothing is chosen on these figures. `blurred`: the map after a Gaussian filter of 2
-pixels, for every map alike.
+the seam finds it there too. The detectors are fitted and calibrated on {fit} other held-out images of {in_dist}.
 
-A detector's map is its absolute gradient summed over the channels, as `fisherscope explain` draws it{smooth}.
-With ` x contrast` it is the absolute sum over the channels of the gradient times x less x under a Gaussian filter of
-3 pixels: to first order, what smoothing that pixel would change. `contrast alone` is the absolute value of that
-difference, without any model: a map has to beat it, and has to be better on the patch of the other set than on the
-control, before it can be said to find what is novel rather than an edge.
+## Does the patch move the score?
+
+A map says where a SCORE comes from: it can only point at a patch that changes the score. AUROC: images with a patch
+against the same images without. Share raised: of the images, whose score the patch raises; 50 % is chance.
+"""
+
+MAPS = """
+## Pixel AUROC
+
+The chance that a pixel of the patch gets a higher value than one outside, the mean over {reported} images with a 95 %
+bootstrap interval over them; 0.5 is chance. The Gaussian filter over each map (of {widths} pixels) is chosen on the
+other {chosen} images with patches of {patches}, for every map alike.
+
+- `contrast`: |sum over channels of d score / dx times (x less x under a Gaussian filter of 3 pixels)|: to first order,
+  what smoothing that pixel would change in the score.
+- `positions`: where the parameter gradient that the score reads comes from, signed; it adds up to <d score / d g, g>.
+- `gradient`: |d score / dx|, summed over the channels.{smooth}
+- `{likelihood}` and `{likelihood}, contrast`: the same two of log p, a baseline.
+- `{contrast}`: |x less x under the filter|: a map has to beat it, and has to be better on the patch of the other set
+  than on the control, before it can be said to find what is novel rather than an edge.
+- `where raised most`: the quarter of the reported images whose score the patch of {patches} raises most.
 """
 
 DELETION = """
@@ -101,6 +105,7 @@ class Study:
     target: Target
     guards: dict[str, Guard]
     likelihood: Guard
+    hosts: NDArray[np.uint8]
     novel: Pasted
     control: Pasted
     options: argparse.Namespace
@@ -126,53 +131,102 @@ class Study:
             target,
             {name: fitted(name) for name in options.detector},
             fitted("likelihood"),
+            hosts.x,
             paste(hosts.x, donors.x, options.size, options.seed),
             paste(hosts.x, others.x, options.size, options.seed),
             options,
         )
 
     def maps(self, pasted: Pasted) -> dict[str, Maps]:
-        """Return the maps (n, H, W) of each detector and baseline."""
-        contrast = pasted.x - smoothed(pasted.x, CONTRAST_BLUR)
+        """Return the maps (n, H, W) of each detector and baseline, without any filter."""
         found: dict[str, Maps] = {}
         for name, guard in {**self.guards, LIKELIHOOD: self.likelihood}.items():
             batches = as_batches(pasted.x, guard.target)
             slope = mean_gradient(guard, batches, ExplainSettings(smooth=self.options.smooth), None).x
-            found[name] = np.abs(slope).sum(1)
-            found[name + PRODUCT] = np.abs((slope * contrast).sum(1))
-        found[CONTRAST] = np.abs(contrast).sum(1)
-        errors = reconstruction_error(self.target, pasted.x)
+            if guard is self.likelihood:
+                found[name], found[f"{name}, contrast"] = np.abs(slope).sum(1), contrast_map(slope, pasted.x)
+                continue
+            found[f"{name}: contrast"] = contrast_map(slope, pasted.x)
+            found[f"{name}: positions"] = positions(guard, batches, None).maps
+            found[f"{name}: gradient"] = np.abs(slope).sum(1)
+        found[CONTRAST] = contrast_map(np.ones_like(slope), pasted.x)
+        errors = reconstruction_error(self.target, pasted.x, self.options.seed)
         return found if errors is None else {**found, RECONSTRUCTION: errors}
 
     def page(self, command: str) -> str:
         """Return the page."""
         novel, control = self.maps(self.novel), self.maps(self.control)
-        options = self.options
+        options, n = self.options, len(self.hosts)
         head = HEAD.format(
             command=command,
             model=_describe(self.target, options.model),
             size=options.size,
             patches=options.patches,
             in_dist=options.in_dist,
-            n=len(self.novel.x),
+            n=n,
             fit=options.fit,
-            smooth=f", averaged over {options.smooth} perturbed copies" if options.smooth else "",
         )
-        return f"{head}\n{self.auroc_table(novel, control)}\n{self.deletion_table(novel)}"
+        maps = MAPS.format(
+            reported=n - n // 2,
+            chosen=n // 2,
+            patches=options.patches,
+            widths=", ".join(f"{w:g}" for w in WIDTHS),
+            smooth=f" Gradients are averaged over {options.smooth} perturbed copies." if options.smooth else "",
+            likelihood=LIKELIHOOD,
+            contrast=CONTRAST,
+        )
+        widths = {name: self.best_width(values) for name, values in novel.items()}
+        shown = {name: filtered(values, widths[name]) for name, values in novel.items()}
+        return "\n".join(
+            (head, self.score_table(), maps, self.auroc_table(novel, control, widths), self.deletion_table(shown))
+        )
 
-    def auroc_table(self, novel: dict[str, Maps], control: dict[str, Maps]) -> str:
-        """Return the table of pixel AUROCs."""
+    def scores(self, guard: Guard) -> tuple[NDArray[np.float64], ...]:
+        """Return the scores of the hosts, with the patch, and with the control; each with the host's noise."""
+        keys, ids = sample_keys(self.hosts), tuple(f"[{i}]" for i in range(len(self.hosts)))
+        return tuple(guard.score(Batches(x, ids, keys, "pasted")) for x in (self.hosts, self.novel.x, self.control.x))
+
+    def score_table(self) -> str:
+        """Return how far the pasted patches move the scores."""
+        own, other = self.options.in_dist, self.options.patches
         lines = [
-            f"| map | patch of {self.options.patches} | blurred | control: patch of {self.options.in_dist} | blurred |",
+            f"| detector | AUROC, {other} | AUROC, {own} | raised, {other} | raised, {own} |",
             "|---|---|---|---|---|",
         ]
-        for name, maps in novel.items():
-            cells = []
-            for pasted, values in ((self.novel, maps), (self.control, control[name])):
-                for shown in (values, smoothed(values, MAP_BLUR)):
-                    cells.append(interval(pixel_aurocs(shown, pasted.masks), self.options.seed))
-            lines.append(f"| {name} | {' | '.join(cells)} |")
+        for name, guard in {**self.guards, "likelihood": self.likelihood}.items():
+            hosts, novel, control = self.scores(guard)
+            apart = [f"{auroc(hosts, scores):.3f}" for scores in (novel, control)]
+            raised = [f"{np.mean(scores > hosts):.0%}" for scores in (novel, control)]
+            lines.append(f"| {name} | {' | '.join(apart + raised)} |")
         return "\n".join(lines) + "\n"
+
+    def best_width(self, maps: Maps) -> float:
+        """Return the filter of the highest mean pixel AUROC on the first half of the images."""
+        half = slice(0, len(maps) // 2)
+        return max(WIDTHS, key=lambda w: pixel_aurocs(filtered(maps[half], w), self.novel.masks[half]).mean())
+
+    def auroc_table(self, novel: dict[str, Maps], control: dict[str, Maps], widths: dict[str, float]) -> str:
+        """Return the table of pixel AUROCs on the second half of the images."""
+        own, other, seed = self.options.in_dist, self.options.patches, self.options.seed
+        lines = [
+            f"| map | filter | patch of {other} | control: patch of {own} | where raised most |",
+            "|---|---|---|---|---|",
+        ]
+        half = slice(len(self.hosts) // 2, None)
+        rises = {name: self._rise(guard)[half] for name, guard in self.guards.items()}
+        for name, maps in novel.items():
+            found, same = (
+                pixel_aurocs(filtered(values[half], widths[name]), self.novel.masks[half])
+                for values in (maps, control[name])
+            )
+            rise = rises.get(name.partition(":")[0])
+            most = "" if rise is None else interval(found[np.argsort(-rise)[: len(rise) // 4]], seed)
+            lines.append(f"| {name} | {widths[name]:g} | {interval(found, seed)} | {interval(same, seed)} | {most} |")
+        return "\n".join(lines) + "\n"
+
+    def _rise(self, guard: Guard) -> NDArray[np.float64]:
+        hosts, novel, _ = self.scores(guard)
+        return novel - hosts
 
     def deletion_table(self, novel: dict[str, Maps]) -> str:
         """Return how each detector's p-value rises as the pixels of its map's highest values are smoothed away."""
@@ -181,7 +235,8 @@ class Study:
         lines = [DELETION.format(n=len(x)), f"| detector | order | {' | '.join(f'{f:.0%}' for f in FRACTIONS)} |"]
         lines.append(f"|---|---|{'---|' * len(FRACTIONS)}")
         for name, guard in self.guards.items():
-            orders = {n: novel[n][rows] for n in (name, name + PRODUCT, LIKELIHOOD, CONTRAST)}
+            kinds = [f"{name}: {kind}" for kind in ("contrast", "positions", "gradient")]
+            orders = {n: novel[n][rows] for n in (*kinds, LIKELIHOOD, CONTRAST)}
             for order, maps in {**orders, "random": chance}.items():
                 curve = deletion_curve(guard, x, maps)
                 lines.append(f"| {name} | {order} | {' | '.join(f'{v:.3f}' for v in curve)} |")
@@ -192,48 +247,6 @@ def _load(name: str, count: int, shape: tuple[int, ...], options: argparse.Names
     channels, height, width = shape
     root, size = options.data_root, (channels, height, width)
     return load_samples(name, data_root=root, limit=count, seed=options.seed, resize=size)
-
-
-def reconstruction_error(target: Target, x: NDArray[np.uint8]) -> Maps | None:
-    """Return |x - decoded mean latent| summed over the channels, (n, H, W); None for other families."""
-    if not isinstance(target.module, VAE):
-        return None
-    with torch.no_grad():
-        levels = torch.from_numpy(x).to(target.device, target.dtype)
-        mean, _ = target.module.encoder(levels / 127.5 - 1)
-        location, _ = target.module.decoder(mean)
-        return (levels - (location + 1) * 127.5).abs().sum(1).double().cpu().numpy()
-
-
-def smoothed(values: NDArray[np.generic], deviation: float) -> Maps:
-    """Return images or maps (n, ..., H, W) under a Gaussian filter of so many pixels, float64."""
-    return gaussian_filter(values.astype(np.float64), (*(0,) * (values.ndim - 2), deviation, deviation))
-
-
-def pixel_aurocs(maps: Maps, masks: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Return each image's AUROC of its map against its mask, (n,)."""
-    return np.asarray([auroc(heat[~mask], heat[mask]) for heat, mask in zip(maps, masks, strict=True)])
-
-
-def interval(values: NDArray[np.float64], seed: int) -> str:
-    """Return mean and 95 % bootstrap interval over the images."""
-    rng = np.random.default_rng(seed)
-    means = values[rng.integers(0, len(values), (REPLICATES, len(values)))].mean(1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return f"{values.mean():.3f} [{low:.3f}, {high:.3f}]"
-
-
-def deletion_curve(guard: Guard, x: NDArray[np.uint8], maps: Maps) -> list[float]:
-    """Return the median p-value after each share of FRACTIONS is replaced; the noise stays that of the image itself."""
-    keys, ids = sample_keys(x), tuple(f"[{i}]" for i in range(len(x)))
-    rank = np.argsort(np.argsort(-maps.reshape(len(x), -1), axis=1, kind="stable"), axis=1).reshape(maps.shape)
-    ground = smoothed(x, REMOVED_BLUR)
-    curve: list[float] = []
-    for fraction in FRACTIONS:
-        gone = (rank < round(fraction * rank[0].size))[:, None]
-        left = np.where(gone, np.rint(ground), x).astype(np.uint8)
-        curve.append(float(np.median(guard.p_value(Batches(left, ids, keys, "deleted")))))
-    return curve
 
 
 def _describe(target: Target, spec: str) -> str:

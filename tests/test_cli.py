@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -92,7 +93,7 @@ def test_evaluate_writes_records_and_a_report(run, folder, tmp_path):
     assert code == 0, err
     assert "In-distribution: 200 samples of digits[test]" in out
     records = json.loads(json_file.read_text())
-    assert len(records) == 2 * 5
+    assert len(records) == 2 * 6
     wanted = {"in_dist", "out_dist", "group_size", "detector", "auroc", "auroc_low", "auroc_high", "aupr", "fpr95"}
     assert wanted | {"n_in", "n_out", "seed"} <= set(records[0])
     by_name = {(r["detector"], r["group_size"]): r for r in records}
@@ -281,6 +282,58 @@ def test_rank_takes_a_guard_or_a_model_with_good_samples(run, folder, tmp_path):
     assert code == 2 and "--in-dist DATA" in err and err.count("\n") == 1
     code, _, err = run("rank", folder / "guard", *arguments, *fit)
     assert code == 2 and "already fitted" in err and err.count("\n") == 1
+
+
+OWN_DETECTOR = """
+import numpy as np
+from fisherscope import Detector
+from fisherscope.detectors import Differentiable
+
+class Surprise(Detector, Differentiable):
+    name = "surprise"
+    requires = ("log_p",)
+
+    def _fit(self, table):
+        self.usual_ = table.block("log_p").mean()
+
+    def _score(self, table):
+        return self.usual_ - table.block("log_p").mean(1)
+
+    def _cotangent(self, table):
+        log_p = table.block("log_p")
+        return {"log_p": np.full(log_p.shape, -1 / log_p.shape[1])}
+"""
+
+
+def test_a_detector_of_your_own_explains_and_ranks(run, folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [p for p in sys.path if p])
+    (tmp_path / "my_detectors.py").write_text(OWN_DETECTOR)
+    own, pictures = "my_detectors:Surprise", ("--data", folder / "pictures")
+    fitted = run("fit", folder / "glow", "--data", folder / "test.npy", "--fpr", 0.1, "--detector", own, "--out", "g")
+    assert fitted[0] == 0, fitted[2]
+    code, _, err = run("explain", "g", *pictures, "--out", "why", "--detector-class", own)
+    assert (code, err) == (0, "") and len(list(Path("why/heatmaps").iterdir())) == 10
+    code, _, err = run("rank", "g", *pictures, "--out", "r.csv", "--detector-class", own)
+    assert (code, err) == (0, "") and len(Path("r.csv").read_text().splitlines()) == 11
+    good = ("--in-dist", folder / "test.npy")
+    code, _, err = run("rank", folder / "glow", *pictures, "--out", "again.csv", "--detector", own, *good)
+    assert (code, err) == (0, "") and Path("again.csv").is_file()
+    code, _, err = run("explain", "g", *pictures, "--out", "none")
+    assert code == 2 and "--detector-class package.module:Class" in err and err.count("\n") == 1
+    code, _, err = run("rank", folder / "glow", *pictures, "--out", "none.csv", "--detector-class", own, *good)
+    assert code == 2 and f"name your own detector as --detector {own}" in err and err.count("\n") == 1
+    assert not Path("none").exists() and not Path("none.csv").exists()
+
+
+def test_explain_draws_the_map_that_is_asked_for(run, folder, tmp_path):
+    why = ("explain", folder / "guard", "--data", folder / "pictures", "--limit", 2, "--out", tmp_path / "why")
+    for kind in ("contrast", "positions", "gradient"):
+        code, _, err = run(*why, "--map", kind, "--blur", 1)
+        assert (code, err) == (0, "")
+        assert json.loads((tmp_path / "why" / "explanations.json").read_text())["method"] == kind
+    code, _, err = run(*why, "--map", "edges")
+    assert code == 2 and "method is 'edges', expected one of: positions, contrast, gradient" in err
 
 
 @pytest.mark.parametrize("case", BAD_DATA)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fisherscope.config import TrainingTable, read_train_config
+from fisherscope.config import TrainingTable, read_experiment_config, read_train_config
 from fisherscope.core.errors import SettingError
 from fisherscope.models.base import family_class, make_model
 from fisherscope.models.training import TrainSettings
@@ -59,3 +59,32 @@ def test_every_experiment_makes_a_small_model(path):
     assert path.stem.startswith(f"{config.family}-{config.data}")
     count = sum(p.numel() for p in model.parameters())
     assert 1e5 < count < 1.2e6  # 2.3 MiB in float16
+
+
+EXPERIMENT = 'runner = "auroc-grid"\nmakes = "Something."\nminutes = 1\n'
+
+
+def test_an_experiment_of_sets_and_models(tmp_path):
+    path = tmp_path / "table.toml"
+    path.write_text(
+        EXPERIMENT + '[[grids]]\nname = "grey"\nfamilies = ["vae"]\nin_dist = ["a", "b"]\nout_dist = ["b", "c"]\n'
+    )
+    config = read_experiment_config(path)
+    assert config.grids[0].sets == ("a", "b", "c") and config.group_sizes == (1,) and config.limit == 1000
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('runner = "auroc-grid"\nminutes = 1', "makes: Field required"),
+        (EXPERIMENT + "minute = 2", "minute: Extra inputs are not permitted"),
+        (EXPERIMENT + "limit = 0", "limit: Input should be greater than or equal to 1"),
+        (EXPERIMENT + '[[grids]]\nname = "a b"\nin_dist = ["c"]', r"grids\.0\.name: String should match"),
+        (EXPERIMENT + '[[grids]]\nname = "a"\nin_dist = []', r"grids\.0\.in_dist: Tuple should have at least 1 item"),
+    ],
+)
+def test_a_mistake_in_an_experiment_names_the_field(tmp_path, text, message):
+    path = tmp_path / "bad.toml"
+    path.write_text(text)
+    with pytest.raises(SettingError, match=message):
+        read_experiment_config(path)

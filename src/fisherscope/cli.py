@@ -19,6 +19,7 @@ from fisherscope import __version__
 from fisherscope.cli_explain import app as explain_app
 from fisherscope.cli_models import app as models_app
 from fisherscope.cli_models import parse_settings
+from fisherscope.cli_reproduce import app as reproduce_app
 from fisherscope.core.errors import FisherscopeError
 
 app = typer.Typer(
@@ -421,6 +422,7 @@ def evaluate(
 
 
 app.add_typer(explain_app)
+app.add_typer(reproduce_app)
 
 
 def parse_bytes(text: str | None) -> int | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -29,7 +29,20 @@ _Smooth = Annotated[int, typer.Option(help="Average the maps over so many pertur
 _Noise = Annotated[
     float | None, typer.Option(help="Their standard deviation in the units of x [default: 2 % of the range].")
 ]
-_Signed = Annotated[bool, typer.Option("--signed", help="Signed maps: what raises the score against what lowers it.")]
+_Signed = Annotated[
+    bool, typer.Option("--signed", help="Signed gradients: what raises the score against what lowers it.")
+]
+_Method = Annotated[
+    str | None,
+    typer.Option("--map", metavar="KIND", help="Of images: contrast (the default), positions or gradient."),
+]
+_Blur = Annotated[
+    float | None,
+    typer.Option(
+        help="Gaussian filter over maps of images, in pixels [default: 1/16 of the side; positions 1/8; gradient 0]."
+    ),
+]
+_Class = Annotated[str | None, typer.Option(metavar="NAME", help="package.module:Class of your own detector.")]
 _Device = Annotated[str, typer.Option(help="Torch device: cpu, cuda, cuda:1, ...")]
 _MaxMemory = Annotated[
     str | None, typer.Option("--max-memory", help="Memory for the gradient pass, e.g. 500MB or 2GiB.", metavar="SIZE")
@@ -50,7 +63,10 @@ def explain(
     smooth: _Smooth = 0,
     noise: _Noise = None,
     signed: _Signed = False,
+    map_kind: _Method = None,
+    blur: _Blur = None,
     model: _Model = None,
+    detector_class: _Class = None,
     split: _Split = None,
     limit: _Limit = None,
     resize: _Resize = None,
@@ -69,12 +85,12 @@ def explain(
     from fisherscope.pipeline.explained import write_explanation
     from fisherscope.pipeline.explanation import explain_groups
 
-    settings = _settings(smooth, noise, signed)
-    loaded = _guard(guard, model, device, max_memory)
+    settings = _settings(smooth, noise, signed, map_kind, blur)
+    loaded = _guard(guard, model, detector_class, device, max_memory)
     shape = parse_shape(resize)
     samples = as_batches(_samples(data, loaded.target, split, data_root, limit, shape), loaded.target)
     known = None if reference is None else _samples(reference, loaded.target, None, data_root, None, shape)
-    with progress_bar(f"explaining {data}", "gradients") as update:
+    with progress_bar(f"explaining {data}", "samples") as update:
         found = explain_groups(loaded, samples, settings, reference=known, report=update)
     page = write_explanation(found, samples, out, command_line())
     print(f"{page}: {int(found.novel.sum())} of {len(found.score)} novel, maps of {found.kind}")
@@ -97,7 +113,10 @@ def rank(
     smooth: _Smooth = 0,
     noise: _Noise = None,
     signed: _Signed = False,
+    map_kind: _Method = None,
+    blur: _Blur = None,
     model: _Model = None,
+    detector_class: _Class = None,
     split: _Split = None,
     limit: _Limit = None,
     resize: _Resize = None,
@@ -115,13 +134,14 @@ def rank(
     from fisherscope.pipeline.target import load_target
 
     require_ranking_format(out)
-    settings = _settings(smooth, noise, signed)
+    settings = _settings(smooth, noise, signed, map_kind, blur)
     shape = parse_shape(resize)
     if (Path(guard_or_model) / "guard.safetensors").is_file():
         _refuse_fit_options(in_dist, detector)
-        loaded = _guard(Path(guard_or_model), model, device, max_memory)
+        loaded = _guard(Path(guard_or_model), model, detector_class, device, max_memory)
     else:
         good = _required(in_dist, guard_or_model)
+        _refuse_detector_class(detector_class)
         target = load_target(guard_or_model, device=device)
         loaded = _fitted(target, _samples(good, target, None, data_root, None, shape), detector, max_memory)
     samples = _samples(data, loaded.target, split, data_root, limit, shape)
@@ -133,16 +153,18 @@ def rank(
             fdr=fdr,
             settings=settings,
             report=lambda done, total: update(done, total, "samples"),
-            report_explanation=lambda done, total: update(done, total, "gradients"),
+            report_explanation=lambda done, total: update(done, total, "samples explained"),
         )
     write_ranking(found, out, command_line())
     print(f"{out}: {found.n_discoveries} of {found.n_groups} discoveries at a false discovery rate of {fdr:g}")
 
 
-def _settings(smooth: int, noise: float | None, signed: bool) -> ExplainSettings:
-    from fisherscope.pipeline.saliency import ExplainSettings
+def _settings(
+    smooth: int, noise: float | None, signed: bool, map_kind: str | None, blur: float | None
+) -> ExplainSettings:
+    from fisherscope.pipeline.saliency import ExplainSettings, Method
 
-    return ExplainSettings(smooth, noise, "sum" if signed else "abs")
+    return ExplainSettings(smooth, noise, "sum" if signed else "abs", cast("Method | None", map_kind), blur)
 
 
 def _samples(
@@ -161,8 +183,9 @@ def _samples(
     return load_samples(data, split=split, data_root=data_root, limit=limit, resize=shape, default_window=target.window)
 
 
-def _guard(folder: Path, model: str | None, device: str, max_memory: str | None) -> Guard:
+def _guard(folder: Path, model: str | None, detector_class: str | None, device: str, max_memory: str | None) -> Guard:
     from fisherscope.cli import parse_bytes
+    from fisherscope.detectors import make_detector
     from fisherscope.pipeline.guard import load
     from fisherscope.pipeline.target import load_target
 
@@ -171,6 +194,7 @@ def _guard(folder: Path, model: str | None, device: str, max_memory: str | None)
         folder,
         own.module if own else None,
         own.log_prob if own else None,
+        detector=make_detector(detector_class) if detector_class else None,
         device=device,
         max_memory=parse_bytes(max_memory),
     )
@@ -195,6 +219,13 @@ def _required(in_dist: str | None, model: str) -> str:
             f"{model} is no folder that fit wrote; give one, or a model and good samples as --in-dist DATA to fit it on"
         )
     return in_dist
+
+
+def _refuse_detector_class(detector_class: str | None) -> None:
+    from fisherscope.core.errors import SettingError
+
+    if detector_class is not None:
+        raise SettingError(f"a model has no guard yet: name your own detector as --detector {detector_class}")
 
 
 def _refuse_fit_options(in_dist: str | None, detector: str | None) -> None:

@@ -45,6 +45,9 @@ def train(
         int | None, typer.Option(help="Stop after so many validations without a new best, and keep the best.")
     ] = None,
     autocast: Annotated[bool | None, typer.Option("--autocast", help="Compute in bfloat16 where it can be.")] = None,
+    channels_last: Annotated[
+        bool | None, typer.Option("--channels-last", help="Memory layout for images, faster with --autocast.")
+    ] = None,
     levels: Annotated[
         int | None, typer.Option(help="Glow: number of scales [default: as many as fit, 3 at most].")
     ] = None,
@@ -79,6 +82,7 @@ def train(
         "learning_rate": learning_rate,
         "patience": patience,
         "autocast": autocast,
+        "channels_last": channels_last,
         "seed": seed,
     }
     model = {"levels": levels, "steps": flow_steps, "hidden": hidden, "permutation": permutation}

@@ -25,11 +25,12 @@ METRIC_NAMES = (
     "layerwise-upper@kfac",
     "total-norm@ekfac",
     "rao-sketch@whitened",
+    "fisher-dose@whitened",
     "typicality-fisher@diagonal",
 )
 NAMES = (*detector_names(), *METRIC_NAMES)
 
-GRADIENT_BLOCKS = ("grad_norm", "sketch", "layer_sketch", "metric")
+GRADIENT_BLOCKS = ("grad_norm", "sketch_norm", "sketch", "layer_sketch", "metric")
 GRADIENT_FREE = [
     n for n in NAMES if not {b.partition(":")[0] for b in make_detector(n).requires} & set(GRADIENT_BLOCKS)
 ]
@@ -63,6 +64,7 @@ def world(n, group_size=1, seed=0, loudness=1.0):
             "metric:ekfac": np.repeat(norms[:, None] / group_size, group_size, axis=1),
             "sketch": layers.sum(3),
             "sketch:whitened": layers.sum(3),
+            "sketch_norm:whitened": norms,
             "layer_sketch": layers,
             "log_p": rng.normal(-100 * loudness, 5, (n, group_size)),
             "codec_bytes": rng.integers(2, 6, (n, group_size, len(CODECS))),

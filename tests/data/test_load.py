@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from fisherscope.core.errors import DataError, SettingError
-from fisherscope.data import ReadOptions, load_samples
+from fisherscope.data import ReadOptions, has_samples, load_samples
 from fisherscope.data import load as load_module
 
 
@@ -154,3 +154,10 @@ def test_unusable_files_and_options(save_image):
         load_samples("digits", limit=0)
     with pytest.raises(DataError, match="no split 'val'"):
         load_samples("digits[val]")
+
+
+def test_it_is_known_whether_a_set_is_there(root, tmp_path, monkeypatch):
+    monkeypatch.delenv("FISHERSCOPE_DATA", raising=False)
+    assert has_samples("tiny", root) and has_samples("tiny[train]", root) and has_samples("digits")
+    assert has_samples(str(tmp_path)) and has_samples("owner/name")
+    assert not has_samples("tiny") and not has_samples("svhn", root)

@@ -2,7 +2,18 @@ import numpy as np
 import pytest
 
 from fisherscope.core.errors import DataError
-from fisherscope.evaluation import Bootstrap, auroc, compare_auroc
+from fisherscope.evaluation import (
+    Bootstrap,
+    PairScores,
+    auroc,
+    average,
+    bootstrap_metrics,
+    compare,
+    compare_auroc,
+    compare_detectors,
+    evaluate_pair,
+    resample_pair,
+)
 
 
 def correlated_scores(n, shift_a, shift_b, correlation, seed):
@@ -65,3 +76,24 @@ def test_p_values_of_equal_detectors_are_not_small_too_often():
 def test_different_samples_are_refused():
     with pytest.raises(DataError, match="same samples"):
         compare_auroc(([0.0, 1.0], [2.0, 3.0]), ([0.0, 1.0], [2.0, 3.0, 4.0]), Bootstrap(seed=0))
+
+
+def test_means_over_pairs_follow_the_replicates():
+    rng = np.random.default_rng(0)
+    pairs = []
+    for shift in (0.5, 1.0):
+        scores = {name: (rng.normal(size=40), rng.normal(size=50) + shift) for name in ("a", "b")}
+        sides = [{name: s[i] for name, s in scores.items()} for i in (0, 1)]
+        pairs.append(PairScores("in", f"out{shift}", 1, *sides))
+    resampled = [resample_pair(pair, seed=2, replicates=300) for pair in pairs]
+    for pair, one in zip(pairs, resampled, strict=True):
+        for record in evaluate_pair(pair, seed=2, replicates=300):
+            found = one.interval(record.detector)
+            assert (found.estimate, found.low, found.high) == (record.auroc, record.auroc_low, record.auroc_high)
+        assert compare([one], "a", "b") == compare_detectors(pair, "a", "b", seed=2, replicates=300)
+    draws = [bootstrap_metrics(p.scores_in["a"], p.scores_out["a"], Bootstrap(2, 300))["auroc"] for p in pairs]
+    mean = average(resampled, "a")
+    assert mean.estimate == pytest.approx(np.mean([auroc(p.scores_in["a"], p.scores_out["a"]) for p in pairs]))
+    assert (mean.low, mean.high) == pytest.approx(np.quantile(np.mean(draws, axis=0), [0.025, 0.975]))
+    with pytest.raises(DataError, match="averaged over 0 pairs"):
+        average([], "a")

@@ -69,7 +69,7 @@ def metric_of(name, model):
     metric = make_metric(name, SKETCH)
     x = images(40, 9)
 
-    def run(reductions):
+    def run(reductions, limit):
         gradient_pass(model, torch.from_numpy(x), reductions, seed=5, keys=sample_keys(x))
 
     fit_metrics([metric], run)

@@ -219,6 +219,22 @@ def test_autocast_trains_in_bfloat16(tmp_path: Path) -> None:
     assert bits_per_dim(cast, data) == pytest.approx(bits_per_dim(plain, data), abs=0.1)
 
 
+def test_channels_last_changes_the_layout_only(tmp_path: Path) -> None:
+    data = training_set()
+    plain = train(small(), data, settings(), tmp_path / "plain")
+    last = train(small(), data, settings(channels_last=True), tmp_path / "last")
+    assert all(p.is_contiguous() for p in last.parameters() if p.ndim == 4)
+    assert bits_per_dim(last, data) == pytest.approx(bits_per_dim(plain, data), abs=0.01)
+    train(small(), data, settings(steps=4, channels_last=True), tmp_path / "halves")
+    assert equal(last, train(small(), data, settings(channels_last=True), tmp_path / "halves", resume=True))
+
+
+def test_channels_last_is_for_images(tmp_path: Path) -> None:
+    rows = TrainingSet(np.zeros((64, 5), np.float32), np.arange(64, dtype=np.uint64), "rows")
+    with pytest.raises(SettingError, match=r"rows has samples of shape \(5,\)"):
+        train(small(), rows, settings(channels_last=True), tmp_path / "m")
+
+
 def test_a_budget_of_minutes_counts_over_all_runs(tmp_path: Path) -> None:
     model = train(small(), training_set(), settings(steps=None, minutes=0.01), tmp_path / "m")
     steps = model.card.steps

@@ -1,19 +1,25 @@
 """Explanations of a guard's verdicts: maps, layers, smoothing, groups, tokens and columns."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 from torch import nn
 
 import fisherscope
-from fisherscope.core.errors import CardMismatchError, DataError, SettingError
+from fisherscope.core.errors import CardMismatchError, DataError, ModelError, SettingError
+from fisherscope.detectors import score_cotangent
 from fisherscope.features.perturbation import perturbed
 from fisherscope.models.language import ByteTransformer
 from fisherscope.pipeline.batches import Batches, as_batches
 from fisherscope.pipeline.extraction import extract_table
 from fisherscope.pipeline.saliency import ExplainSettings
 
-SIGNED = ExplainSettings(aggregate="sum")
+SLOPE = ExplainSettings(method="gradient")
+POSITIONS = ExplainSettings(method="positions", blur=0.0)
+SIGNED = ExplainSettings(aggregate="sum", method="gradient")
 
 
 @pytest.fixture(scope="module")
@@ -52,12 +58,12 @@ def test_a_map_is_the_slope_of_the_guards_score(guards, digits, detector, group_
 
 def test_the_verdict_is_that_of_judge(guards, digits):
     guard, some = guards("rao-sketch"), digits.select(range(300, 304))
-    found, verdict = guard.explain(some), guard.judge(some)
+    found, verdict = guard.explain(some, SLOPE), guard.judge(some)
     np.testing.assert_array_equal(found.score, verdict.score)
     np.testing.assert_array_equal(found.p_value, verdict.p_value)
     np.testing.assert_array_equal(found.novel, verdict.novel)
     assert found.ids == verdict.ids
-    assert (found.maps >= 0).all() and found.maps.any((1, 2, 3)).all()
+    assert found.method == "gradient" and (found.maps >= 0).all() and found.maps.any((1, 2, 3)).all()
 
 
 def test_explanations_do_not_depend_on_the_batch(guards, digits):
@@ -66,14 +72,43 @@ def test_explanations_do_not_depend_on_the_batch(guards, digits):
     whole = guard.explain(some, settings).maps
     np.testing.assert_allclose(guard.explain(some.select([2]), settings).maps, whole[[2]], rtol=1e-6)
     np.testing.assert_allclose(guard.explain(some.select([3, 1]), settings).maps, whole[[3, 1]], rtol=1e-6)
-    assert not np.allclose(whole, guard.explain(some).maps, rtol=1e-2)
+    assert not np.allclose(whole, guard.explain(some, SLOPE).maps, rtol=1e-2)
+
+
+@pytest.mark.parametrize("group_size", [1, 2])
+@pytest.mark.parametrize("detector", ["layerwise-gaussian", "rao-sketch"])
+def test_a_map_of_positions_adds_up(guards, digits, detector, group_size):
+    guard, some = guards(detector, group_size), digits.select(range(300, 304))
+    found = guard.explain(some, POSITIONS)
+    assert found.kind == "pixels" and found.method == "positions" and found.maps.shape[1:] == (group_size, 8, 8)
+    table = guard.extract(some)
+    (block,) = guard.detector.requires
+    cotangent = score_cotangent(guard.detector, table)[block]
+    degree = 1 if block == "sketch" else 2  # the sketch is linear in the gradient, the norms are quadratic
+    inner = degree * (cotangent * table.block(block)).reshape(len(cotangent), -1).sum(1)
+    np.testing.assert_allclose(found.maps.sum((1, 2, 3)), inner, rtol=1e-8)
+    np.testing.assert_allclose(guard.explain(some, replace(POSITIONS, blur=None)).maps.sum((1, 2, 3)), inner, rtol=1e-8)
+    alone = guard.explain(some.select(range(group_size)), POSITIONS).maps
+    np.testing.assert_allclose(alone, found.maps[:1], rtol=1e-8, atol=1e-10 * np.abs(found.maps).max())
+
+
+def test_the_map_of_images_is_what_smoothing_a_pixel_would_change(guards, digits):
+    guard, some = guards("rao-sketch"), digits.select(range(300, 303))
+    found = guard.explain(some, ExplainSettings(blur=0.0))
+    x = some.x.astype(np.float64)
+    detail = x - gaussian_filter(x, (0, 0, 0.75, 0.75))
+    gradient = guard.explain(some, SIGNED).maps[:, 0]  # of one channel
+    assert found.kind == "pixels" and found.method == "contrast"
+    np.testing.assert_allclose(found.maps[:, 0], np.abs(gradient * detail[:, 0]), rtol=1e-10)
+    shown = guard.explain(some).maps[:, 0]
+    np.testing.assert_allclose(shown, gaussian_filter(found.maps[:, 0], (0, 0.5, 0.5)), rtol=1e-10)
 
 
 def test_smoothing_averages_over_keyed_copies(guards, digits):
     guard, batches = guards("layerwise-gaussian"), as_batches(digits.select([300]))
     copies = [perturbed(batches.x, batches.keys, 4.0, draw, guard.card.seed, (0, 255)) for draw in range(3)]
     parts = [guard.explain(Batches(c, batches.ids, batches.keys, "copy"), SIGNED).maps for c in copies]
-    found = guard.explain(batches, ExplainSettings(3, 4.0, "sum")).maps
+    found = guard.explain(batches, ExplainSettings(3, 4.0, "sum", "gradient")).maps
     np.testing.assert_allclose(found, np.mean(parts, axis=0), rtol=1e-9, atol=1e-12 * np.abs(found).max())
 
 
@@ -141,6 +176,8 @@ def test_columns_of_a_table_row():
     strange = rows[:1].copy()
     strange[0, 2] = 9
     found = guard.explain(strange)
+    with pytest.raises(SettingError, match="is a map of images"):
+        guard.explain(strange, POSITIONS)
     assert found.kind == "columns" and found.maps.shape == (1, 1, 4) and found.maps[0, 0].argmax() == 2
     # f = x^2 + (x^2 - 1)^2 in each column, so its slope is 2x + 4x (x^2 - 1)
     np.testing.assert_allclose(found.maps[0, 0], np.abs(2 * strange[0] + 4 * strange[0] * (strange[0] ** 2 - 1)))
@@ -167,8 +204,12 @@ def test_refusals(guards, digits):
     with pytest.raises(SettingError, match=r"layerwise-forest has no gradient.*fit one of these instead"):
         forest.explain(some)
     guard = guards("likelihood")
+    with pytest.raises(ModelError, match=r"reads no parameter gradient.*method 'contrast'"):
+        guard.explain(some, POSITIONS)
     with pytest.raises(DataError, match="holds no samples"):
         guard.explain(guard.extract(some))
-    for wrong in ({"smooth": -1}, {"noise": 0.0}, {"aggregate": "max"}):
+    for wrong in ({"smooth": -1}, {"noise": 0.0}, {"aggregate": "max"}, {"method": "x"}, {"blur": -1}):
         with pytest.raises(SettingError, match="expected"):
             ExplainSettings(**wrong)
+    with pytest.raises(SettingError, match="only gradients are averaged"):
+        ExplainSettings(smooth=2, method="positions")

@@ -86,7 +86,7 @@ def test_files_of_an_explanation(glow, digits, tmp_path):
     assert len(list((tmp_path / "why" / "heatmaps").glob("*.png"))) == 4
     arrays, card = read_arrays(tmp_path / "why" / "maps.safetensors")
     np.testing.assert_array_equal(arrays["maps"], found.maps)
-    assert card == {"kind": "pixels", "ids": [list(i) for i in found.ids]}
+    assert card == {"kind": "pixels", "method": "contrast", "ids": [list(i) for i in found.ids]}
     said = json.loads((tmp_path / "why" / "explanations.json").read_text())
     assert said["map"] == "pixels" and said["layers"] == "z" and len(said["groups"]) == 2
     assert said["groups"][1]["score"] == found.score[1] and len(said["groups"][1]["layers"]) == 5

@@ -22,8 +22,16 @@ from fisherscope.core.store import read_arrays, write_arrays
 
 FORMAT_VERSION: Final = 1
 
-GROUP_BLOCKS: Final = frozenset({"grad_norm"})
+GROUP_BLOCKS: Final = frozenset({"grad_norm", "sketch_norm"})
 """Blocks that hold one row of numbers a group; all others hold one a sample, with axes (group, member, ...)."""
+
+SKETCH_KINDS: Final = ("countsketch", "equalised", "whitened", "whitened-inputs", "whitened-outputs")
+"""Fisher metrics that are a choice of a sketch's projections; their blocks are sketches, not quadratic forms."""
+
+
+def is_group_block(name: str) -> bool:
+    """Return whether a block, measured in whichever metric (``BLOCK:METRIC``), holds one row of numbers a group."""
+    return name.partition(":")[0] in GROUP_BLOCKS
 
 
 @dataclass(frozen=True)
@@ -90,7 +98,7 @@ class FeatureTable:
     """Named blocks whose first axis is the group (a group of one is the ordinary sample).
 
     Attributes:
-        blocks: ``grad_norm`` (N, L) holds one row a group; every other block holds one row a sample:
+        blocks: ``grad_norm`` and ``sketch_norm`` (N, L) hold one row a group; every other block one row a sample:
             ``log_p`` (N, B) in nats, ``pixels`` (N, B, ...), ``sketch`` (N, B, K).
         columns: names of the last axis of a block, e.g. the parameter names of ``grad_norm``.
         ids: N tuples of B sample names.
@@ -110,7 +118,7 @@ class FeatureTable:
         if self.keys.shape != (n, b):
             raise DataError(f"keys have shape {self.keys.shape}, expected {(n, b)}: {n} groups of {b}")
         for name, block in self.blocks.items():
-            lead = (n,) if name in GROUP_BLOCKS else (n, b)
+            lead = (n,) if is_group_block(name) else (n, b)
             if block.shape[: len(lead)] != lead:
                 raise DataError(f"block '{name}' has shape {block.shape}, expected it to start with {lead}")
             if name in self.columns and block.shape[-1] != len(self.columns[name]):

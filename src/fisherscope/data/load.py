@@ -112,6 +112,15 @@ def load_samples(
     return _from_text(_Request(base, chosen, default_split, default_window, data_root, options))
 
 
+def has_samples(spec: str, data_root: str | Path | None = None) -> bool:
+    """Return whether :func:`load_samples` knows where a set is; a hub name counts as known, nothing is read."""
+    path = Path(spec).expanduser()
+    match = None if path.exists() else _BRACKET.match(spec)
+    base = match["base"] if match else spec
+    known = base in list_bundled() or base in list_sets(data_root)
+    return known or Path(base).expanduser().exists() or looks_like_hub_name(base)
+
+
 def _from_memory(data: Array | Samples, options: ReadOptions) -> Samples:
     if not isinstance(data, Samples):
         return samples_from_array(data, "array", options)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fisherscope.core.errors import DataError
-from fisherscope.core.table import GROUP_BLOCKS, FeatureTable
+from fisherscope.core.table import FeatureTable, is_group_block
 
 Array = NDArray[np.float64]
 
@@ -21,7 +21,7 @@ def layer_values(table: FeatureTable, block: str) -> Array:
     A block with an axis of members holds each member's share of the group's number.
     """
     values: Array = table.block(block).astype(np.float64)
-    return values if block in GROUP_BLOCKS else values.sum(1)
+    return values if is_group_block(block) else values.sum(1)
 
 
 def resolution(values: Array, dtype: str) -> float:
@@ -60,7 +60,7 @@ def informative_layers(values: Array, dtype: str) -> tuple[NDArray[np.intp], flo
 
 def spread_to_block(per_group: Array, table: FeatureTable, block: str) -> Array:
     """Return d score / d block for d score / d (numbers of :func:`layer_values`), (N, L), in the block's shape."""
-    if block in GROUP_BLOCKS:
+    if is_group_block(block):
         return per_group
     # the group's number is the sum of its members' shares
     return np.repeat(per_group[:, None], table.block(block).shape[1], axis=1)

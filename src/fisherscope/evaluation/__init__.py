@@ -14,6 +14,7 @@ from fisherscope.evaluation.records import (
     read_records,
     write_records,
 )
+from fisherscope.evaluation.resampled import ResampledPair, average, compare, resample_pair
 
 __all__ = [
     "METRICS",
@@ -24,12 +25,15 @@ __all__ = [
     "PairScores",
     "Protocol",
     "Record",
+    "ResampledPair",
     "Split",
     "aupr_in",
     "aupr_out",
     "auroc",
+    "average",
     "bootstrap_metrics",
     "check_calibration",
+    "compare",
     "compare_auroc",
     "compare_detectors",
     "evaluate_pair",
@@ -40,6 +44,7 @@ __all__ = [
     "metric_intervals",
     "out_dist_groups",
     "read_records",
+    "resample_pair",
     "roc_points",
     "split_in_dist",
     "write_records",

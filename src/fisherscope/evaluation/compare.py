@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from fisherscope.core.errors import DataError
 from fisherscope.evaluation.bootstrap import Bootstrap, Interval, bootstrap_metrics
-from fisherscope.evaluation.metrics import auroc
+from fisherscope.evaluation.metrics import Scores, auroc
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,11 @@ def compare_auroc(a: tuple[ArrayLike, ArrayLike], b: tuple[ArrayLike, ArrayLike]
             f"other {sizes[1]}; score both on the same groups"
         )
     differences = bootstrap_metrics(*a, bootstrap)["auroc"] - bootstrap_metrics(*b, bootstrap)["auroc"]
-    auroc_a, auroc_b = auroc(*a), auroc(*b)
+    return from_replicates(auroc(*a), auroc(*b), differences, bootstrap)
+
+
+def from_replicates(auroc_a: float, auroc_b: float, differences: Scores, bootstrap: Bootstrap) -> Comparison:
+    """Return the comparison of two figures, given the replicates of their difference, shape (R,)."""
     beyond = min(int((differences <= 0).sum()), int((differences >= 0).sum()))
     return Comparison(
         auroc_a=auroc_a,

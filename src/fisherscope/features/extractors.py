@@ -20,7 +20,7 @@ from fisherscope.features.gradients import PassResult, Reduction, bind_log_prob,
 from fisherscope.features.gradients.logprob import LogProb, check_log_prob
 from fisherscope.features.metrics import FisherMetric, metric_fingerprint
 from fisherscope.features.metrics.feature import GradientFeature
-from fisherscope.features.metrics.raw import GlobalSketch, LayerNorms, LayerSketch, SketchSettings
+from fisherscope.features.metrics.raw import GlobalSketch, LayerNorms, LayerSketch, SketchNorms, SketchSettings
 
 if TYPE_CHECKING:
     from fisherscope.features.companions import Companion
@@ -221,7 +221,12 @@ def gradient_features(
 ) -> list[GradientFeature]:
     """Return every feature of the parameter gradients that can fill a block; arguments as :func:`choose_extractors`."""
     settings = sketch or SketchSettings()
-    features: list[GradientFeature] = [LayerNorms(), GlobalSketch(settings), LayerSketch(settings)]
+    features: list[GradientFeature] = [
+        LayerNorms(),
+        GlobalSketch(settings),
+        LayerSketch(settings),
+        SketchNorms(settings),
+    ]
     return features + [_Marked(feature, metric) for metric in metrics for feature in metric.features()]
 
 

@@ -18,18 +18,17 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
-from fisherscope.core.errors import ModelError, SettingError
+from fisherscope.core.errors import ModelError
 from fisherscope.features.embedding_watch import EmbeddingWatch
 from fisherscope.features.extractors import Request
 from fisherscope.features.gradients import bind_log_prob
-from fisherscope.features.gradients.forms import DenseForm
 from fisherscope.features.gradients.guards import check_modes, trainable_parameters, unchanged_state
 from fisherscope.features.gradients.logprob import check_log_prob
 from fisherscope.features.metrics.feature import GradientFeature
+from fisherscope.features.parameter_cotangent import Named, ParameterCotangent, contributions
 from fisherscope.features.second_gradient import second_gradient
 
 Array = NDArray[np.float64]
-Named = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -70,11 +69,9 @@ def input_gradient(
             no embedding of them.
         SettingError: a block has no gradient.
     """
-    known = {f.block: f for f in features}
-    if unknown := sorted(set(cotangent) - set(known) - {"log_p", "pixels"}):
-        raise SettingError(f"the blocks {unknown} have no gradient with respect to the samples")
+    pull = ParameterCotangent(request.module, cotangent, features, request.group_size)
     check_modes(request.module)
-    job = _Job(request, cotangent, [known[b] for b in cotangent if b in known])
+    job = _Job(request, cotangent, pull)
     with (
         torch.inference_mode(False),
         torch.enable_grad(),
@@ -104,12 +101,10 @@ class _Slopes:
 
 
 class _Job:
-    def __init__(
-        self, request: Request, cotangent: Mapping[str, NDArray[Any]], features: Sequence[GradientFeature]
-    ) -> None:
+    def __init__(self, request: Request, cotangent: Mapping[str, NDArray[Any]], pull: ParameterCotangent) -> None:
         self._request = request
         self._cotangent = cotangent
-        self._features = features
+        self._pull = pull
         self._parameters = trainable_parameters(request.module)
         self._log_prob = bind_log_prob(request.module, request.log_prob)
         self._leaves, self._spec = pytree.tree_flatten(request.tensors())
@@ -118,7 +113,8 @@ class _Job:
         """Return the slopes of each member of a group, and the contributions of its layers, (L,)."""
         size = self._request.group_size
         members = [self._member(index * size + i) for i in range(size)]
-        weights = self._weights(members, index)
+        gradients = [m.gradients for m in members]
+        weights = self._pull.at(gradients, index)
         objective: Tensor | float = sum(
             (w[n] * m.gradients[n]).sum() for m, w in zip(members, weights, strict=True) for n in w
         )
@@ -127,7 +123,7 @@ class _Job:
             objective = objective + sum(float(c) * m.log_p for m, c in zip(members, rows, strict=True))
         pixels = self._cotangent["pixels"][index] if "pixels" in self._cotangent else [None] * size
         slopes = [self._slopes(objective, m, p) for m, p in zip(members, pixels, strict=True)]
-        return slopes, self._contributions(members, weights)
+        return slopes, contributions(gradients, weights, list(self._parameters))
 
     def _member(self, row: int) -> _Member:
         leaves = [leaf[row : row + 1].detach().clone() for leaf in self._leaves]
@@ -137,46 +133,11 @@ class _Job:
         with EmbeddingWatch(self._request.module) as watch:
             value = self._log_prob(pytree.tree_unflatten(leaves, self._spec), self._request.seed, keys)
         log_p = check_log_prob(value, 1, row)[0]
-        if not self._features:
+        if not self._pull.features:
             return _Member(leaves, watch, log_p, {})
         found = torch.autograd.grad(log_p, list(self._parameters.values()), create_graph=True, allow_unused=True)
         pairs = zip(self._parameters.items(), found, strict=True)
         return _Member(leaves, watch, log_p, {n: torch.zeros_like(p) if g is None else g for (n, p), g in pairs})
-
-    def _weights(self, members: Sequence[_Member], index: int) -> list[Named]:
-        """Return v of every member."""
-        weights: list[Named] = [{} for _ in members]
-        for feature in self._features:
-            rows = self._cotangent[feature.block][index]
-            if feature.per_sample:
-                own = [self._pulled(feature, m.gradients, rows[i]) for i, m in enumerate(members)]
-            else:
-                total = {
-                    n: torch.stack([m.gradients[n].detach() for m in members]).sum(0) for n in members[0].gradients
-                }
-                own = [self._pulled(feature, total, rows)] * len(members)
-            weights = [_added(w, o) for w, o in zip(weights, own, strict=True)]
-        return weights
-
-    def _contributions(self, members: Sequence[_Member], weights: Sequence[Named]) -> Tensor:
-        """Return <v, g> by parameter, summed over the members, (L,)."""
-        totals = torch.zeros(len(self._parameters), dtype=torch.float64)
-        for member, weight in zip(members, weights, strict=True):
-            for i, name in enumerate(self._parameters):
-                if name in weight:
-                    totals[i] += float((weight[name] * member.gradients[name].detach()).sum())
-        return totals
-
-    def _pulled(self, feature: GradientFeature, gradients: Named, cotangent: NDArray[Any]) -> Named:
-        """Return d <cotangent, block> / d g at the gradients of one sample or group."""
-        leaves = {n: g.detach().requires_grad_() for n, g in gradients.items()}
-        reduction = feature.reduction(self._request.module, 1 if feature.per_sample else self._request.group_size)
-        for name, leaf in leaves.items():
-            reduction.update(name, DenseForm(leaf[None]))
-        block = feature.to_block(reduction.result(list(leaves)), self._request.group_size)[0]
-        inner = (block * torch.from_numpy(np.ascontiguousarray(cotangent)).to(block)).sum()
-        found = torch.autograd.grad(inner, list(leaves.values()), allow_unused=True)
-        return {n: torch.zeros_like(v) if g is None else g for (n, v), g in zip(leaves.items(), found, strict=True)}
 
     def _slopes(self, objective: Tensor | float, member: _Member, pixels: NDArray[Any] | None) -> _Slopes:
         floating = [leaf for leaf in member.leaves if leaf.requires_grad]
@@ -194,10 +155,6 @@ class _Job:
                 "of its integers in a parameter was found; read the samples as floating numbers, or by an nn.Embedding"
             )
         return _Slopes(leaves, (lookup.by_token(found[-1]), lookup.difference))
-
-
-def _added(first: Named, second: Named) -> Named:
-    return {**first, **{n: first[n] + v if n in first else v for n, v in second.items()}}
 
 
 def _joined(groups: Sequence[tuple[list[_Slopes], Tensor]], request: Request, names: tuple[str, ...]) -> InputGradient:

@@ -43,12 +43,21 @@ def restoration_errors(denoiser: Denoiser, x: Tensor, keys: KeyArray, seed: int)
         seed: of the noise that is to be removed.
     """
     v = x / 127.5 - 1
-    restored = [_restored(denoiser, v, keys, seed, t) for t in restoration_starts(denoiser.schedule)]
+    restored = [restoration(denoiser, v, keys, seed, t) for t in restoration_starts(denoiser.schedule)]
     errors = [(image - v).square().flatten(1).mean(1) for image in restored]
     return torch.stack([*errors, *(1 - ssim((image + 1) / 2, (v + 1) / 2) for image in restored)], dim=1)
 
 
-def _restored(denoiser: Denoiser, v: Tensor, keys: KeyArray, seed: int, start: int) -> Tensor:
+def restoration(denoiser: Denoiser, v: Tensor, keys: KeyArray, seed: int, start: int) -> Tensor:
+    """Return images (n, C, H, W), scaled to [-1, 1], after DDIM's way back from their noisy versions.
+
+    Args:
+        denoiser: the noise predictor.
+        v: images scaled to [-1, 1].
+        keys: keys of the original samples.
+        seed: of the noise that is to be removed.
+        start: timestep of the noisy version, one of :func:`restoration_grid`.
+    """
     abar = denoiser.schedule.abar
     eps = normal_noise(keys, denoiser.data_shape, seed=seed, stream=denoiser.stream(0, start), like=v)
     noisy = math.sqrt(abar[start]) * v + math.sqrt(1 - abar[start]) * eps

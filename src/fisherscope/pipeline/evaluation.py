@@ -88,6 +88,19 @@ class GroupResult:
 
 
 @dataclass(frozen=True)
+class Scored:
+    """Result of :func:`score_sets`.
+
+    Attributes:
+        protocol: what was done with which samples.
+        groups: everything by group size.
+    """
+
+    protocol: Protocol
+    groups: Mapping[int, GroupResult]
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """Result of :func:`evaluate`.
 
@@ -124,6 +137,27 @@ def evaluate(
         DataError: too few samples, or samples the model was trained on.
     """
     settings = settings or EvaluationSettings()
+    scored = score_sets(target, in_dist, out_dists, settings, report=report)
+    records = [
+        record
+        for group in scored.groups.values()
+        for pair in group.pairs.values()
+        for record in evaluate_pair(
+            pair, seed=settings.seed, fpr_level=settings.fpr_level, replicates=settings.replicates
+        )
+    ]
+    return Evaluation(scored.protocol, tuple(records), scored.groups)
+
+
+def score_sets(
+    target: Target,
+    in_dist: Batches,
+    out_dists: Sequence[Batches],
+    settings: EvaluationSettings,
+    *,
+    report: ReportProgress | None = None,
+) -> Scored:
+    """Fit detectors and score every set with them; arguments and errors as :func:`evaluate`, without its figures."""
     names = [d.name for d in (in_dist, *out_dists)]
     if not out_dists or len(set(names)) != len(names):
         raise SettingError(f"expected an in-distribution set and others, each once, given {names}")
@@ -133,9 +167,7 @@ def evaluate(
             require_companions_not_trained_on(settings.companions, data.keys, f"evaluate ({data.name})")
     job = _Evaluation(target, in_dist, tuple(out_dists), settings, report)
     job = replace(job, metrics=job.fitted_metrics())
-    groups = {size: job.at_group_size(size) for size in settings.group_sizes}
-    records = [record for group in groups.values() for pair in group.pairs.values() for record in job.records(pair)]
-    return Evaluation(job.protocol(), tuple(records), groups)
+    return Scored(job.protocol(), {size: job.at_group_size(size) for size in settings.group_sizes})
 
 
 @dataclass(frozen=True)
@@ -191,11 +223,6 @@ class _Evaluation:
             and not self.settings.allow_training_samples,
             replicates=self.settings.replicates,
             clustered=tuple(clustered) if 1 in self.settings.group_sizes else (),
-        )
-
-    def records(self, pair: PairScores) -> list[Record]:
-        return evaluate_pair(
-            pair, seed=self.settings.seed, fpr_level=self.settings.fpr_level, replicates=self.settings.replicates
         )
 
     def at_group_size(self, size: int) -> GroupResult:

@@ -25,6 +25,7 @@ from fisherscope.report.heatmap import heatmap_figure
 from fisherscope.report.theme import format_p
 
 _NAME: Final = 40
+_MAP_LABELS: Final = {"positions": "<d score / d g, g> from here", "contrast": "|d score / d pixel x contrast|"}
 
 
 def write_explanation(explanation: Explanation, samples: Batches, folder: Path, command: str) -> Path:
@@ -50,13 +51,20 @@ def write_explanation(explanation: Explanation, samples: Batches, folder: Path, 
         layer_kind=kind,
         command=command,
     )
-    for name, figure in _heatmaps(groups).items():
+    for name, figure in _heatmaps(groups, explanation.method).items():
         write_atomic(folder / "heatmaps" / name, figure)
     ids = [list(i) for i in explanation.ids]
-    write_arrays(folder / "maps.safetensors", {"maps": explanation.maps}, {"kind": explanation.kind, "ids": ids})
+    write_arrays(
+        folder / "maps.safetensors",
+        {"maps": explanation.maps},
+        {"kind": explanation.kind, "method": explanation.method, "ids": ids},
+    )
     if explanation.layers is not None:
         write_atomic(folder / "layers.csv", _layers_csv(explanation.ids, explanation.layers))
-    write_json(folder / "explanations.json", {"map": explanation.kind, "layers": kind, "groups": _json(rows, groups)})
+    write_json(
+        folder / "explanations.json",
+        {"map": explanation.kind, "method": explanation.method, "layers": kind, "groups": _json(rows, groups)},
+    )
     write_explained_page(page, folder / "index.html")
     return folder / "index.html"
 
@@ -154,7 +162,7 @@ def _groups(
     )
 
 
-def _heatmaps(groups: tuple[ExplainedGroup, ...]) -> dict[str, bytes]:
+def _heatmaps(groups: tuple[ExplainedGroup, ...], method: str) -> dict[str, bytes]:
     """Return PNG files by name: the number of the sample and what of its name a file system takes."""
     files: dict[str, bytes] = {}
     for group in groups:
@@ -162,7 +170,7 @@ def _heatmaps(groups: tuple[ExplainedGroup, ...]) -> dict[str, bytes]:
             continue
         for name, sample, heat in zip(group.names, group.samples, group.maps, strict=True):
             title = f"{name}: p = {format_p(group.p_value)}"
-            label = "d score / d pixel" if (heat < 0).any() else "|d score / d pixel|"
+            label = _MAP_LABELS.get(method) or ("d score / d pixel" if (heat < 0).any() else "|d score / d pixel|")
             figure = heatmap_figure(display_image(sample), heat, title, label)
             plain = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")[-_NAME:]
             files[f"{len(files):04d}-{plain}.png"] = figure_bytes(figure, "png")

@@ -18,10 +18,20 @@ from fisherscope.detectors import (
 )
 from fisherscope.detectors.base import Scores
 from fisherscope.features.input_gradient import InputGradient
+from fisherscope.features.position_map import PositionMap
 from fisherscope.pipeline.batches import Batches, as_batches
 from fisherscope.pipeline.extraction import extract_table
 from fisherscope.pipeline.guard import Guard, require_fitting_table
-from fisherscope.pipeline.saliency import ExplainSettings, Report, mean_gradient
+from fisherscope.pipeline.saliency import (
+    ExplainSettings,
+    Method,
+    Report,
+    blurred,
+    chosen_method,
+    contrast_map,
+    mean_gradient,
+    positions,
+)
 
 Array = NDArray[np.float64]
 Kind = Literal["pixels", "tokens", "columns", "entries"]
@@ -38,9 +48,11 @@ class Explanation:
         score: higher = more novel, (N,).
         p_value: see :class:`Verdict`, (N,).
         novel: whether p_value is at most the guard's false-alarm rate, (N,).
-        maps: how much the score reacts to each part of each sample, aggregated as the settings say: ``pixels``
-            (N, B, H, W), ``tokens`` (N, B, T), ``columns`` (N, B, D), or ``entries``, the shape of the samples.
+        maps: how much of the score comes from each part of each sample, or how much it reacts to each, as the settings
+            say: ``pixels`` (N, B, H, W), ``tokens`` (N, B, T), ``columns`` (N, B, D), or ``entries``, the shape of the
+            samples.
         kind: which of these.
+        method: what kind of map, see :class:`ExplainSettings`.
         layers: what each layer contributes, or None where neither the detector nor a reference tells.
     """
 
@@ -50,6 +62,7 @@ class Explanation:
     novel: NDArray[np.bool_]
     maps: Array
     kind: Kind
+    method: Method
     layers: LayerProfile | None
 
 
@@ -63,9 +76,10 @@ def explain_groups(
 ) -> Explanation:
     """Return why groups are novel to a guard.
 
-    The map is d score / d x, exact, by differentiating log p twice; the model's noise stays that of the sample itself.
-    Where the model reads integers (tokens), it is taken at the output of the embedding that looks them up. A causal
-    model's last token is looked up by nothing, so its entry is 0 although its own probability enters the score.
+    The map is made of d score / d x, exact, by differentiating log p twice, or of the positions that the score's
+    parameter gradient comes from; the model's noise stays that of the sample itself.
+    Where the model reads integers (tokens), the gradient is taken at the output of the embedding that looks them up. A
+    causal model's last token is looked up by nothing, so its entry is 0 although its own probability enters the score.
 
     Args:
         guard: fitted; its detector must have a gradient.
@@ -79,7 +93,7 @@ def explain_groups(
         SettingError: the detector has no gradient (the message names those that have), or the model's samples cannot be
             perturbed.
         DataError: x is a table, or of several arrays.
-        ModelError: log p cannot be differentiated twice.
+        ModelError: log p cannot be differentiated as the method needs it.
     """
     settings = settings or ExplainSettings()
     require_differentiable(guard.detector)
@@ -90,8 +104,12 @@ def explain_groups(
     batches = batches.select(range(len(batches) // size * size))
     table = guard.extract(batches)
     verdict = guard.judge(table)
-    mean = mean_gradient(guard, batches, settings, report)
-    maps, kind = _maps(mean, settings)
+    method = chosen_method(batches, settings)
+    if method == "positions":
+        found: InputGradient | PositionMap = positions(guard, batches, report)
+    else:
+        found = mean_gradient(guard, batches, settings, report)
+    maps, kind = _maps(found, batches, method, settings)
     return Explanation(
         ids=verdict.ids,
         score=verdict.score,
@@ -99,27 +117,34 @@ def explain_groups(
         novel=verdict.novel,
         maps=maps.reshape(-1, size, *maps.shape[1:]),
         kind=kind,
-        layers=_profile(guard, table, batches, mean, reference),
+        method=method,
+        layers=_profile(guard, table, batches, found, reference),
     )
 
 
-def _maps(gradient: InputGradient, settings: ExplainSettings) -> tuple[Array, Kind]:
+def _maps(
+    found: InputGradient | PositionMap, batches: Batches, method: Method, settings: ExplainSettings
+) -> tuple[Array, Kind]:
     """Return maps (n, ...) and what they are of."""
+    if isinstance(found, PositionMap):
+        return blurred(found.maps, method, settings), "pixels"
     signed = settings.aggregate == "sum"
-    if gradient.tokens is not None:
-        assert gradient.embedded is not None
-        product = (gradient.tokens * gradient.embedded).sum(2)
-        return (product if signed else np.linalg.norm(gradient.tokens, axis=2)), "tokens"
-    if not isinstance(gradient.x, np.ndarray):
+    if found.tokens is not None:
+        assert found.embedded is not None
+        product = (found.tokens * found.embedded).sum(2)
+        return (product if signed else np.linalg.norm(found.tokens, axis=2)), "tokens"
+    if not isinstance(found.x, np.ndarray):
         raise DataError("the samples are of several arrays, an explanation is a map of one; give samples of one array")
-    values = gradient.x if signed else np.abs(gradient.x)
+    if method == "contrast":
+        return blurred(contrast_map(found.x, batches.x), method, settings), "pixels"
+    values = found.x if signed else np.abs(found.x)
     if values.ndim == 4:
-        return values.sum(1), "pixels"
+        return blurred(values.sum(1), method, settings), "pixels"
     return values, "columns" if values.ndim == 2 else "entries"
 
 
 def _profile(
-    guard: Guard, table: FeatureTable, batches: Batches, gradient: InputGradient, reference: Any
+    guard: Guard, table: FeatureTable, batches: Batches, found: InputGradient | PositionMap, reference: Any
 ) -> LayerProfile | None:
     if reference is not None:
         known = reference if isinstance(reference, FeatureTable) else _norms(guard, reference)
@@ -127,9 +152,9 @@ def _profile(
         require_fitting_table(mine.card, {_NORMS: mine.columns[_NORMS]}, (_NORMS,), known)
         return reference_profile(known, mine)
     learnt = learnt_profile(guard.detector, table)
-    if learnt is not None or not gradient.contributions.any():
+    if learnt is not None or not found.contributions.any():
         return learnt
-    return LayerProfile("contribution", gradient.layers, gradient.contributions)
+    return LayerProfile("contribution", found.layers, found.contributions)
 
 
 def _norms(guard: Guard, samples: Any) -> FeatureTable:

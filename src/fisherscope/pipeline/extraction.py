@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
 from fisherscope.core.errors import DataError, SettingError
 from fisherscope.core.table import Card, FeatureTable
 from fisherscope.features.companions import Companion
@@ -81,8 +83,11 @@ def fit_metrics_on(
     settings = settings or ExtractSettings()
     metrics = [make_metric(name, settings.sketch) for name in names]
 
-    def run_pass(reductions: Sequence[Reduction]) -> None:
-        for done, request in _requests(target, data, settings):
+    def run_pass(reductions: Sequence[Reduction], limit: int | None) -> None:
+        # Evenly spaced: the first ones may all be of one kind.
+        count = min(len(data), limit or len(data))
+        chosen = data.select(np.linspace(0, len(data), count, endpoint=False).astype(np.intp))
+        for done, request in _requests(target, chosen, settings):
             gradient_pass(
                 request.module,
                 request.tensors(),
@@ -93,7 +98,7 @@ def fit_metrics_on(
                 max_memory=request.max_memory,
             )
             if report is not None:
-                report(done, len(data))
+                report(done, len(chosen))
 
     fit_metrics(metrics, run_pass)
     return tuple(metrics)

@@ -376,5 +376,8 @@ def _guarded_target(
 def _built_in(name: str) -> Detector:
     # A name from a file must not decide what gets imported.
     if not is_built_in(name):
-        raise SettingError(f"the guard uses a detector of your own, '{name}'; pass an unfitted one as detector=")
+        raise SettingError(
+            f"the guard uses a detector of your own, '{name}'; pass an unfitted one as "
+            "detector= (on the command line: --detector-class package.module:Class)"
+        )
     return make_detector(name)

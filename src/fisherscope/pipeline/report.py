@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import math
-import platform
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from fisherscope import __version__
 from fisherscope.detectors import DEFAULT_DETECTOR
 from fisherscope.detectors.layerwise_gaussian import LayerwiseGaussian
 from fisherscope.models.base import GenerativeModel
 from fisherscope.pipeline.batches import Batches
 from fisherscope.pipeline.evaluation import Evaluation, GroupResult
 from fisherscope.pipeline.target import Target
+from fisherscope.pipeline.versions import versions
 from fisherscope.report import LayerHistogram, RankedImage, ReportContent, write_report
 
 _GRID: Final = 64
@@ -57,12 +55,7 @@ def report_content(evaluation: Evaluation, target: Target, sets: Sequence[Batche
         least_novel=least,
         samples=_samples(target),
         model_card=_model_card(target),
-        versions={
-            "fisherscope": __version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-        },
+        versions=versions(),
         command=command,
     )
 

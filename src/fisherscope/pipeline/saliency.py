@@ -1,47 +1,66 @@
-"""Gradients of a guard's score with respect to samples, at the samples or averaged around them."""
+"""Where a guard's score comes from: position maps of images, or gradients with respect to the samples."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
 from torch.utils import _pytree as pytree
 
 from fisherscope.core.errors import SettingError
 from fisherscope.detectors import score_cotangent
+from fisherscope.detectors.cotangent import Cotangent
 from fisherscope.features.extractors import Request, gradient_features
 from fisherscope.features.input_gradient import InputGradient, input_gradient
+from fisherscope.features.metrics.feature import GradientFeature
 from fisherscope.features.perturbation import perturbed
+from fisherscope.features.position_map import PositionMap, position_map
 from fisherscope.pipeline.batches import Batches
 from fisherscope.pipeline.guard import Guard
 
 Array = NDArray[np.float64]
 Report = Callable[[int, int], None]
 
+Method = Literal["positions", "contrast", "gradient"]
+
 NOISE_SHARE: Final = 0.02
+CONTRAST_SHARE: Final = 3 / 32
+BLUR_SHARES: Final[Mapping[Method, float]] = {"positions": 1 / 8, "contrast": 1 / 16, "gradient": 0.0}
+"""Widths of the filter over a map, in shares of the image's shorter side (chosen on cifar10 with patches of gtsrb)."""
+
 _BATCH: Final = 64
 
 
 @dataclass(frozen=True)
 class ExplainSettings:
-    """How a gradient becomes a map.
+    """What kind of map, and how it is drawn.
 
     Attributes:
         smooth: number of perturbed copies of each sample whose gradients are averaged (SmoothGrad, Smilkov et al.
-            2017); 0 for the gradient at the sample itself.
+            2017); 0 for the gradient at the sample itself. Of gradients only.
         noise: standard deviation of the perturbations in the units of x; None: 2 % of the model's range of values.
-        aggregate: ``abs``: sum of the absolute gradients over a pixel's channels, norm of a token's gradient.
-            ``sum``: signed sum over the channels, and for a token the product of its gradient with its embedding less
-            the mean embedding: what reads as raising the score is positive.
+        aggregate: of gradients: ``abs``: sum of the absolute gradients over a pixel's channels, norm of a token's
+            gradient. ``sum``: signed sum over the channels, and for a token the product of its gradient with its
+            embedding less the mean embedding: what reads as raising the score is positive.
+        method: of images. ``contrast``: the gradient times what a Gaussian filter takes away from the pixel, absolute
+            after the sum over the channels: to first order, what smoothing that pixel would change in the score.
+            ``positions``: where the parameter gradient that the score reads comes from, signed, see
+            :func:`~fisherscope.features.position_map.position_map`. ``gradient``: as ``aggregate`` says. None:
+            ``contrast`` for images, ``gradient`` for all else.
+        blur: standard deviation in pixels of a Gaussian filter over the map of an image; None: 1/8 of the shorter side
+            for positions, 1/16 for contrast, 0 for a gradient.
     """
 
     smooth: int = 0
     noise: float | None = None
     aggregate: Literal["abs", "sum"] = "abs"
+    method: Method | None = None
+    blur: float | None = None
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -51,6 +70,77 @@ class ExplainSettings:
             raise SettingError(f"noise is {self.noise}, expected a standard deviation above 0 in the units of x")
         if self.aggregate not in ("abs", "sum"):
             raise SettingError(f"aggregate is '{self.aggregate}', expected 'abs' or 'sum'")
+        if self.method is not None and self.method not in BLUR_SHARES:
+            raise SettingError(f"method is '{self.method}', expected one of: {', '.join(BLUR_SHARES)}")
+        if self.blur is not None and not 0 <= self.blur < math.inf:
+            raise SettingError(f"blur is {self.blur}, expected a standard deviation in pixels, 0 for none")
+        if self.method == "positions" and self.smooth:
+            raise SettingError("only gradients are averaged over perturbed copies; leave smooth at 0")
+
+
+def chosen_method(batches: Batches, settings: ExplainSettings) -> Method:
+    """Return the settings' method, or the default one for such samples.
+
+    Raises:
+        SettingError: it is one of images, and these are none.
+    """
+    images = isinstance(batches.x, np.ndarray) and batches.x.ndim == 4
+    if settings.method is None:
+        return "contrast" if images else "gradient"
+    if settings.method != "gradient" and not images:
+        raise SettingError(f"'{settings.method}' is a map of images, and these samples are none; leave the method out")
+    return settings.method
+
+
+def contrast_map(gradient: Array, x: NDArray[Any]) -> Array:
+    """Return |sum over channels of gradient times (x less x under a Gaussian filter)|, (n, H, W).
+
+    Args:
+        gradient: d score / d x, (n, C, H, W).
+        x: the images.
+    """
+    detail = x - filtered(x, CONTRAST_SHARE * min(x.shape[-2:]))
+    product: Array = np.abs((gradient * detail).sum(1))
+    return product
+
+
+def filtered(values: NDArray[Any], deviation: float) -> Array:
+    """Return images or maps (..., H, W) under a Gaussian filter of so many pixels, float64."""
+    found: Array = gaussian_filter(values.astype(np.float64), (*(0,) * (values.ndim - 2), deviation, deviation))
+    return found
+
+
+def blurred(maps: Array, method: Method, settings: ExplainSettings) -> Array:
+    """Return maps (n, H, W) as they are shown."""
+    deviation = BLUR_SHARES[method] * min(maps.shape[-2:]) if settings.blur is None else settings.blur
+    return filtered(maps, deviation) if deviation else maps
+
+
+def positions(guard: Guard, batches: Batches, report: Report | None) -> PositionMap:
+    """Return the map of positions of every image; arguments as for :func:`mean_gradient`.
+
+    Raises:
+        ModelError: score or model allow none.
+    """
+    parts: list[PositionMap] = []
+    for part in _parts(guard, batches):
+        parts.append(position_map(*_question(guard, part)))
+        if report is not None:
+            report(sum(len(p.maps) for p in parts), len(batches))
+    return PositionMap(
+        maps=np.concatenate([p.maps for p in parts]),
+        unplaced=np.concatenate([p.unplaced for p in parts]),
+        contributions=np.concatenate([p.contributions for p in parts]),
+        layers=parts[0].layers,
+    )
+
+
+def _parts(guard: Guard, batches: Batches) -> Iterator[Batches]:
+    """Yield runs of whole groups, about ``_BATCH`` samples each."""
+    size = guard.card.group_size
+    step = max(1, _BATCH // size) * size
+    for start in range(0, len(batches), step):
+        yield batches.select(range(start, min(start + step, len(batches))))
 
 
 def mean_gradient(guard: Guard, batches: Batches, settings: ExplainSettings, report: Report | None) -> InputGradient:
@@ -66,12 +156,10 @@ def mean_gradient(guard: Guard, batches: Batches, settings: ExplainSettings, rep
         SettingError: the samples cannot be perturbed as asked.
     """
     size, draws = guard.card.group_size, max(1, settings.smooth)
-    step = max(1, _BATCH // size) * size
     if settings.smooth and _gradient(guard, batches.select(range(size))).tokens is not None:
         raise SettingError("the model reads its samples as integers, which cannot be perturbed; leave smooth at 0")
     parts, done = [], 0
-    for start in range(0, len(batches), step):
-        part = batches.select(range(start, min(start + step, len(batches))))
+    for part in _parts(guard, batches):
         total: InputGradient | None = None
         for copy in _copies(guard, part, settings):
             found = _gradient(guard, copy)
@@ -99,6 +187,11 @@ def _copies(guard: Guard, batches: Batches, settings: ExplainSettings) -> Iterat
 
 
 def _gradient(guard: Guard, batches: Batches) -> InputGradient:
+    return input_gradient(*_question(guard, batches))
+
+
+def _question(guard: Guard, batches: Batches) -> tuple[Request, Cotangent, list[GradientFeature]]:
+    """Return the samples, d score / d block, and what fills the blocks."""
     cotangent = score_cotangent(guard.detector, guard.extract(batches))
     request = Request(
         module=guard.target.module,
@@ -108,7 +201,7 @@ def _gradient(guard: Guard, batches: Batches) -> InputGradient:
         group_size=guard.card.group_size,
         seed=guard.card.seed,
     )
-    return input_gradient(request, cotangent, gradient_features(guard.settings.sketch, guard.metrics))
+    return request, cotangent, gradient_features(guard.settings.sketch, guard.metrics)
 
 
 def _combined(combine: Callable[..., Array], parts: Sequence[InputGradient]) -> InputGradient:

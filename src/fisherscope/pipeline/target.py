@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fisherscope.core.errors import ModelError, SettingError
+from fisherscope.core.own_code import import_named
 from fisherscope.models.base import HUB, GenerativeModel, load_model, model_fingerprint
 from fisherscope.models.zoo import PREFIX as ZOO
 
@@ -122,27 +121,23 @@ def load_target(
         return Target(model, None, text if named else Path(text).name)
     if settings:
         raise SettingError(f"{text} is no saved model, whose {', '.join(settings)} could be set; set it in the factory")
-    module_name, colon, attribute = text.partition(":")
-    if not colon:
+    if ":" not in text:
         raise ModelError(
             f"'{text}' is no folder of a saved model, no {ZOO}NAME and no package.module:factory; check the path, or "
             "see the zoo with: fisherscope zoo"
         )
-    made = _call_factory(text, module_name, attribute)
+    made = _call_factory(text)
     module, log_prob = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if not isinstance(module, nn.Module):
         raise ModelError(f"{text} returned {type(made).__name__}, expected a GenerativeModel or (module, log_prob)")
     return Target(module.to(device=place, dtype=kind).eval(), log_prob, text)
 
 
-def _call_factory(text: str, module_name: str, attribute: str) -> Any:
-    # The console script does not have the working directory on its path, where a user's own module usually lies.
-    if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
+def _call_factory(spec: str) -> Any:
     try:
-        factory = getattr(importlib.import_module(module_name), attribute)
+        factory = import_named(spec)
     except (ImportError, AttributeError, ValueError) as cause:
-        raise ModelError(f"model factory '{text}' cannot be imported: {cause}") from None
+        raise ModelError(f"model factory '{spec}' cannot be imported: {cause}") from None
     return factory()
 
 

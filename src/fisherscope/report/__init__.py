@@ -13,6 +13,7 @@ from fisherscope.report.figures import (
 from fisherscope.report.heatmap import display_image, heatmap_figure, overlay
 from fisherscope.report.html import write_report
 from fisherscope.report.tables import latex_table, markdown_table, metric_grid, print_table, rich_tables
+from fisherscope.report.text_table import TextCell, TextTable
 from fisherscope.report.verdict import pair_verdicts
 
 __all__ = [
@@ -21,6 +22,8 @@ __all__ = [
     "LayerHistogram",
     "RankedImage",
     "ReportContent",
+    "TextCell",
+    "TextTable",
     "display_image",
     "explained_rows",
     "heatmap_figure",

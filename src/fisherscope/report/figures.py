@@ -12,17 +12,16 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from scipy.stats import norm
 
 from fisherscope.core.errors import DataError
 from fisherscope.core.store import write_atomic
 from fisherscope.evaluation import PairScores, auroc, roc_points
 from fisherscope.report.content import LayerHistogram, RankedImage
-from fisherscope.report.theme import Style, detector_styles, display_name, format_p, set_styles, theme
+from fisherscope.report.histograms import draw_histograms, draw_normal
+from fisherscope.report.theme import WIDE, Style, detector_styles, display_name, format_p, set_styles, theme
 
 Images = NDArray[np.uint8]
 
-WIDE = (4.6, 2.9)  # inches: 9 pt text stays legible when a phone shows the figure at 360 px
 PNG_DPI = 200
 STRIP_COLUMNS = 8
 
@@ -37,7 +36,7 @@ def likelihood_histogram(bits_per_dim: Mapping[str, NDArray[Any]], in_dist: str)
     with theme():
         figure = Figure(figsize=WIDE, layout="constrained")
         axes = figure.add_subplot()
-        _histograms(axes, bits_per_dim, in_dist)
+        draw_histograms(axes, bits_per_dim, in_dist)
         axes.set_xlabel("bits per dimension (← more likely)")
         figure.legend(loc="outside upper center", ncols=2)
     return figure
@@ -48,39 +47,11 @@ def layer_histogram(layer: LayerHistogram, in_dist: str) -> Figure:
     with theme():
         figure = Figure(figsize=WIDE, layout="constrained")
         axes = figure.add_subplot()
-        edges = _histograms(axes, layer.log_norms, in_dist)
-        grid = np.linspace(edges[0], edges[-1], 300)
-        density = 100 * (edges[1] - edges[0]) * norm.pdf(grid, layer.mean, layer.deviation)
-        axes.plot(grid, density, color="black", linewidth=1.1, label="fitted normal")
+        edges = draw_histograms(axes, layer.log_norms, in_dist)
+        draw_normal(axes, edges, layer.mean, layer.deviation)
         axes.set_xlabel(f"log squared gradient norm (B = {layer.group_size}) of\n{textwrap.fill(layer.layer, 56)}")
         figure.legend(loc="outside upper center", ncols=2)
     return figure
-
-
-def _histograms(axes: Axes, values: Mapping[str, NDArray[Any]], in_dist: str) -> NDArray[np.float64]:
-    """Draw one histogram a set over common bins and return their edges; the in-distribution one is filled."""
-    if in_dist not in values:
-        raise DataError(f"the in-distribution set '{in_dist}' is not among {sorted(values)}")
-    edges = _common_bins(values, in_dist)
-    styles = set_styles((in_dist, *(name for name in values if name != in_dist)))
-    for name, style in styles.items():
-        share = 100 * np.histogram(values[name], edges)[0] / len(values[name])
-        label = display_name(name)
-        if name == in_dist:
-            axes.stairs(share, edges, fill=True, color=style.color, alpha=0.3)
-            label += " (in-distribution)"
-        axes.stairs(share, edges, color=style.color, linestyle=style.dash, linewidth=1.6, label=label)
-    axes.set_ylabel("% of set per bin")
-    axes.set_xlim(edges[0], edges[-1])
-    return edges
-
-
-def _common_bins(values: Mapping[str, NDArray[Any]], in_dist: str) -> NDArray[np.float64]:
-    pooled = np.concatenate([np.asarray(v, dtype=np.float64) for v in values.values()])
-    reference = np.asarray(values[in_dist], dtype=np.float64)
-    width = 2 * float(np.subtract(*np.quantile(reference, [0.75, 0.25]))) / len(reference) ** (1 / 3)
-    count = int(np.clip(np.ptp(pooled) / width, 25, 90)) if width > 0 else 25
-    return np.histogram_bin_edges(pooled, bins=count)
 
 
 def roc_figure(pair: PairScores) -> Figure:

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from fisherscope.core.errors import DataError, SettingError
 from fisherscope.evaluation import METRICS, Record
+from fisherscope.report.text_table import TextCell, TextTable
 from fisherscope.report.theme import display_name
 
 METRIC_LABELS = {
@@ -20,15 +21,6 @@ METRIC_LABELS = {
     "fpr95": "FPR95",
 }
 LOWER_IS_BETTER = frozenset({"fpr95"})
-
-_LATEX_ESCAPES = str.maketrans(
-    {
-        "\\": r"\textbackslash{}",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        **{c: "\\" + c for c in "_&%#${}"},
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -169,50 +161,22 @@ def print_table(records: Sequence[Record], metric: str = "auroc", console: Conso
         console.print(table)
 
 
+def text_table(records: Sequence[Record], metric: str = "auroc") -> TextTable:
+    """Return the table as text, a heading for each pair and group size; the best of a column is bold."""
+    grid = metric_grid(records, metric)
+    heads = [(column.pair, f"B = {column.group_size}") for column in grid.columns]
+    return TextTable("detector", heads, [(name, [_text_cell(c) for c in cells]) for name, cells in grid.rows.items()])
+
+
+def _text_cell(cell: Cell | None) -> TextCell:
+    return TextCell("-") if cell is None else TextCell(cell.number, cell.interval, cell.best)
+
+
 def markdown_table(records: Sequence[Record], metric: str = "auroc") -> str:
     """Return the table in Markdown; the best of a column is bold."""
-    grid = metric_grid(records, metric)
-    head = [f"{c.pair}, B = {c.group_size}".replace("|", r"\|") for c in grid.columns]
-    lines = [["detector", *head], ["---", *(":-:" for _ in head)]]
-    for detector, cells in grid.rows.items():
-        lines.append([detector, *(_markdown_cell(cell) for cell in cells)])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def _markdown_cell(cell: Cell | None) -> str:
-    if cell is None:
-        return "-"
-    return f"{f'**{cell.number}**' if cell.best else cell.number} {cell.interval}"
+    return text_table(records, metric).markdown()
 
 
 def latex_table(records: Sequence[Record], metric: str = "auroc") -> str:
     r"""Return the table as a LaTeX ``tabular``; needs ``\usepackage{booktabs}``. The best of a column is bold."""
-    grid = metric_grid(records, metric)
-    pairs = " & ".join(_latex_pair(column) for column in grid.columns)
-    sizes = " & ".join(f"$B = {column.group_size}$" for column in grid.columns)
-    lines = [
-        rf"\begin{{tabular}}{{l{'c' * len(grid.columns)}}}",
-        r"\toprule",
-        rf" & {pairs} \\",
-        rf"detector & {sizes} \\",
-        r"\midrule",
-        *(
-            rf"{detector.translate(_LATEX_ESCAPES)} & {' & '.join(_latex_cell(cell) for cell in cells)} \\"
-            for detector, cells in grid.rows.items()
-        ),
-        r"\bottomrule",
-        r"\end{tabular}",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _latex_pair(column: Column) -> str:
-    inside, outside = (display_name(name).translate(_LATEX_ESCAPES) for name in (column.in_dist, column.out_dist))
-    return rf"{inside} $\to$ {outside}"
-
-
-def _latex_cell(cell: Cell | None) -> str:
-    if cell is None:
-        return "--"
-    number = rf"\textbf{{{cell.number}}}" if cell.best else cell.number
-    return rf"{number} {{\scriptsize {cell.interval}}}"
+    return text_table(records, metric).latex()

@@ -50,7 +50,7 @@ def gradients(module, x):
 def passes_over(module, x, batch=7):
     """A RunPass over samples in batches."""
 
-    def run(reductions):
+    def run(reductions, limit):
         for start in range(0, len(x), batch):
             part = torch.from_numpy(x[start : start + batch])
             gradient_pass(module, part, reductions, log_prob=log_prob)

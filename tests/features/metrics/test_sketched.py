@@ -7,12 +7,12 @@ from metric_reference import Tiny, flat, gradients, measured, passes_over, sampl
 
 from fisherscope.core.errors import SettingError
 from fisherscope.core.keys import sample_keys
-from fisherscope.core.table import Card, FeatureTable
+from fisherscope.core.table import SKETCH_KINDS, Card, FeatureTable
 from fisherscope.detectors.rao import RaoSketch
 from fisherscope.features.gradients import gradient_pass
-from fisherscope.features.gradients.forms import DenseForm
+from fisherscope.features.gradients.forms import DenseForm, matrix_view
 from fisherscope.features.metrics import SketchSettings, fit_metrics, make_metric
-from fisherscope.features.metrics.sketched import KINDS, Sketched
+from fisherscope.features.metrics.sketched import Sketched
 
 SETTINGS = SketchSettings(size=24, layer_size=16, projection_seed=5)
 
@@ -53,7 +53,7 @@ def table_of(metric, module, x, group_size):
     )
 
 
-@pytest.mark.parametrize("kind", ["gaussian", *KINDS])
+@pytest.mark.parametrize("kind", ["gaussian", *SKETCH_KINDS])
 @pytest.mark.parametrize("group_size", [1, 3])
 def test_rao_of_a_sketch_against_the_dense_fisher_matrix(module, kind, group_size):
     metric = fitted(kind, module)
@@ -127,7 +127,7 @@ def test_a_model_with_large_layers_gets_rows_times_roots():
     module = torch.nn.Linear(80, 70, bias=False).double()
     x = np.random.default_rng(0).normal(size=(30, 80)) * np.linspace(0.1, 3, 80)
 
-    def run(reductions):
+    def run(reductions, limit):
         gradient_pass(module, torch.from_numpy(x), reductions, log_prob=lambda m, v: -m(v).square().sum(1))
 
     metric = Sketched("whitened", "whitened", SETTINGS)
@@ -139,3 +139,18 @@ def test_a_model_with_large_layers_gets_rows_times_roots():
 def test_unknown_kind():
     with pytest.raises(SettingError, match="kind of sketch is 'nope', expected one of countsketch"):
         Sketched("a", "nope")
+
+
+@pytest.mark.parametrize("kind", ["whitened", "equalised"])
+@pytest.mark.parametrize("group_size", [1, 3])
+def test_sketch_norms_are_the_lengths_of_the_projected_group_gradients(module, kind, group_size):
+    metric, x = fitted(kind, module), samples(6, seed=1)
+    block = measured(metric, module, x, group_size)[f"sketch_norm:{kind}"]
+    assert block.shape == (6 // group_size, len(list(module.parameters())))
+    shapes = {name: p.shape for name, p in module.named_parameters()}
+    for i, (name, each) in enumerate(gradients(module, x).items()):
+        projection = metric._projections[name]
+        views = each.reshape(-1, group_size, *matrix_view(shapes[name])).sum(1)
+        left = np.eye(views.shape[1]) if projection.left is None else projection.left.numpy()
+        right = np.eye(views.shape[2]) if projection.right is None else projection.right.numpy()
+        np.testing.assert_allclose(block[:, i], np.square(left @ views @ right.T).sum((1, 2)), rtol=1e-9)

@@ -17,16 +17,16 @@ BANDWIDTHS: Final = np.logspace(-1, 1, 41)
 MOST_MODES: Final = 4
 
 
-def principal_axes(v: Array) -> dict[str, Array]:
+def principal_axes(v: Array, most: int = MOST_COMPONENTS) -> dict[str, Array]:
     """Return ``mean``, ``std`` and ``axes`` (L, k): standardised v times ``axes`` has k uncorrelated unit variances.
 
-    k explains 95 % of the variance, but is at most 16 and a tenth of the samples.
+    k explains 95 % of the variance, but is at most ``most`` and a tenth of the samples.
     """
     learnt = mean_and_std(v)
     _, singular, rotation = np.linalg.svd(standardise(v, learnt), full_matrices=False)
     explained = np.cumsum(singular**2) / np.sum(singular**2)
     wanted = int(np.searchsorted(explained, EXPLAINED)) + 1
-    k = max(1, min(wanted, MOST_COMPONENTS, len(v) // SAMPLES_PER_COMPONENT))
+    k = max(1, min(wanted, most, len(v) // SAMPLES_PER_COMPONENT))
     return {**learnt, "axes": rotation[:k].T * (np.sqrt(len(v) - 1) / singular[:k])}
 
 
@@ -36,42 +36,54 @@ def components(v: Array, learnt: Learnt) -> Array:
     return found
 
 
+def fit_modes(points: Array) -> dict[str, Array]:
+    """Return the mixture of one to four normals of the lowest BIC (McLachlan & Peel 2000) of points (N, k)."""
+    from sklearn.mixture import GaussianMixture
+
+    most = max(1, min(MOST_MODES, len(points) // (SAMPLES_PER_COMPONENT * points.shape[1])))
+    fits = [GaussianMixture(m, reg_covar=1e-3, max_iter=1000, random_state=0).fit(points) for m in range(1, most + 1)]
+    best = min(fits, key=lambda mixture: mixture.bic(points))
+    return {"weights": best.weights_, "centres": best.means_, "precisions": best.precisions_cholesky_}
+
+
+def modes_novelty(points: Array, modes: Learnt) -> Array:
+    """Return -log density of points (N, k) under what :func:`fit_modes` returned, (N,)."""
+    novelty: Array = -logsumexp(_mode_terms(points, modes), axis=0)
+    return novelty
+
+
+def modes_slope(points: Array, modes: Learnt) -> Array:
+    """Return the gradient of :func:`modes_novelty` with respect to the points, (N, k)."""
+    shares = softmax(_mode_terms(points, modes), axis=0)
+    parts = zip(shares, modes["centres"], modes["precisions"], strict=True)
+    slope: Array = sum((s[:, None] * ((points - c) @ f @ f.T) for s, c, f in parts), np.zeros_like(points))
+    return slope
+
+
+def _mode_terms(points: Array, modes: Learnt) -> Array:
+    """Return the log of each mode's share of the density, (modes, N)."""
+    terms = []
+    for weight, centre, factor in zip(modes["weights"], modes["centres"], modes["precisions"], strict=True):
+        log_det = np.log(np.diag(factor)).sum()
+        squares = np.square((points - centre) @ factor).sum(1)
+        terms.append(np.log(weight) + log_det - 0.5 * (squares + points.shape[1] * np.log(2 * np.pi)))
+    return np.stack(terms)
+
+
 class Mixture(SmoothDensity):
-    """score = -log density of a mixture of one to four normals, their number by BIC (McLachlan & Peel 2000)."""
+    """score = -log density of the mixture of :func:`fit_modes` on the principal components."""
 
     min_fit = 20
 
     def fit(self, v: Array, sizes: NDArray[np.intp] | None) -> Learnt:
-        from sklearn.mixture import GaussianMixture
-
         learnt = principal_axes(v)
-        points = components(v, learnt)
-        most = max(1, min(MOST_MODES, len(v) // (SAMPLES_PER_COMPONENT * points.shape[1])))
-        fits = [
-            GaussianMixture(m, reg_covar=1e-3, max_iter=1000, random_state=0).fit(points) for m in range(1, most + 1)
-        ]
-        best = min(fits, key=lambda mixture: mixture.bic(points))
-        return {**learnt, "weights": best.weights_, "centres": best.means_, "precisions": best.precisions_cholesky_}
+        return {**learnt, **fit_modes(components(v, learnt))}
 
     def score(self, v: Array, learnt: Learnt) -> Array:
-        scores: Array = -logsumexp(self._terms(components(v, learnt), learnt), axis=0)
-        return scores
+        return modes_novelty(components(v, learnt), learnt)
 
     def gradient(self, v: Array, learnt: Learnt) -> Array:
-        points = components(v, learnt)
-        shares = softmax(self._terms(points, learnt), axis=0)
-        parts = zip(shares, learnt["centres"], learnt["precisions"], strict=True)
-        return _to_layers(sum(s[:, None] * ((points - c) @ f @ f.T) for s, c, f in parts), learnt)
-
-    @staticmethod
-    def _terms(points: Array, learnt: Learnt) -> Array:
-        """Return the log of each mode's share of the density, (modes, N)."""
-        terms = []
-        for weight, centre, factor in zip(learnt["weights"], learnt["centres"], learnt["precisions"], strict=True):
-            log_det = np.log(np.diag(factor)).sum()
-            squares = np.square((points - centre) @ factor).sum(1)
-            terms.append(np.log(weight) + log_det - 0.5 * (squares + points.shape[1] * np.log(2 * np.pi)))
-        return np.stack(terms)
+        return layer_slope(modes_slope(components(v, learnt), learnt), learnt)
 
 
 class KernelDensity(SmoothDensity):
@@ -96,10 +108,10 @@ class KernelDensity(SmoothDensity):
     def gradient(self, v: Array, learnt: Learnt) -> Array:
         points, variance = components(v, learnt), float(learnt["bandwidth"]) ** 2
         shares = softmax(-0.5 * _square_distances(points, learnt["points"]) / variance, axis=1)
-        return _to_layers((points - shares @ learnt["points"]) / variance, learnt)
+        return layer_slope((points - shares @ learnt["points"]) / variance, learnt)
 
 
-def _to_layers(slope: Array, learnt: Learnt) -> Array:
+def layer_slope(slope: Array, learnt: Learnt) -> Array:
     """Return d score / d v for d score / d components, (N, k)."""
     layers: Array = slope @ learnt["axes"].T / learnt["std"]
     return layers

@@ -3,6 +3,7 @@
 from fisherscope.features.gradients.api import PassResult, gradient_norms, gradient_pass, gradient_sketch, rules_report
 from fisherscope.features.gradients.logprob import bind_log_prob, pytree_keys
 from fisherscope.features.gradients.reductions import (
+    GradientEntries,
     GramBlocks,
     GroupGradients,
     Kronecker,
@@ -11,9 +12,10 @@ from fisherscope.features.gradients.reductions import (
     SquareSums,
 )
 from fisherscope.features.gradients.report import RulesReport
-from fisherscope.features.gradients.sketch import Projection, Sketch, random_projection
+from fisherscope.features.gradients.sketch import Projection, Sketch, SketchedNorms, random_projection
 
 __all__ = [
+    "GradientEntries",
     "GramBlocks",
     "GroupGradients",
     "Kronecker",
@@ -22,6 +24,7 @@ __all__ = [
     "Reduction",
     "RulesReport",
     "Sketch",
+    "SketchedNorms",
     "SquareSums",
     "SquaredNorms",
     "bind_log_prob",

@@ -7,7 +7,7 @@ does not touch log p comes as zeros.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import torch
@@ -98,6 +98,30 @@ class GroupGradients(Reduction):
 
     def result(self, names: list[str]) -> dict[str, Tensor]:
         return {name: joined(self._parts[name]) for name in names}
+
+
+class GradientEntries(Reduction):
+    """Some entries of some gradients: name -> (n_groups, k).
+
+    Args:
+        entries: numbers of the wanted entries of the flattened gradient, (k,), by parameter; others are left alone.
+    """
+
+    def __init__(self, entries: Mapping[str, Tensor]) -> None:
+        self._entries = entries
+        self._parts: dict[str, list[Tensor]] = {name: [] for name in entries}
+
+    @property
+    def whole_batch(self) -> bool:
+        return False
+
+    def update(self, name: str, form: GradientForm) -> None:
+        if name in self._entries:
+            rows = form.dense().flatten(1)
+            self._parts[name].append(rows[:, self._entries[name].to(rows.device)])
+
+    def result(self, names: list[str]) -> dict[str, Tensor]:
+        return {name: torch.cat(self._parts[name]) for name in names if name in self._entries}
 
 
 class SquareSums(Reduction):

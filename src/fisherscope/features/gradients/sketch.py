@@ -165,6 +165,21 @@ class Sketch(Reduction):
         return out.index_add_(1, bucket, entries * sign)
 
 
+class SketchedNorms(Sketch):
+    """name -> (n_groups,): ||R_g G R_a^T||^2 before the buckets, an unbiased estimate of ||G||^2 with random R's.
+
+    Parameters that are not projected give their exact squared norm. Arguments as :class:`Sketch`.
+    """
+
+    def __init__(
+        self, size: int = 512, *, projection_seed: int = 0, projections: Mapping[str, Projection] | None = None
+    ) -> None:
+        super().__init__(size, projection_seed=projection_seed, projections=projections, per_layer=True)
+
+    def update(self, name: str, form: GradientForm) -> None:
+        self._layers.setdefault(name, []).append(self._entries(name, form).square().sum(1))
+
+
 @dataclass(frozen=True)
 class _Like:
     dtype: torch.dtype

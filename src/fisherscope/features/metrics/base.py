@@ -24,11 +24,13 @@ class FisherMetric(ABC):
         name: how blocks and detectors call it.
         stages: number of passes that a fit takes.
         growing: stages that are repeated when new samples arrive; what the others learnt stays as it is.
+        max_samples: fit samples that a pass has to show, at most; None: all.
     """
 
     name: str
     stages: int
     growing: tuple[int, ...]
+    max_samples: int | None = None
 
     @abstractmethod
     def collector(self, stage: int) -> Reduction:

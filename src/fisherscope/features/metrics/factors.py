@@ -41,13 +41,9 @@ class FactorSums(Reduction):
     """Running sums of a a^T and g g^T over single samples, for the parameters that have them.
 
     Batches that come without (the engine serves a batch of one by plain autograd) are passed over.
-
-    Args:
-        max_samples: batches after these are passed over; a few hundred suffice (EVIDENCE.md). None: all count.
     """
 
-    def __init__(self, max_samples: int | None = None) -> None:
-        self._max_samples = max_samples
+    def __init__(self) -> None:
         self._sums: dict[str, KroneckerFactors] = {}
 
     @property
@@ -55,9 +51,7 @@ class FactorSums(Reduction):
         return False
 
     def update(self, name: str, form: GradientForm) -> None:
-        old = self._sums.get(name)
-        full = self._max_samples is not None and old is not None and old.groups >= self._max_samples
-        new = None if full else form.kronecker()
+        old, new = self._sums.get(name), form.kronecker()
         if new is None:
             return
         inputs, outputs = new.inputs.double(), new.outputs.double()

@@ -15,17 +15,17 @@ from fisherscope.features.metrics.registry import make_metric
 
 FORMAT_VERSION = 1
 
-RunPass = Callable[[Sequence[Reduction]], None]
-"""Shows the gradients of every fit sample, one by one, to some reductions."""
+RunPass = Callable[[Sequence[Reduction], int | None], None]
+"""Shows the gradients of every fit sample, or of so many of them, one by one, to some reductions."""
 
 
 def fit_metrics(metrics: Sequence[FisherMetric], run_pass: RunPass) -> None:
-    """Fit unfitted metrics together; each stage of theirs takes one pass over the samples, shared by all.
+    """Fit unfitted metrics together; each stage takes one pass over the samples, shared by those that see as many.
 
     Args:
         metrics: fresh from :func:`make_metric`.
         run_pass: calls :func:`fisherscope.features.gradients.gradient_pass` with group size 1 for every batch of the
-            fit samples and the reductions it is given.
+            fit samples, or for a representative choice of so many of them, and the reductions it is given.
 
     Raises:
         DataError: the gradients of all fit samples are the same.
@@ -44,7 +44,8 @@ def update_metrics(metrics: Sequence[FisherMetric], run_pass: RunPass) -> None:
 
 
 def _run_stage(metrics: Sequence[FisherMetric], stage: int, run_pass: RunPass) -> None:
-    run_pass([m.collector(stage) for m in metrics])
+    for limit in dict.fromkeys(m.max_samples for m in metrics):
+        run_pass([m.collector(stage) for m in metrics if m.max_samples == limit], limit)
     for metric in metrics:
         metric.finish(stage)
 

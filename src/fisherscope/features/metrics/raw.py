@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fisherscope.core.errors import SettingError
-from fisherscope.features.gradients import Projection, Reduction, Sketch, SquaredNorms
+from fisherscope.features.gradients import Projection, Reduction, Sketch, SketchedNorms, SquaredNorms
 from fisherscope.features.metrics.feature import GradientFeature, trainable_names
 
 SMALLEST_SKETCH: Final = 8
@@ -137,3 +137,38 @@ class LayerSketch(GradientFeature):
 
     def settings(self, module: nn.Module) -> dict[str, Any] | None:
         return {"size": self._settings.layer_size, "projection_seed": self._settings.projection_seed}
+
+
+class SketchNorms(GradientFeature):
+    """``sketch_norm`` (N, L): squared norm of every parameter tensor's projected gradient, what a sketch costs.
+
+    With random projections an estimate of ``grad_norm``; with those of a metric, the norm in that metric.
+
+    Args:
+        settings: sizes and seed.
+        metric: name of the metric that chose the projections; the block is then ``sketch_norm:NAME``.
+        projections: by parameter name, in place of the random ones.
+    """
+
+    per_sample = False
+
+    def __init__(
+        self, settings: SketchSettings, metric: str = "", projections: Mapping[str, Projection] | None = None
+    ) -> None:
+        self.block = f"sketch_norm:{metric}" if metric else "sketch_norm"
+        self._settings = settings
+        self._projections = projections
+
+    def reduction(self, module: nn.Module, group_size: int) -> Reduction:
+        return SketchedNorms(
+            self._settings.size, projection_seed=self._settings.projection_seed, projections=self._projections
+        )
+
+    def to_block(self, result: Any, group_size: int) -> Tensor:
+        return torch.stack(list(result.values()), dim=1).double()
+
+    def columns(self, module: nn.Module) -> tuple[str, ...] | None:
+        return trainable_names(module)
+
+    def settings(self, module: nn.Module) -> dict[str, Any] | None:
+        return {"size": self._settings.size, "projection_seed": self._settings.projection_seed}

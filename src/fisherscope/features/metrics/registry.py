@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from fisherscope.core.errors import SettingError
+from fisherscope.core.table import SKETCH_KINDS
 from fisherscope.features.metrics.base import FisherMetric
 from fisherscope.features.metrics.diagonal import EntrywiseMetric
 from fisherscope.features.metrics.kronecker import Ekfac, Kfac
 from fisherscope.features.metrics.low_rank import LowRank
 from fisherscope.features.metrics.raw import SketchSettings
-from fisherscope.features.metrics.sketched import KINDS, GaussianSketch, Sketched
+from fisherscope.features.metrics.sketched import GaussianSketch, Sketched
 
 UNCENTRED: Final = "-uncentred"
 
@@ -32,7 +33,7 @@ def metric_names() -> tuple[str, ...]:
     detector decides.
     """
     quadratic = [name + suffix for name in _QUADRATIC for suffix in ("", UNCENTRED)]
-    return (*quadratic, "gaussian", *KINDS)
+    return (*quadratic, "gaussian", *SKETCH_KINDS)
 
 
 def make_metric(name: str, sketch: SketchSettings | None = None) -> FisherMetric:
@@ -50,6 +51,6 @@ def make_metric(name: str, sketch: SketchSettings | None = None) -> FisherMetric
         return _QUADRATIC[plain](name, plain == name)
     if name == "gaussian":
         return GaussianSketch(name, sketch)
-    if name in KINDS:
+    if name in SKETCH_KINDS:
         return Sketched(name, name, sketch)
     raise SettingError(f"unknown metric '{name}'; known: {', '.join(metric_names())}")

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from fisherscope.core.errors import SettingError
 from fisherscope.core.keys import KeyArray
 
-_FREE: Final = {"steps", "minutes", "learning_rate", "checkpoint_every", "validate_every", "patience"}
+_FREE: Final = {"steps", "minutes", "learning_rate", "checkpoint_every", "validate_every", "patience", "channels_last"}
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,9 @@ class TrainSettings:
         validate_every: steps between validations.
         patience: stop after so many validations without a new best, and keep the best; None trains to the end.
         checkpoint_every: seconds between checkpoints.
-        autocast: run the forward pass in bfloat16 where the operation allows it; meant for GPUs.
+        autocast: run the forward pass in bfloat16 where the operation allows it; for GPUs, and processors with
+            bfloat16 units (AMX), where a step takes .5 to .7 of its time.
+        channels_last: lay images and convolution weights out channels last, which convolutions in bfloat16 prefer.
         seed: seed of batches and noise.
     """
 
@@ -45,6 +47,7 @@ class TrainSettings:
     patience: int | None = None
     checkpoint_every: float = 60.0
     autocast: bool = False
+    channels_last: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -26,6 +26,22 @@ _VALIDATION_SEED: Final = 10**9
 LOG_2: Final = math.log(2.0)
 
 
+def _layout(settings: TrainSettings, data: TrainingSet) -> torch.memory_format:
+    if settings.channels_last and data.x.ndim != 4:
+        raise SettingError(
+            f"channels_last is for images (n, C, H, W); {data.name} has samples of shape {data.x.shape[1:]}, "
+            "leave channels_last out"
+        )
+    return torch.channels_last if settings.channels_last else torch.preserve_format
+
+
+def _adam_state(parameter: Tensor, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    # Laid out like the parameter, in memory of its own: Adam's kernels round differently on other strides and
+    # alignments, and a resumed run would not be the straight one to the bit.
+    moments = {k: torch.empty_like(parameter).copy_(stored[k]) for k in ("exp_avg", "exp_avg_sq")}
+    return {"step": stored["step"].to(parameter.device), **moments}
+
+
 class Trainer:
     """A model in training.
 
@@ -41,9 +57,11 @@ class Trainer:
         self, model: GenerativeModel, data: TrainingSet, settings: TrainSettings, folder: Path, workers: Workers
     ) -> None:
         self.model, self.data, self.settings, self.folder, self.workers = model, data, settings, folder, workers
+        self.layout = _layout(settings, data)
+        model.to(memory_format=self.layout)  # type: ignore[call-overload]
         self.state_path = folder / "training" / "state.safetensors"
         self.trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self.optimiser = torch.optim.Adam(self.trained.values(), lr=settings.learning_rate)
+        self.optimiser = torch.optim.Adam(self.trained.values(), lr=settings.learning_rate, fused=True)
         self.average = self._copy()
         self.best: dict[str, Tensor] = {}
         self.step, self.seconds = 0, 0.0
@@ -67,6 +85,9 @@ class Trainer:
     def _copy(self) -> dict[str, Tensor]:
         return {k: v.detach().clone() for k, v in self.model.named_parameters()}
 
+    def _like_parameters(self, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {k: torch.empty_like(p).copy_(stored[k]) for k, p in self._copy().items() if stored}
+
     def batch_rows(self, step: int) -> NDArray[np.intp]:
         """Return the rows of a step: epochs in a shuffled order that depends on seed and epoch alone."""
         per_epoch = len(self.train_rows) // self.settings.batch_size
@@ -75,7 +96,8 @@ class Trainer:
         return order[place * self.settings.batch_size :][: self.settings.batch_size]
 
     def _rows(self, rows: NDArray[np.intp]) -> tuple[Tensor, NDArray[np.uint64]]:
-        return torch.from_numpy(self.data.x[rows]).to(self.workers.device), self.data.keys[rows]
+        x = torch.from_numpy(self.data.x[rows]).to(self.workers.device, memory_format=self.layout)
+        return x, self.data.keys[rows]
 
     def initialise(self) -> None:
         """Let the model set what it takes from a first batch of data."""
@@ -195,12 +217,11 @@ class Trainer:
                 raise CardMismatchError(name, value, head.get(name), "resume with the same model, data and settings")
         self.step, self.seconds, self.validation = head["step"], head["seconds"], head["validation"]
         self.best_validation, self.stale = head.get("best_validation", math.inf), head.get("stale", 0)
-        tensors = {k: v.to(self.workers.device) for k, v in tensors.items()}
         self.model.load_state_dict(part(tensors, "model."))
-        self.average, self.best = part(tensors, "average."), part(tensors, "best.")
+        self.average = self._like_parameters(part(tensors, "average."))
+        self.best = self._like_parameters(part(tensors, "best."))
         for name, parameter in self.trained.items():
-            state = part(tensors, f"adam.{name}.")
-            self.optimiser.state[parameter] = {k: v.cpu() if k == "step" else v for k, v in state.items()}
+            self.optimiser.state[parameter] = _adam_state(parameter, part(tensors, f"adam.{name}."))
         if self.workers.main:
             drop_metrics_after(self.folder, self.step)
 
@@ -210,6 +231,7 @@ class Trainer:
             self.average = self.best
         validation = self.validate()
         self._load(self.average)
+        self.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         self.model.card = ModelCard(
             name=f"{self.model.family}-{self.data.name}",
             data=self.data.name,

@@ -1,0 +1,259 @@
+"""Write docs/study.md: which score tells best what a model has never learnt, and by how much.
+
+Command: python benchmarks/study.py [--zoo DIR] [--data-root DIR] [--work DIR] [--limit N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from study_grid import CANDIDATES, FAMILIES, OF_FAMILY, PAPER, RIVALS, Case, Settings, run_grid
+
+from fisherscope.core.store import write_atomic, write_json
+from fisherscope.detectors import DEFAULT_DETECTOR
+from fisherscope.evaluation import Interval, average_auroc, compare_averages
+from fisherscope.models.zoo import zoo_root
+
+DOCS = Path(__file__).parents[1] / "docs"
+REPLICATES = 1000
+
+HEAD = """# The study: which score, and by how much
+
+Written by `{command}`; do not edit by hand. All figures are in [study.json](study.json).
+
+Mean AUROC over pairs of sets; out-of-distribution (OOD) is the positive class and a higher score means more novel. In
+brackets a 95 % paired bootstrap interval ({replicates:,} resamples, seed 0; gtsrb by track at B = 1): it covers the
+draw of the test samples, not another training run. {samples} Every detector sees the same models and samples.
+
+**Choices were made on the development pairs alone** (fashion_mnist ↔ mnist, cifar10 ↔ gtsrb). cifar10 → celeba and
+cifar10 → tiny_imagenet32 had been looked at before the study began and count as *seen*. The other eight pairs are the
+*headline*: reported, never chosen on.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run what is missing and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--zoo", type=Path, default=zoo_root(), help="folder of models called FAMILY-SET")
+    parser.add_argument("--data-root", default=os.environ.get("FISHERSCOPE_DATA"), help="folder of named sets")
+    parser.add_argument("--work", type=Path, default=Path("runs/study"), help="folder for feature tables and scores")
+    parser.add_argument("--limit", type=int, default=1000, help="OOD samples a set; twice as many in-distribution")
+    options = parser.parse_args(arguments)
+    cases, missing = run_grid(Settings(options.zoo, options.work, options.data_root, options.limit))
+    # Where models and data lie differs from machine to machine and is no part of the result.
+    command = shlex.join(["python", "benchmarks/study.py", *([f"--limit={options.limit}"] * (options.limit != 1000))])
+    page, figures = write_page(cases, missing, command)
+    write_json(DOCS / "study.json", figures)
+    write_atomic(DOCS / "study.md", page.encode())
+    print(page)
+
+
+def write_page(cases: Sequence[Case], missing: Sequence[str], command: str) -> tuple[str, dict[str, Any]]:
+    """Return the page and its figures."""
+    figures: dict[str, Any] = {"missing_models": list(missing), "default": DEFAULT_DETECTOR, "means": [], "cells": []}
+    sections = [
+        HEAD.format(command=command, replicates=REPLICATES, samples=_samples(cases)),
+        _missing(missing),
+        _verdict(cases, figures),
+        _losses(cases, figures),
+        _choice(cases, figures),
+        *(_means(cases, role, figures) for role in ("headline", "seen", "development", "all")),
+        _cells(cases, figures),
+    ]
+    return "\n".join(section for section in sections if section), figures
+
+
+def _samples(cases: Sequence[Case]) -> str:
+    singles = [c.pair for c in cases if c.pair.group_size == 1]
+    n_in = sorted({len(p.scores_in[PAPER]) for p in singles})
+    n_out = sorted({len(p.scores_out[PAPER]) for p in singles})
+    return f"In-distribution {_range(n_in)} test samples and twice as many to fit, OOD {_range(n_out)}."
+
+
+def _range(counts: Sequence[int]) -> str:
+    return " to ".join(f"{n:,}" for n in dict.fromkeys((counts[0], counts[-1]))) if counts else "no"
+
+
+def _missing(missing: Sequence[str]) -> str:
+    return f"Models that are not trained yet, and so not in here: {', '.join(missing)}.\n" if missing else ""
+
+
+def _select(cases: Sequence[Case], size: int, role: str = "all", family: str | None = None) -> list[Case]:
+    return [
+        c
+        for c in cases
+        if c.pair.group_size == size and role in ("all", c.role) and (family is None or c.family == family)
+    ]
+
+
+def _verdict(cases: Sequence[Case], figures: dict[str, Any]) -> str:
+    """Say by how much the default beats the paper's score and the rivals."""
+    lines = [f"## `{DEFAULT_DETECTOR}`, the default, against the rest\n"]
+    for role, called in (("headline", "headline pairs"), ("all", "all pairs")):
+        for size in (1, 5):
+            chosen = _select(cases, size, role)
+            if not chosen:
+                continue
+            rows = [
+                f"| {name} | {_mean(chosen, name).estimate:.3f} | {_signed(_difference(chosen, name))} |"
+                for name in (PAPER, *RIVALS)
+            ]
+            mine = _mean(chosen, DEFAULT_DETECTOR)
+            lines.append(
+                f"{len(chosen)} {called} of model and sets, B = {size}: {DEFAULT_DETECTOR} {_plain(mine)}.\n\n"
+                "| against | its mean AUROC | the default minus it |\n| --- | :-: | :-: |\n" + "\n".join(rows) + "\n"
+            )
+            figures.setdefault("verdict", []).append(
+                {"role": role, "group_size": size, "n": len(chosen), "default": _json(mine)}
+                | {name: _json(_difference(chosen, name)) for name in (PAPER, *RIVALS)}
+            )
+    return "\n".join(lines)
+
+
+def _losses(cases: Sequence[Case], figures: dict[str, Any]) -> str:
+    """List first where the default is beaten by one of the rivals that it should beat."""
+    rows = []
+    for case in cases:
+        beaten = {name: _difference([case], name) for name in (PAPER, *RIVALS)}
+        for name, difference in beaten.items():
+            if difference.high < 0:
+                rows.append((case, name, difference))
+    figures["losses"] = [
+        {"family": c.family, "sets": list(c.sets), "group_size": c.pair.group_size, "to": name, "difference": _json(d)}
+        for c, name, d in rows
+    ]
+    if not rows:
+        return "## Where it loses\n\nNowhere with an interval below 0.\n"
+    table = [
+        f"| {c.family}: {c.sets[0]} → {c.sets[1]}, B = {c.pair.group_size} ({c.role}) | {name} "
+        f"| {_mean([c], DEFAULT_DETECTOR).estimate:.3f} | {_mean([c], name).estimate:.3f} | {_signed(d)} |"
+        for c, name, d in sorted(rows, key=lambda row: row[2].estimate)
+    ]
+    return (
+        "## Where it loses\n\n"
+        "Every single model and pair on which one of these rivals is better, the difference's interval below 0:\n\n"
+        "| model and pair | rival | default | rival's AUROC | difference |\n| --- | --- | :-: | :-: | :-: |\n"
+        + "\n".join(table)
+        + "\n"
+    )
+
+
+def _choice(cases: Sequence[Case], figures: dict[str, Any]) -> str:
+    """Show the evidence for the default: all candidates on the development pairs."""
+    scored = {}
+    for name in (PAPER, *CANDIDATES):
+        sizes = [_select(cases, size, "development") for size in (1, 5)]
+        if all(sizes):
+            scored[name] = [_mean(chosen, name) for chosen in sizes]
+    if not scored:
+        return ""
+    order = sorted(scored, key=lambda name: -scored[name][0].estimate)
+    figures["choice"] = [{"detector": n, "b1": _json(scored[n][0]), "b5": _json(scored[n][1])} for n in order]
+    rows = [f"| {_bold(n)} | {_plain(scored[n][0])} | {_plain(scored[n][1])} |" for n in order]
+    return (
+        "## The choice of the default\n\n"
+        "All scores of the gradient on the development pairs, every family together:\n\n"
+        "| detector | B = 1 | B = 5 |\n| --- | :-: | :-: |\n" + "\n".join(rows) + "\n"
+    )
+
+
+def _means(cases: Sequence[Case], role: str, figures: dict[str, Any]) -> str:
+    sections = []
+    for size in (1, 5):
+        chosen = _select(cases, size, role)
+        families = [f for f in FAMILIES if _select(cases, size, role, f)]
+        if not chosen:
+            continue
+        rows = []
+        names = [*chosen[0].pair.scores_in]
+        names += [n for f in families for n in OF_FAMILY[f] if n not in names]
+        means = {n: {f: _mean(_select(chosen, size, "all", f), n) for f in families} for n in names}
+        for name in sorted(names, key=lambda n: -_average(means[n])):
+            cells = [_plain(means[name][f]) if means[name][f] else "–" for f in families]
+            whole = _mean(chosen, name)
+            rows.append(f"| {_bold(name)} | {' | '.join(cells)} | {_plain(whole) if whole else '–'} |")
+            figures["means"].append(
+                {"role": role, "group_size": size, "detector": name, "all": _json(whole)}
+                | {f: _json(means[name][f]) for f in families}
+            )
+        head = f"| detector | {' | '.join(families)} | all |\n| --- |{' :-: |' * (len(families) + 1)}\n"
+        sections.append(f"B = {size}, {len(chosen)} models and pairs:\n\n{head}" + "\n".join(rows) + "\n")
+    title = {"all": "All pairs", "seen": "Seen pairs"}.get(role, f"{role.capitalize()} pairs")
+    return f"## {title}\n\n" + "\n".join(sections) if sections else ""
+
+
+def _average(means: dict[str, Interval | None]) -> float:
+    known = [m.estimate for m in means.values() if m]
+    return sum(known) / max(1, len(known))
+
+
+def _cells(cases: Sequence[Case], figures: dict[str, Any]) -> str:
+    """Put every single AUROC of the main detectors on the page, and of all of them into the figures."""
+    shown = (DEFAULT_DETECTOR, PAPER, "rao-sketch", *RIVALS)
+    rows = []
+    for case in cases:
+        names = [*case.pair.scores_in]
+        figures["cells"].append(
+            {"family": case.family, "in_dist": case.sets[0], "out_dist": case.sets[1], "role": case.role}
+            | {"group_size": case.pair.group_size, "n_in": len(case.pair.scores_in[PAPER])}
+            | {"n_out": len(case.pair.scores_out[PAPER]), "auroc": {n: _json(_mean([case], n)) for n in names}}
+        )
+        cells = [f"{_mean([case], n).estimate:.3f}" for n in shown]
+        rows.append(
+            f"| {case.family}: {case.sets[0]} → {case.sets[1]}, B = {case.pair.group_size} | {' | '.join(cells)} |"
+        )
+    return (
+        "## Every model and pair\n\n"
+        f"| model and pair | {' | '.join(shown)} |\n| --- |{' :-: |' * len(shown)}\n" + "\n".join(rows) + "\n"
+    )
+
+
+def _cached(function: Callable[..., Any]) -> Callable[..., Any]:
+    kept = lru_cache(maxsize=None)(lambda key: function(*key_of[key]))
+    key_of: dict[Any, Any] = {}
+
+    def call(cases: Sequence[Case], name: str) -> Any:
+        key = (tuple(id(c) for c in cases), name)
+        key_of[key] = (cases, name)
+        return kept(key)
+
+    return call
+
+
+@_cached
+def _mean(cases: Sequence[Case], name: str) -> Interval | None:
+    pairs = [c.pair for c in cases if name in c.pair.scores_in]
+    if not pairs or len(pairs) < len(cases):
+        return None
+    return average_auroc(pairs, name, seed=0, replicates=REPLICATES)
+
+
+@_cached
+def _difference(cases: Sequence[Case], name: str) -> Interval:
+    return compare_averages([c.pair for c in cases], DEFAULT_DETECTOR, name, seed=0, replicates=REPLICATES).difference
+
+
+def _bold(name: str) -> str:
+    return f"**{name}**" if name == DEFAULT_DETECTOR else name
+
+
+def _plain(interval: Interval) -> str:
+    return f"{interval.estimate:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
+
+
+def _signed(interval: Interval) -> str:
+    return f"{interval.estimate:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
+
+
+def _json(interval: Interval | None) -> list[float] | None:
+    return None if interval is None else [round(v, 4) for v in (interval.estimate, interval.low, interval.high)]
+
+
+if __name__ == "__main__":
+    main()

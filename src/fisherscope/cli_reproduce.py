@@ -1,0 +1,243 @@
+"""The command that makes the paper's tables and figures: reproduce. :mod:`fisherscope.cli` mounts it."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from fisherscope.config import ExperimentConfig
+    from fisherscope.pipeline.reproduce.case import RunSettings
+
+app = typer.Typer(rich_markup_mode=None)
+
+
+@app.command()
+def reproduce(
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="Experiment, a .toml file of your own, or 'all'.")
+    ] = None,
+    list_all: Annotated[bool, typer.Option("--list", help="List the experiments.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say which models and sets it would use.")] = False,
+    models: Annotated[
+        str, typer.Option(metavar="zoo|DIR", help="Models: the zoo's, or those of a folder, called FAMILY-SET.")
+    ] = "zoo",
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Folder for results [default: runs/reproduction/NAME].")
+    ] = None,
+    tables: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Cached feature tables [default: runs/reproduction/tables].")
+    ] = None,
+    page: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write one page of all results that are there.")
+    ] = None,
+    family: Annotated[
+        list[str] | None, typer.Option(metavar="NAME,...", help="Only these model families; may be repeated.")
+    ] = None,
+    id_datasets: Annotated[
+        list[str] | None, typer.Option(metavar="NAME,...", help="Only these in-distribution sets; may be repeated.")
+    ] = None,
+    datasets: Annotated[
+        list[str] | None, typer.Option(metavar="NAME,...", help="Only these sets to compare with; may be repeated.")
+    ] = None,
+    detectors: Annotated[
+        list[str] | None, typer.Option(metavar="NAME,...", help="Detectors, or 'all'; may be repeated.")
+    ] = None,
+    group_size: Annotated[list[int] | None, typer.Option(metavar="B", help="Group size; may be repeated.")] = None,
+    timestep: Annotated[
+        list[int] | None, typer.Option(metavar="T", help="Timestep of diffusion models; may be repeated.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Compare at most so many samples a set.")] = None,
+    options: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=JSON", help="An experiment's own option; may be repeated."),
+    ] = None,
+    n_statistics: Annotated[
+        int | None, typer.Option(metavar="N", help="Layers of each model to draw, at random; all when absent.")
+    ] = None,
+    fitted_distribution: Annotated[
+        bool | None,
+        typer.Option("--fitted-distribution/--no-fitted-distribution", help="Draw the fitted normals or not."),
+    ] = None,
+    replicates: Annotated[int, typer.Option(help="Resamples of the bootstrap.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Seed of all randomness.")] = 0,
+    device: Annotated[str, typer.Option(help="Torch device: cpu, cuda, cuda:1, ...")] = "cpu",
+    max_memory: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Memory for the gradient pass, e.g. 500MB or 2GiB.")
+    ] = None,
+    data_root: Annotated[
+        Path | None, typer.Option("--data-root", envvar="FISHERSCOPE_DATA", help="Folder of named sets.", metavar="DIR")
+    ] = None,
+) -> None:
+    """Make a table or figure of the paper from the models and sets that are there; features are cached.
+
+    Writes figures (PNG, PDF), tables (Markdown, LaTeX) and results.json.
+
+    Example: fisherscope reproduce table-auroc --family glow --limit 200
+    """
+    from fisherscope.cli import parse_bytes
+    from fisherscope.core.errors import SettingError
+    from fisherscope.pipeline.reproduce.case import TABLES, RunSettings
+    from fisherscope.pipeline.reproduce.experiments import experiment_names
+
+    if list_all:
+        _print_list()
+        return
+    if name is None:
+        raise SettingError("no experiment was named; see them with: fisherscope reproduce --list")
+    settings = RunSettings(
+        data_root=data_root,
+        models=None if models == "zoo" else Path(models),
+        tables=tables or TABLES,
+        seed=seed,
+        replicates=replicates,
+        device=device,
+        max_memory=parse_bytes(max_memory),
+    )
+    kept = {"families": _names(family), "in_dist": _names(id_datasets), "sets": _names(datasets)}
+    changes = {"detectors": _detectors(detectors), "group_sizes": group_size, "timesteps": timestep, "limit": limit}
+    own = {"n_statistics": n_statistics, "fitted_distribution": fitted_distribution}
+    every = name == "all"
+    if every and (options or any(value is not None for value in own.values())):
+        raise SettingError("--set and the layer options belong to one experiment; name it instead of 'all'")
+    read = {
+        single: _experiment(single, kept, changes, own, options or [], strict=not every)
+        for single in (experiment_names() if every else (name,))
+    }
+    if dry_run:
+        for single, experiment in read.items():
+            _print_plan(single, experiment, settings)
+        return
+    places = {single: _place(single, out, every=every) for single in read}
+    for single, experiment in read.items():
+        _run(single, experiment, settings, places[single], every=every)
+    if page is not None:
+        _write_page(next(iter(places.values())).parent, page)
+
+
+def _place(name: str, out: Path | None, *, every: bool) -> Path:
+    """Return the folder of an experiment's results; of all experiments ``out`` holds one folder each."""
+    from fisherscope.pipeline.reproduce.run import OUT
+
+    stem = Path(name).stem
+    return (out or OUT) / stem if every or out is None else out
+
+
+def _run(name: str, experiment: ExperimentConfig, settings: RunSettings, out: Path, *, every: bool) -> None:
+    """Run one experiment; among all, one for which nothing is there is left out."""
+    from fisherscope.cli import progress_bar
+    from fisherscope.pipeline.reproduce.case import NothingLeftError
+    from fisherscope.pipeline.reproduce.run import reproduce as run_experiment
+
+    stem = Path(name).stem
+    try:
+        with progress_bar(stem, "") as update:
+            made = run_experiment(
+                stem,
+                experiment,
+                settings,
+                out,
+                command=_portable_command(stem if every else None),
+                report=lambda what, done, total: update(done, total, what),
+            )
+    except NothingLeftError as cause:
+        if not every:
+            raise
+        print(f"{stem}: {cause}")
+        return
+    for table_name, table in made.outcome.tables.items():
+        if not every and table_name not in made.outcome.details:
+            print(f"{table_name}\n\n{table.markdown()}")
+    print(made.outcome.note)
+    _print_skipped(made.skipped)
+    print(f"{stem}: {made.seconds:.0f} seconds; results: {made.files[-1].parent}")
+
+
+def _write_page(results: Path, page: Path) -> None:
+    from fisherscope.pipeline.reproduce.page import write_page
+
+    for path in write_page(results, page, _portable_command(None)):
+        print(path)
+
+
+_PLACES = ("--data-root", "--out", "--tables", "--page")
+
+
+def _portable_command(name: str | None) -> str:
+    """Return the command line without places, which differ from machine to machine; ``all`` becomes ``name``."""
+    words, given = ["fisherscope"], iter(sys.argv[1:])
+    for word in given:
+        option, equals, _ = word.partition("=")
+        if option in _PLACES:
+            _ = None if equals else next(given, None)
+        elif option == "--models" and (value := word[len("--models=") :] if equals else next(given, "")) != "zoo":
+            words += ["--models", "DIR"] if value else []
+        else:
+            words.append(name if name is not None and word == "all" else word)
+    return shlex.join(words)
+
+
+def _names(given: list[str] | None) -> list[str]:
+    return [name for text in given or [] for name in text.split(",") if name]
+
+
+def _detectors(given: list[str] | None) -> list[str]:
+    from fisherscope.detectors import detector_names
+
+    names = _names(given)
+    return list(detector_names()) if names == ["all"] else names
+
+
+def _experiment(
+    name: str,
+    kept: dict[str, list[str]],
+    replaced: dict[str, Any],
+    named: dict[str, Any],
+    options: list[str],
+    *,
+    strict: bool,
+) -> ExperimentConfig:
+    """Return the experiment of a name with what the command line changes in it, checked again."""
+    from fisherscope.cli_models import parse_settings
+    from fisherscope.config import ExperimentConfig, check
+    from fisherscope.pipeline.reproduce.experiments import narrow, read_experiment
+
+    experiment = narrow(read_experiment(name), **kept, strict=strict)
+    changes = {field: value for field, value in replaced.items() if value}
+    values = experiment.model_dump() | changes
+    given = {option: value for option, value in named.items() if value is not None}
+    values["options"] = experiment.options | given | parse_settings(options)
+    return check(ExperimentConfig, values, name)
+
+
+def _print_list() -> None:
+    from fisherscope.pipeline.reproduce.run import list_experiments
+
+    for entry in list_experiments():
+        print(f"{entry['name']:<26} {entry['minutes']:>5g} min  {entry['makes']}")
+
+
+def _print_plan(name: str, experiment: ExperimentConfig, settings: RunSettings) -> None:
+    from fisherscope.pipeline.reproduce.case import NothingLeftError
+    from fisherscope.pipeline.reproduce.run import plan
+
+    try:
+        found = plan(experiment, settings)
+    except NothingLeftError as cause:
+        print(f"{name}: {cause}")
+        return
+    print(f"{name}: at most {found.minutes:g} minutes with the zoo's models on two cores")
+    for case in found.cases:
+        print(f"  {case.label} of {case.in_dist}: against {', '.join(case.out_dists) or 'nothing'}")
+    _print_skipped(found.skipped)
+
+
+def _print_skipped(skipped: Mapping[str, str]) -> None:
+    for what, why in skipped.items():
+        print(f"skipped: {what}, {why}")

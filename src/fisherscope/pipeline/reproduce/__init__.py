@@ -1,0 +1,1 @@
+"""The tables and figures of the paper, one experiment file and one runner each."""

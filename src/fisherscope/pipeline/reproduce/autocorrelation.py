@@ -1,0 +1,120 @@
+"""Correlation of log f_l between layers as a function of their distance."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from fisherscope.pipeline.reproduce.cases import case_json, case_stem, model_name
+from fisherscope.pipeline.reproduce.context import Context
+from fisherscope.pipeline.reproduce.layers import LayerFeatures, layer_features
+from fisherscope.pipeline.reproduce.outcome import Outcome
+from fisherscope.report.layers import LEAST_PAIRS, MOST_BANDS, CorrelationCurve, correlation_figure
+
+
+class Options(BaseModel):
+    """Settings of this runner; it has none."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def run(context: Context, options: Options) -> Outcome:
+    """Correlate the layers of every model over the in-distribution groups of the fit and test part together."""
+    curves: dict[str, list[tuple[LayerFeatures, CorrelationCurve]]] = {}
+    models = []
+    for features in layer_features(context):
+        values = np.concatenate([features.fit, features.log_norms[features.in_dist]])
+        correlations = np.corrcoef(values.T)
+        curve = correlation_curve(correlations, features.positions)
+        curves.setdefault(f"{case_stem(features.case)}-b{features.group_size}", []).append((features, curve))
+        models.append(_model_json(features, len(values), correlations, curve))
+    figures = {stem: _figure(rows) for stem, rows in curves.items()}
+    captions = {stem: _caption(rows[0][0]) for stem, rows in curves.items()}
+    return Outcome({"models": models}, _note(models), figures=figures, captions=captions)
+
+
+def correlation_curve(correlations: NDArray[np.float64], positions: NDArray[np.intp]) -> CorrelationCurve:
+    """Return mean and 10 % and 90 % quantiles of the correlations of layers that are d apart, for every d there is.
+
+    Args:
+        correlations: (L, L).
+        positions: numbers of the L layers among all parameter tensors; d counts the tensors from one to the other.
+    """
+    first, second = np.triu_indices(len(positions), 1)
+    distance, pairs = np.abs(positions[first] - positions[second]), correlations[first, second]
+    rows = []
+    for d in np.unique(distance):
+        here = pairs[distance == d]
+        rows.append((d, len(here), here.mean(), *np.quantile(here, [0.1, 0.9])))
+    columns = np.array(rows).T
+    return CorrelationCurve(columns[0].astype(int), columns[1].astype(int), *columns[2:])
+
+
+def _figure(rows: Sequence[tuple[LayerFeatures, CorrelationCurve]]) -> Any:
+    count = min(len(f.fit) + len(f.log_norms[f.in_dist]) for f, _ in rows)
+    return correlation_figure({f.in_dist: curve for f, curve in rows}, _standard_error(count))
+
+
+def _standard_error(count: int) -> float:
+    """Standard error of one correlation of independent normals over so many groups."""
+    return 1 / math.sqrt(count - 1)
+
+
+def _model_json(
+    features: LayerFeatures, count: int, correlations: NDArray[np.float64], curve: CorrelationCurve
+) -> dict[str, Any]:
+    pairs = correlations[np.triu_indices(len(correlations), 1)]
+    return {
+        **case_json(features.case),
+        "group_size": features.group_size,
+        "groups": count,
+        "layers": len(features.layers),
+        "standard_error": _standard_error(count),
+        "mean": float(pairs.mean()),
+        "mean_absolute": float(np.abs(pairs).mean()),
+        "curve": {
+            "distance": curve.distance.tolist(),
+            "pairs": curve.pairs.tolist(),
+            "mean": curve.mean.tolist(),
+            "low": curve.low.tolist(),
+            "high": curve.high.tolist(),
+        },
+    }
+
+
+def _caption(features: LayerFeatures) -> str:
+    return (
+        f"Correlation of log f_l of two parameter tensors of a {features.case.family} model over in-distribution "
+        f"groups of {features.group_size}, against the number of tensors from one to the other. Lines: mean of all "
+        f"pairs at that distance; coloured, for at most {MOST_BANDS} models: their 10 % to 90 % quantiles; grey: two "
+        "standard errors of one correlation of independent layers. Distances of fewer than "
+        f"{LEAST_PAIRS} pairs are left out."
+    )
+
+
+def _note(models: Sequence[dict[str, Any]]) -> str:
+    """Say how strongly layers are correlated, near and far."""
+    sentences = []
+    for m in models:
+        near, far = m["curve"]["mean"][0], _far(m["curve"])
+        sentences.append(
+            f"{model_name(m)}, B = {m['group_size']}: mean {m['mean']:+.2f} (in absolute value "
+            f"{m['mean_absolute']:.2f}), neighbours {near:+.2f}, far {far:+.2f}."
+        )
+    return (
+        "Correlation of log f_l over all pairs of layers, of neighbours, and of pairs more than half the model apart: "
+        f"{' '.join(sentences)} The paper calls its layers weakly correlated; independent ones would have 0, in "
+        f"absolute value about {models[0]['standard_error'] * math.sqrt(2 / math.pi):.2f}."
+    )
+
+
+def _far(curve: dict[str, list[float]]) -> float:
+    """Mean correlation of pairs more than half the largest distance apart."""
+    distance, pairs = np.array(curve["distance"]), np.array(curve["pairs"])
+    far = distance > distance.max() / 2
+    return float(np.average(np.array(curve["mean"])[far], weights=pairs[far]))

@@ -1,0 +1,201 @@
+"""What a runner works with: models, sets, cached tables, progress, and a record of what was used and what skipped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from fisherscope.config import ExperimentConfig, GridTable
+from fisherscope.core.table import FeatureTable
+from fisherscope.data import Samples, has_samples, load_samples
+from fisherscope.evaluation.protocol import FIT_SHARE
+from fisherscope.models.zoo import PREFIX, zoo_root
+from fisherscope.pipeline.batches import Batches, as_batches
+from fisherscope.pipeline.evaluation import Evaluation, EvaluationSettings, ReportProgress, evaluate
+from fisherscope.pipeline.extraction import ExtractSettings, extract_table, table_card
+from fisherscope.pipeline.reproduce.case import Case, Ledger, NothingLeftError, RunSettings
+from fisherscope.pipeline.target import Target, load_target
+
+
+@dataclass
+class Context:
+    """What a runner works with.
+
+    Attributes:
+        experiment: the experiment, after the command line's changes.
+        settings: where things are and how to compute.
+        report: called with (what, done, in all).
+        ledger: what was used and what was skipped; goes into the results.
+    """
+
+    experiment: ExperimentConfig
+    settings: RunSettings
+    report: ReportProgress | None = None
+    ledger: Ledger = field(default_factory=Ledger)
+    _loaded: dict[tuple[Any, ...], Samples] = field(default_factory=dict, repr=False)
+
+    def skip(self, what: str, why: str) -> None:
+        """Record that something was left out."""
+        self.ledger.skipped[what] = why
+
+    @cached_property
+    def cases(self) -> tuple[Case, ...]:
+        """Every model of the experiment that is there, with the sets that are there; the others are skipped by name.
+
+        Raises:
+            NothingLeftError: nothing is left.
+        """
+        found = tuple(case for grid in self.experiment.grids for case in self._cases(grid))
+        if not found:
+            raise NothingLeftError(f"nothing is left to do: {self.skipped_text() or 'the experiment names no model'}")
+        return found
+
+    @cached_property
+    def sets(self) -> dict[str, tuple[str, ...]]:
+        """Every set of the experiment that is there, by grid; the others are skipped by name.
+
+        Raises:
+            NothingLeftError: nothing is left.
+        """
+        found = {grid.name: tuple(s for s in grid.sets if self.has_set(s)) for grid in self.experiment.grids}
+        if not any(found.values()):
+            raise NothingLeftError(f"nothing is left to do: {self.skipped_text() or 'the experiment names no set'}")
+        return {name: sets for name, sets in found.items() if sets}
+
+    def skipped_text(self) -> str:
+        """Return what was skipped and why, in one line."""
+        return "; ".join(f"{what} ({why})" for what, why in self.ledger.skipped.items())
+
+    def _cases(self, grid: GridTable) -> Iterable[Case]:
+        there = [name for name in grid.sets if self.has_set(name)]
+        for family in grid.families:
+            timesteps = self.experiment.timesteps if family == "diffusion" else ()
+            for in_dist in (name for name in grid.in_dist if name in there and self._has_model(family, name)):
+                others = tuple(s for s in grid.out_dist or grid.in_dist if s in there and s != in_dist)
+                yield from (Case(grid.name, family, in_dist, others, t) for t in timesteps or (None,))
+
+    @property
+    def models(self) -> Path:
+        """Folder of the models."""
+        return self.settings.models or zoo_root()
+
+    def has_set(self, name: str) -> bool:
+        """Return whether a set is there; one that is not is skipped by name."""
+        if has_samples(name, self.settings.data_root):
+            return True
+        self.skip(f"set {name}", "not in the data root and not bundled")
+        return False
+
+    def _has_model(self, family: str, in_dist: str) -> bool:
+        name = f"{family}-{in_dist}"
+        if (self.models / name / "model.json").is_file():
+            return True
+        self.skip(f"model {name}", "not in the folder of models" if self.settings.models else "not in the zoo")
+        return False
+
+    def target(self, case: Case) -> Target:
+        """Load the model of a case."""
+        place = PREFIX + case.model if self.settings.models is None else str(self.settings.models / case.model)
+        wanted = {"timesteps": None if case.timestep is None else [case.timestep], "draws": case.draws}
+        changes = {name: value for name, value in wanted.items() if value is not None}
+        target = load_target(place, device=self.settings.device, settings=changes)
+        self.ledger.models[case.name] = target.fingerprint()
+        return target
+
+    def samples(
+        self, name: str, *, limit: int | None = None, shape: tuple[int, int, int] | None = None, split: str = "test"
+    ) -> Samples:
+        """Load samples of a set, at random.
+
+        Args:
+            name: of the set.
+            limit: at most so many; by default the experiment's limit.
+            shape: (C, H, W) to convert images of another shape to; None takes them as they are.
+            split: of the set.
+        """
+        limit = limit or self.experiment.limit
+        wanted = (name, split, limit, shape)
+        if wanted not in self._loaded:
+            self._loaded[wanted] = load_samples(
+                name,
+                default_split=split,
+                data_root=self.settings.data_root,
+                limit=limit,
+                seed=self.settings.seed,
+                resize=shape,
+            )
+        found = self._loaded[wanted]
+        self.ledger.samples[found.name] = max(len(found), self.ledger.samples.get(found.name, 0))
+        return found
+
+    def batches(self, name: str, target: Target, *, limit: int | None = None) -> Batches:
+        """Load test samples of a set in the model's shape; arguments as :meth:`samples`."""
+        shape = target.data_shape
+        return as_batches(
+            self.samples(name, limit=limit, shape=shape if shape is not None and len(shape) == 3 else None), target
+        )
+
+    def in_dist(self, case: Case, target: Target, *, limit: int | None = None) -> Batches:
+        """Load the in-distribution set of a case: so many that the largest part of it holds ``limit`` samples."""
+        return self.batches(case.in_dist, target, limit=round((limit or self.experiment.limit) / FIT_SHARE))
+
+    def evaluate(
+        self,
+        case: Case,
+        *,
+        detectors: Sequence[str] | None = None,
+        group_sizes: Sequence[int] | None = None,
+        target: Target | None = None,
+    ) -> Evaluation:
+        """Evaluate detectors on a case, all of whose tables are cached; see :func:`fisherscope.evaluate`.
+
+        Args:
+            case: model and sets.
+            detectors: by default the experiment's.
+            group_sizes: by default the experiment's.
+            target: the model, where it was loaded already.
+        """
+        target = target or self.target(case)
+        settings = EvaluationSettings(
+            detectors=tuple(detectors or self.experiment.detectors),
+            group_sizes=tuple(group_sizes or self.experiment.group_sizes),
+            seed=self.settings.seed,
+            replicates=self.settings.replicates,
+            max_memory=self.settings.max_memory,
+            tables=self.settings.tables,
+        )
+        others = [self.batches(name, target) for name in case.out_dists]
+        done = evaluate(target, self.in_dist(case, target), others, settings, report=self.progress(case.name))
+        self.ledger.protocols.append({"model": case.name, **done.protocol.to_json()})
+        return done
+
+    def table(
+        self, target: Target, data: Batches, blocks: Iterable[str] = ("grad_norm", "log_p"), *, group_size: int = 1
+    ) -> FeatureTable:
+        """Return features of consecutive groups of samples, from the cache where they are there."""
+        blocks = tuple(blocks)
+        settings = ExtractSettings(group_size, self.settings.seed, max_memory=self.settings.max_memory)
+        card = table_card(target, data, settings, blocks)
+        out = self.settings.tables / f"{card.digest()}.safetensors"
+        progress = self.progress(target.name)
+        return extract_table(
+            target, data, blocks, settings, out=out, report=lambda done, total: progress(data.name, done, total)
+        )
+
+    def progress(self, prefix: str) -> ReportProgress:
+        """Return a callback that reports with a prefix."""
+
+        def report(what: str, done: int, total: int) -> None:
+            if self.report is not None:
+                self.report(f"{prefix}: {what}", done, total)
+
+        return report
+
+    def used(self) -> dict[str, Any]:
+        """Return what was used, as JSON values."""
+        places = ("data_root", "models", "tables", "max_memory")
+        how = {k: v for k, v in asdict(self.settings).items() if k not in places}
+        return {"settings": how, **asdict(self.ledger)}

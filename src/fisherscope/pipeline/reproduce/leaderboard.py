@@ -1,0 +1,156 @@
+"""Every detector on every model and pair, with differences to the paper's method and ranks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, replace
+from typing import Any, Final
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+from scipy.stats import rankdata
+
+from fisherscope.core.errors import SettingError
+from fisherscope.detectors import make_detector
+from fisherscope.evaluation import ResampledPair, average, compare
+from fisherscope.pipeline.reproduce.boards import SHOWN, make_board
+from fisherscope.pipeline.reproduce.case import Case
+from fisherscope.pipeline.reproduce.context import Context
+from fisherscope.pipeline.reproduce.grouped import Group, comparisons, group_cases
+from fisherscope.pipeline.reproduce.outcome import Outcome
+from fisherscope.pipeline.reproduce.scores import score_case
+
+_NORMS: Final = frozenset({"grad_norm", "log_p"})
+_SKETCHES: Final = frozenset({"sketch", "layer_sketch"})
+
+
+class Options(BaseModel):
+    """Settings of this runner.
+
+    Attributes:
+        reference: the detector that all are compared with.
+        many_pass: detectors that need many passes over the model; B = 1 only.
+        many_pass_limit: samples a set for those; twice as many of the in-distribution one.
+        largest: the most numbers in a sample that a detector is given; with more it is skipped by name.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    reference: str = "layerwise-gaussian"
+    many_pass: tuple[str, ...] = ()
+    many_pass_limit: int = 200
+    largest: dict[str, int] = {}
+
+
+def run(context: Context, options: Options) -> Outcome:
+    """Score every detector on every case."""
+    if options.reference not in context.experiment.detectors:
+        raise SettingError(f"the reference {options.reference} is not among the detectors; add it")
+    cases = [case for case in context.cases if case.out_dists]
+    groups = group_cases((case, _one_pass(context, case)) for case in cases)
+    dear = group_cases((case, _many_pass(context, case, options)) for case in cases)
+    lines = [line for group in groups for line in _lines(group, options, many_pass=False)]
+    slow = [line for group in dear for line in _lines(group, options, many_pass=True)]
+    lines += [line for line in slow if line["detector"] != options.reference]
+    results = {
+        "records": [record for group in (*groups, *dear) for record in group.records()],
+        "lines": lines,
+        "comparisons": [c for group in (*groups, *dear) for c in comparisons(group, options.reference)],
+    }
+    few = f"Detectors of many passes were given {options.many_pass_limit} images a set, B = 1 only, and have no rank."
+    board = make_board(groups, lines, few)
+    return Outcome(
+        results,
+        _note(lines, options),
+        figures=board.figures,
+        tables=board.tables,
+        captions=board.captions,
+        details=tuple(stem for stem in board.tables if stem.endswith("-pairs")),
+    )
+
+
+def _one_pass(context: Context, case: Case) -> list[ResampledPair]:
+    """Score the detectors of one pass by what they read: norms are shared with other tables, sketches are not kept."""
+    tiers: dict[str, list[str]] = {}
+    for detector in context.experiment.detectors:
+        tiers.setdefault(_tier(make_detector(detector).requires), []).append(detector)
+    parts = [
+        score_case(context, case, detectors=detectors, keep_tables=tier != "sketches")
+        for tier, detectors in tiers.items()
+    ]
+    return merge(parts)
+
+
+def _tier(blocks: Iterable[str]) -> str:
+    if set(blocks) <= _NORMS:
+        return "norms"
+    return "sketches" if any(block in _SKETCHES or ":" in block for block in blocks) else "others"
+
+
+def merge(parts: Sequence[Sequence[ResampledPair]]) -> list[ResampledPair]:
+    """Return pairs with the detectors of all parts, which scored the same samples in the same order."""
+    merged: dict[tuple[str, str, int], ResampledPair] = {}
+    for pair in (pair for part in parts for pair in part):
+        key = (pair.in_dist, pair.out_dist, pair.group_size)
+        old = merged.get(key, pair)
+        merged[key] = replace(
+            old, estimates={**old.estimates, **pair.estimates}, replicates={**old.replicates, **pair.replicates}
+        )
+    return list(merged.values())
+
+
+def _many_pass(context: Context, case: Case, options: Options) -> list[ResampledPair]:
+    numbers = math.prod(context.target(case).data_shape or ())
+    chosen = []
+    for detector in options.many_pass:
+        if numbers > options.largest.get(detector, numbers):
+            context.skip(f"{detector} of {case.name}", f"too slow for samples of {numbers:,} numbers")
+        else:
+            chosen.append(detector)
+    detectors = (options.reference, *chosen)
+    pairs = score_case(context, case, detectors=detectors, group_sizes=(1,), limit=options.many_pass_limit)
+    return [pair for pair in pairs if len(pair.estimates) > 1]
+
+
+def _lines(group: Group, options: Options, *, many_pass: bool) -> Iterator[dict[str, Any]]:
+    """Yield what the table says of each detector."""
+    ranks = _ranks(group)
+    for detector in group.detectors:
+        pairs = group.having(detector)
+        yield {
+            **group.place,
+            "detector": detector,
+            "many_pass": many_pass,
+            "limit": options.many_pass_limit if many_pass else None,
+            "pairs": len(pairs),
+            **{metric: asdict(average(pairs, detector, metric)) for metric in SHOWN},
+            "rank": ranks[detector],
+            "difference": asdict(compare(pairs, detector, options.reference).difference),
+        }
+
+
+def _ranks(group: Group) -> dict[str, float]:
+    """Return the mean rank of every detector by AUROC, 1 the best; ties share the mean of their ranks."""
+    ranks: dict[str, list[float]] = {}
+    for pair in group.pairs:
+        found = rankdata([-figures["auroc"] for figures in pair.estimates.values()])
+        for detector, rank in zip(pair.estimates, found, strict=True):
+            ranks.setdefault(detector, []).append(float(rank))
+    return {detector: float(np.mean(values)) for detector, values in ranks.items()}
+
+
+def _note(lines: Sequence[dict[str, Any]], options: Options) -> str:
+    """Name the best detector of every family, grid and group size, and the place of the paper's."""
+    sentences = []
+    for key in dict.fromkeys((line["grid"], line["model"], line["group_size"]) for line in lines):
+        own = [line for line in lines if (line["grid"], line["model"], line["group_size"]) == key]
+        own = sorted((line for line in own if not line["many_pass"]), key=lambda line: -line["auroc"]["estimate"])
+        place = [line["detector"] for line in own].index(options.reference) + 1
+        clearly = sum(line["difference"]["low"] > 0 for line in own)
+        sentences.append(
+            f"{key[1]}, {key[0]} sets, B = {key[2]}: {own[0]['detector']} leads with a mean AUROC of "
+            f"{own[0]['auroc']['estimate']:.3f}; {options.reference} is number {place} of {len(own)} with "
+            f"{own[place - 1]['auroc']['estimate']:.3f}, {clearly} are clearly better."
+        )
+    return " ".join(sentences)

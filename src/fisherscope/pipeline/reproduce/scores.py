@@ -1,0 +1,214 @@
+"""Scores of a model's sets with their resamples, kept in a file: the second run of an experiment takes seconds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final
+
+from fisherscope.core.errors import ModelError
+from fisherscope.core.store import read_arrays, write_arrays
+from fisherscope.detectors import make_detector
+from fisherscope.evaluation import METRICS, Bootstrap, ResampledPair, resample_pair
+from fisherscope.evaluation.protocol import FIT_SHARE
+from fisherscope.features.companions import BACKGROUND, Companion
+from fisherscope.pipeline.batches import Batches
+from fisherscope.pipeline.companions import as_companions
+from fisherscope.pipeline.evaluation import EvaluationSettings, Scored, score_sets
+from fisherscope.pipeline.extraction import ExtractSettings, extract_table
+from fisherscope.pipeline.reproduce.case import Case
+from fisherscope.pipeline.reproduce.context import Context
+from fisherscope.pipeline.target import Target, load_target
+from fisherscope.pipeline.versions import versions
+
+_EVERY_MODEL: Final = frozenset({"grad_norm", "log_p", "pixels", "codec_bytes", "statistics", "sketch", "layer_sketch"})
+
+
+@dataclass(frozen=True)
+class ScoreRequest:
+    """What to score.
+
+    Attributes:
+        name: of the model, for progress and protocol.
+        target: the model.
+        in_dist: cut into fit, calibration and test parts.
+        out_dists: the other sets.
+        detectors: names; those that need another kind of model are skipped by name.
+        group_sizes: every B.
+        companions: further models.
+        keep_tables: whether features are cached too; sketches of every layer take gigabytes.
+    """
+
+    name: str
+    target: Target
+    in_dist: Batches
+    out_dists: tuple[Batches, ...]
+    detectors: tuple[str, ...]
+    group_sizes: tuple[int, ...]
+    companions: tuple[Companion, ...] = ()
+    keep_tables: bool = True
+
+
+def score_case(
+    context: Context,
+    case: Case,
+    *,
+    detectors: Sequence[str] | None = None,
+    group_sizes: Sequence[int] | None = None,
+    limit: int | None = None,
+    keep_tables: bool = True,
+) -> list[ResampledPair]:
+    """Score a case's sets; see :func:`score`.
+
+    Args:
+        context: the run.
+        case: model and sets.
+        detectors: by default the experiment's.
+        group_sizes: by default the experiment's.
+        limit: samples a set, by default the experiment's; twice as many of the in-distribution one.
+        keep_tables: see :class:`ScoreRequest`.
+    """
+    target = context.target(case)
+    request = ScoreRequest(
+        name=case.name,
+        target=target,
+        in_dist=context.in_dist(case, target, limit=limit),
+        out_dists=tuple(context.batches(name, target, limit=limit) for name in case.out_dists),
+        detectors=tuple(detectors or context.experiment.detectors),
+        group_sizes=tuple(group_sizes or context.experiment.group_sizes),
+        companions=case_companions(context, case, target),
+        keep_tables=keep_tables,
+    )
+    return score(context, request)
+
+
+def case_companions(context: Context, case: Case, target: Target) -> tuple[Companion, ...]:
+    """Return the further models of a case that are there: ``MODEL-seed1`` ... and ``MODEL-background``."""
+    folders = sorted(p for p in context.models.glob(f"{case.model}-*") if (p / "model.json").is_file())
+    names = {path: path.name.removeprefix(f"{case.model}-") for path in folders}
+    chosen = {name: path for path, name in names.items() if name == BACKGROUND or name.startswith("seed")}
+    device = context.settings.device
+    return as_companions({name: load_target(path, device=device) for name, path in chosen.items()}, target)
+
+
+def score(context: Context, request: ScoreRequest) -> list[ResampledPair]:
+    """Return every pair at every group size, from the file of an earlier run if there is one; none if no detector fits.
+
+    The file's name depends on model, samples, detectors, settings, versions and the code of detectors and evaluation.
+    """
+    path = context.settings.tables / f"scores-{_digest(context, request)}.safetensors"
+    if not path.is_file():
+        _write(path, *_compute(context, request))
+    pairs, card = _read(path)
+    for what, why in card["skipped"].items():
+        context.skip(what, why)
+    context.ledger.protocols += [card["protocol"]] if pairs else []
+    return pairs
+
+
+def _compute(context: Context, request: ScoreRequest) -> tuple[list[ResampledPair], dict[str, Any]]:
+    settings, skipped = context.settings, dict(_unsupported(request))
+    kept = tuple(d for d in request.detectors if f"{d} of {request.name}" not in skipped)
+    if not kept:
+        return [], {"protocol": None, "skipped": skipped}
+    how = EvaluationSettings(
+        detectors=kept,
+        group_sizes=request.group_sizes,
+        seed=settings.seed,
+        replicates=settings.replicates,
+        max_memory=settings.max_memory,
+        tables=settings.tables if request.keep_tables else None,
+        companions=request.companions,
+    )
+    done: Scored = score_sets(
+        request.target, request.in_dist, request.out_dists, how, report=context.progress(request.name)
+    )
+    pairs = [
+        resample_pair(pair, seed=settings.seed, replicates=settings.replicates)
+        for group in done.groups.values()
+        for pair in group.pairs.values()
+    ]
+    return pairs, {"protocol": {"model": request.name, **done.protocol.to_json()}, "skipped": skipped}
+
+
+def _unsupported(request: ScoreRequest) -> Iterable[tuple[str, str]]:
+    """Yield the detectors that cannot be had here, and why; for a block the model is asked with one sample."""
+    one, why = request.in_dist.select([0]), dict[str, str | None]()
+    fit_groups = int(FIT_SHARE * len(request.in_dist)) // max(request.group_sizes)
+    for name in request.detectors:
+        detector = make_detector(name)
+        asked = [b for b in detector.requires if b not in _EVERY_MODEL and ":" not in b]
+        why |= {block: _refusal(request, one, block) for block in asked if block not in why}
+        reasons = [reason for block in asked if (reason := why[block]) is not None]
+        if detector.min_fit > fit_groups:
+            reasons.append(f"it needs {detector.min_fit} fit groups, there are {fit_groups}")
+        if reasons:
+            yield f"{name} of {request.name}", reasons[0]
+
+
+def _refusal(request: ScoreRequest, one: Batches, block: str) -> str | None:
+    try:
+        extract_table(request.target, one, (block,), ExtractSettings(companions=request.companions))
+    except ModelError as cause:
+        return str(cause).partition(";")[0]
+    return None
+
+
+def _digest(context: Context, request: ScoreRequest) -> str:
+    settings = context.settings
+    said = {
+        "model": request.target.fingerprint(),
+        "sets": [(d.name, d.fingerprint) for d in (request.in_dist, *request.out_dists)],
+        "detectors": request.detectors,
+        "group_sizes": request.group_sizes,
+        "companions": {c.name: c.fingerprint() for c in request.companions},
+        "seed": settings.seed,
+        "replicates": settings.replicates,
+        "versions": versions(),
+        "code": _code_digest(),
+    }
+    return hashlib.blake2b(json.dumps(said, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+@cache
+def _code_digest() -> str:
+    """Fingerprint of the code right of the feature tables, whose changes change scores."""
+    root = Path(str(resources.files("fisherscope")))
+    files = sorted(path for part in ("detectors", "evaluation") for path in (root / part).rglob("*.py"))
+    return hashlib.blake2b(b"".join(path.read_bytes() for path in files), digest_size=8).hexdigest()
+
+
+def _write(path: Path, pairs: Sequence[ResampledPair], card: Mapping[str, Any]) -> None:
+    arrays = {
+        f"{i}/{detector}/{metric}": pair.replicates[detector][metric]
+        for i, pair in enumerate(pairs)
+        for detector in pair.estimates
+        for metric in METRICS
+    }
+    said = [
+        {
+            "in_dist": pair.in_dist,
+            "out_dist": pair.out_dist,
+            "group_size": pair.group_size,
+            "n_in": pair.n_in,
+            "n_out": pair.n_out,
+            "estimates": pair.estimates,
+            "bootstrap": {k: v for k, v in asdict(pair.bootstrap).items() if not k.startswith("clusters")},
+        }
+        for pair in pairs
+    ]
+    write_arrays(path, arrays, {**card, "pairs": said})
+
+
+def _read(path: Path) -> tuple[list[ResampledPair], dict[str, Any]]:
+    arrays, card = read_arrays(path)
+    pairs = []
+    for i, said in enumerate(card["pairs"]):
+        replicates = {d: {m: arrays[f"{i}/{d}/{m}"] for m in METRICS} for d in said["estimates"]}
+        pairs.append(ResampledPair(**{**said, "bootstrap": Bootstrap(**said["bootstrap"])}, replicates=replicates))
+    return pairs, card
