@@ -239,7 +239,7 @@ class Tape(TorchFunctionMode):
         self._check_shape(use)
         node, slot = heard[0].grad_fn, heard[0].output_nr
         if len(outputs) == 1 and node is not None:  # a hook on the node costs a third of one on the tensor
-            node.register_prehook(lambda gradients: self._fire(use, [gradients[slot]]))
+            node.register_prehook(lambda gradients: self._fire_if_reached(use, gradients[slot]))
         else:
             slots = [i for i, t in enumerate(outputs) if t.requires_grad]
             zeros = [torch.zeros_like(t) for t in heard]
@@ -265,6 +265,11 @@ class Tape(TorchFunctionMode):
         for gradient in gradients:
             if gradient is not None:
                 self.revived |= set(gradient.flatten(1).any(1).nonzero().flatten().tolist())
+
+    def _fire_if_reached(self, use: Use, gradient: Tensor | None) -> None:
+        """Serve a use of one output; its node may run for another output's sake, with no gradient of this one."""
+        if gradient is not None:
+            self._fire(use, [gradient])
 
     def _fire(self, use: Use, gradients: list[Tensor | None]) -> None:
         """Serve one use, now that its output gradient is known."""
