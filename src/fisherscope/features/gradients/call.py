@@ -8,9 +8,9 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from torch import Tensor
 
+from fisherscope.features.gradients.component import UnsupportedError
 from fisherscope.features.gradients.forms import GradientForm
 from fisherscope.features.gradients.layout import Fold
-from fisherscope.features.gradients.component import UnsupportedError
 
 IN_PLACE_DUNDERS: Final = frozenset(
     {"__iadd__", "__isub__", "__imul__", "__itruediv__", "__ifloordiv__", "__ipow__", "__imod__", "__iand__",

@@ -11,6 +11,7 @@ from torch.nn import Parameter
 
 from fisherscope.core.errors import ModelError, SettingError
 from fisherscope.features.gradients.batch import Batch
+from fisherscope.features.gradients.component import UnsupportedError
 from fisherscope.features.gradients.forms import DenseForm
 from fisherscope.features.gradients.logprob import BoundLogProb, LogProb
 from fisherscope.features.gradients.loop import group_gradient, loop_pass
@@ -18,7 +19,6 @@ from fisherscope.features.gradients.plan import PROBE_SIZES, Plan, plan_for
 from fisherscope.features.gradients.reductions import Reduction, check_reductions
 from fisherscope.features.gradients.run import tape_pass
 from fisherscope.features.gradients.uses import PlanMismatchError
-from fisherscope.features.gradients.component import UnsupportedError
 
 
 @dataclass(frozen=True)

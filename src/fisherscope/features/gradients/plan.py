@@ -21,6 +21,7 @@ from torch.nn import Parameter
 from fisherscope.core.errors import ModelError
 from fisherscope.features.gradients import guards
 from fisherscope.features.gradients.batch import Batch
+from fisherscope.features.gradients.component import UnsupportedError
 from fisherscope.features.gradients.layout import Observation, infer_layout
 from fisherscope.features.gradients.logprob import BoundLogProb
 from fisherscope.features.gradients.loop import group_gradient
@@ -29,7 +30,6 @@ from fisherscope.features.gradients.reductions import SquaredNorms
 from fisherscope.features.gradients.run import backward, forward, tape_pass
 from fisherscope.features.gradients.tape import Tape
 from fisherscope.features.gradients.uses import PlanMismatchError, Use, UsePlan
-from fisherscope.features.gradients.component import UnsupportedError
 
 PROBE_SIZES: Final = (3, 2)
 CACHED_PLANS: Final = 8

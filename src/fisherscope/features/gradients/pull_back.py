@@ -15,6 +15,7 @@ from torch import Tensor
 from fisherscope.features.gradients.component import Component, UnsupportedError
 from fisherscope.features.gradients.entrywise import Origin, Relation
 
+
 def pull_back(components: Sequence[Component], n_groups: int) -> dict[int, Tensor]:
     """Return per-group gradients (M, *shape) by parameter id, from those of the weight-like tensors used with data."""
     totals: dict[int, Tensor] = {}
@@ -83,7 +84,9 @@ def _pull_back_tensors(
 def _pull_back_entrywise(
     entrywise: Sequence[tuple[Tensor, Origin, Tensor]], n_groups: int, totals: dict[int, Tensor]
 ) -> None:
-    jacobians = _jacobians([(t, origin.parameter) for t, origin, _ in entrywise if origin.relation is not Relation.SAME])
+    jacobians = _jacobians(
+        [(t, origin.parameter) for t, origin, _ in entrywise if origin.relation is not Relation.SAME]
+    )
     for tensor, origin, gradient in entrywise:
         shaped = gradient.reshape(n_groups, *origin.parameter.shape)
         if origin.relation is Relation.SAME:

@@ -10,13 +10,13 @@ from torch.nn import Parameter
 
 from fisherscope.features.gradients import guards
 from fisherscope.features.gradients.batch import Batch
+from fisherscope.features.gradients.component import UnsupportedError
 from fisherscope.features.gradients.forms import GradientForm
 from fisherscope.features.gradients.logprob import BoundLogProb, check_log_prob
 from fisherscope.features.gradients.reductions import Reduction
 from fisherscope.features.gradients.rules.composite import opened
 from fisherscope.features.gradients.tape import Tape
 from fisherscope.features.gradients.uses import PlanMismatchError, UsePlan
-from fisherscope.features.gradients.component import UnsupportedError
 
 
 def forward(tape: Tape, log_prob: BoundLogProb, batch: Batch, seed: int) -> Tensor:

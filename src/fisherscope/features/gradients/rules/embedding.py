@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from fisherscope.features.gradients.call import Backward, Call, Gradients
-from fisherscope.features.gradients.table_form import RowsForm
 from fisherscope.features.gradients.component import UnsupportedError
+from fisherscope.features.gradients.table_form import RowsForm
 
 
 def embedding(call: Call) -> Backward | None:
