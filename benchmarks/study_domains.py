@@ -140,7 +140,7 @@ def table_domain(work: Path) -> Domain:
         (_samples(z[table.target == 0], "malignant"), _samples(permuted, "benign, columns permuted")),
         TABLE,
         f"{z.shape[1]} columns, log(1 + x), standardised by the {len(trained_on)} training rows. In-distribution: the "
-        "other benign rows, too few for groups. OOD: the malignant rows, and the in-distribution rows with every column "
+        "other benign rows, too few for groups. OOD: the malignant rows, and the in-distribution rows with each column "
         "permuted by itself.",
         (1,),
     )
