@@ -152,6 +152,15 @@ def test_discretised_logistic_against_a_difference_of_cdfs() -> None:
     assert torch.allclose(logistic_log_prob(x, mean, scale.log()), expected, atol=1e-9)
 
 
+@pytest.mark.parametrize("log_scale", [-200.0, -7.0, 200.0])
+def test_a_discretised_logistic_of_a_runaway_scale_is_finite(log_scale: float) -> None:
+    x, mean = torch.tensor([0.0, 100.0, 255.0]), torch.tensor([100.0], requires_grad=True)
+    log_p = logistic_log_prob(x, mean, torch.tensor(log_scale))
+    assert torch.isfinite(log_p).all() and torch.isfinite(torch.autograd.grad(log_p.sum(), mean)[0]).all()
+    if log_scale < 0:
+        assert log_p[1] == 0 and (log_p[[0, 2]] < -1000).all()  # all of the probability on the level of the mean
+
+
 def test_gradients_stay_finite_in_the_far_tails() -> None:
     mean = torch.tensor([0.0, 255.0, 128.0], requires_grad=True)
     x = torch.tensor([255.0, 0.0, 128.0])

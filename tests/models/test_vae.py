@@ -97,3 +97,14 @@ def test_samples_follow_the_likelihood(likelihood) -> None:
 def test_bad_settings(arguments: dict[str, object]) -> None:
     with pytest.raises(SettingError):
         model(**arguments)
+
+
+def test_log_p_stays_finite_where_the_encoder_runs_away() -> None:
+    m = model(likelihood="logistic").float()
+    with torch.no_grad():
+        last = [p for p in m.encoder.parameters() if p.ndim == 1][-1]
+        last[3:] = 200.0  # the log variances
+    log_p = m.log_prob(X, seed=0, keys=KEYS)
+    gradients = torch.autograd.grad(log_p.sum(), list(m.parameters()), allow_unused=True)
+    assert m.encode(X)[1].max() <= 10 and torch.isfinite(log_p).all()
+    assert all(torch.isfinite(g).all() for g in gradients if g is not None)

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 _LAST_LEVEL = 255.0
+_LOG_SCALES = (-7.0, 20.0)
 
 
 def logistic_log_prob(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
@@ -17,12 +18,14 @@ def logistic_log_prob(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
     Args:
         x: levels 0..255, any shape.
         mean: location in levels, broadcastable with x.
-        log_scale: log of the scale in levels, likewise.
+        log_scale: log of the scale in levels, likewise; below -7 it counts as that (Salimans et al. bound it there
+            too): one level then has all the probability that arithmetic can tell, and the logarithm of any other
+            level, as of a sample that the model has never learnt, stays finite.
 
     Returns:
         Natural logarithms of probabilities, which sum to 1 over the 256 levels.
     """
-    inverse = (-log_scale).exp()
+    inverse = (-log_scale.clamp(*_LOG_SCALES)).exp()
     upper = F.logsigmoid((x + 0.5 - mean) * inverse)
     lower = F.logsigmoid((mean - x + 0.5) * inverse)
     inside = upper + lower + torch.log(-torch.expm1(-inverse))

@@ -20,6 +20,7 @@ from fisherscope.models.vae_nets import Decoder, Encoder
 
 Likelihood = Literal["logistic", "gaussian"]
 _LATENT_STREAM, _DEQUANTISATION_STREAM = 0, 1
+_LARGEST_LOG_VARIANCE = 10.0
 _DRAWS = 16
 _LOG_2_PI = math.log(2 * math.pi)
 
@@ -87,7 +88,8 @@ class VAE(GenerativeModel):
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and log variance of q(z | x) for images x (n, C, H, W), (n, latents) each."""
         mean, log_variance = self.encoder(self.check_batch(x) / 127.5 - 1)
-        return mean, log_variance
+        # On images that the encoder has never learnt it can run away, and a latent of e^20 takes log p with it to -inf.
+        return mean, log_variance.clamp(max=_LARGEST_LOG_VARIANCE)
 
     def log_weights_at(
         self,
