@@ -8,20 +8,18 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-from collections.abc import Callable, Sequence
-from functools import lru_cache
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from study_grid import CANDIDATES, FAMILIES, OF_FAMILY, PAPER, RIVALS, Case, Settings, run_grid
+from study_grid import CANDIDATES, FAMILIES, PAPER, REPLICATES, RIVALS, Case, Settings, run_grid
 
 from fisherscope.core.store import write_atomic, write_json
 from fisherscope.detectors import DEFAULT_DETECTOR
-from fisherscope.evaluation import Interval, average_auroc, compare_averages
+from fisherscope.evaluation import Interval, average, compare
 from fisherscope.models.zoo import zoo_root
 
 DOCS = Path(__file__).parents[1] / "docs"
-REPLICATES = 1000
 
 HEAD = """# The study: which score, and by how much
 
@@ -71,8 +69,8 @@ def write_page(cases: Sequence[Case], missing: Sequence[str], command: str) -> t
 
 def _samples(cases: Sequence[Case]) -> str:
     singles = [c.pair for c in cases if c.pair.group_size == 1]
-    n_in = sorted({len(p.scores_in[PAPER]) for p in singles})
-    n_out = sorted({len(p.scores_out[PAPER]) for p in singles})
+    n_in = sorted({p.n_in for p in singles})
+    n_out = sorted({p.n_out for p in singles})
     return f"In-distribution {_range(n_in)} test samples and twice as many to fit, OOD {_range(n_out)}."
 
 
@@ -81,7 +79,7 @@ def _range(counts: Sequence[int]) -> str:
 
 
 def _missing(missing: Sequence[str]) -> str:
-    return f"Models that are not trained yet, and so not in here: {', '.join(missing)}.\n" if missing else ""
+    return f"Models that this run was without: {', '.join(missing)}.\n" if missing else ""
 
 
 def _select(cases: Sequence[Case], size: int, role: str = "all", family: str | None = None) -> list[Case]:
@@ -95,7 +93,7 @@ def _select(cases: Sequence[Case], size: int, role: str = "all", family: str | N
 def _verdict(cases: Sequence[Case], figures: dict[str, Any]) -> str:
     """Say by how much the default beats the paper's score and the rivals."""
     lines = [f"## `{DEFAULT_DETECTOR}`, the default, against the rest\n"]
-    for role, called in (("headline", "headline pairs"), ("all", "all pairs")):
+    for role, called in (("headline", "Headline pairs"), ("all", "All pairs")):
         for size in (1, 5):
             chosen = _select(cases, size, role)
             if not chosen:
@@ -106,7 +104,7 @@ def _verdict(cases: Sequence[Case], figures: dict[str, Any]) -> str:
             ]
             mine = _mean(chosen, DEFAULT_DETECTOR)
             lines.append(
-                f"{len(chosen)} {called} of model and sets, B = {size}: {DEFAULT_DETECTOR} {_plain(mine)}.\n\n"
+                f"{called}, B = {size}, {len(chosen)} models and pairs: {DEFAULT_DETECTOR} {_plain(mine)}.\n\n"
                 "| against | its mean AUROC | the default minus it |\n| --- | :-: | :-: |\n" + "\n".join(rows) + "\n"
             )
             figures.setdefault("verdict", []).append(
@@ -167,30 +165,23 @@ def _means(cases: Sequence[Case], role: str, figures: dict[str, Any]) -> str:
     sections = []
     for size in (1, 5):
         chosen = _select(cases, size, role)
-        families = [f for f in FAMILIES if _select(cases, size, role, f)]
         if not chosen:
             continue
+        parts = {f: part for f in FAMILIES if (part := _select(chosen, size, "all", f))} | {"all": chosen}
+        names = dict.fromkeys(n for c in chosen for n in c.pair.estimates)
+        means = {n: {k: _mean(part, n) for k, part in parts.items() if _runs_on(part, n)} for n in names}
+        order = sorted(names, key=lambda n: -sum(m.estimate for m in means[n].values()) / len(means[n]))
         rows = []
-        names = [*chosen[0].pair.scores_in]
-        names += [n for f in families for n in OF_FAMILY[f] if n not in names]
-        means = {n: {f: _mean(_select(chosen, size, "all", f), n) for f in families} for n in names}
-        for name in sorted(names, key=lambda n: -_average(means[n])):
-            cells = [_plain(means[name][f]) if means[name][f] else "–" for f in families]
-            whole = _mean(chosen, name)
-            rows.append(f"| {_bold(name)} | {' | '.join(cells)} | {_plain(whole) if whole else '–'} |")
+        for name in order:
+            cells = [_plain(means[name][k]) if k in means[name] else "–" for k in parts]
+            rows.append(f"| {_bold(name)} | {' | '.join(cells)} |")
             figures["means"].append(
-                {"role": role, "group_size": size, "detector": name, "all": _json(whole)}
-                | {f: _json(means[name][f]) for f in families}
+                {"role": role, "group_size": size, "detector": name} | {k: _json(m) for k, m in means[name].items()}
             )
-        head = f"| detector | {' | '.join(families)} | all |\n| --- |{' :-: |' * (len(families) + 1)}\n"
+        head = f"| detector | {' | '.join(parts)} |\n| --- |{' :-: |' * len(parts)}\n"
         sections.append(f"B = {size}, {len(chosen)} models and pairs:\n\n{head}" + "\n".join(rows) + "\n")
     title = {"all": "All pairs", "seen": "Seen pairs"}.get(role, f"{role.capitalize()} pairs")
     return f"## {title}\n\n" + "\n".join(sections) if sections else ""
-
-
-def _average(means: dict[str, Interval | None]) -> float:
-    known = [m.estimate for m in means.values() if m]
-    return sum(known) / max(1, len(known))
 
 
 def _cells(cases: Sequence[Case], figures: dict[str, Any]) -> str:
@@ -198,11 +189,11 @@ def _cells(cases: Sequence[Case], figures: dict[str, Any]) -> str:
     shown = (DEFAULT_DETECTOR, PAPER, "rao-sketch", *RIVALS)
     rows = []
     for case in cases:
-        names = [*case.pair.scores_in]
+        names = [*case.pair.estimates]
         figures["cells"].append(
             {"family": case.family, "in_dist": case.sets[0], "out_dist": case.sets[1], "role": case.role}
-            | {"group_size": case.pair.group_size, "n_in": len(case.pair.scores_in[PAPER])}
-            | {"n_out": len(case.pair.scores_out[PAPER]), "auroc": {n: _json(_mean([case], n)) for n in names}}
+            | {"group_size": case.pair.group_size, "n_in": case.pair.n_in}
+            | {"n_out": case.pair.n_out, "auroc": {n: _json(_mean([case], n)) for n in names}}
         )
         cells = [f"{_mean([case], n).estimate:.3f}" for n in shown]
         rows.append(
@@ -214,29 +205,18 @@ def _cells(cases: Sequence[Case], figures: dict[str, Any]) -> str:
     )
 
 
-def _cached(function: Callable[..., Any]) -> Callable[..., Any]:
-    kept = lru_cache(maxsize=None)(lambda key: function(*key_of[key]))
-    key_of: dict[Any, Any] = {}
-
-    def call(cases: Sequence[Case], name: str) -> Any:
-        key = (tuple(id(c) for c in cases), name)
-        key_of[key] = (cases, name)
-        return kept(key)
-
-    return call
+def _mean(cases: Sequence[Case], name: str) -> Interval:
+    """Return the mean AUROC."""
+    return average([c.pair for c in cases], name)
 
 
-@_cached
-def _mean(cases: Sequence[Case], name: str) -> Interval | None:
-    pairs = [c.pair for c in cases if name in c.pair.scores_in]
-    if not pairs or len(pairs) < len(cases):
-        return None
-    return average_auroc(pairs, name, seed=0, replicates=REPLICATES)
+def _runs_on(cases: Sequence[Case], name: str) -> bool:
+    """Whether a detector ran on all of the cases: some are for one family alone."""
+    return all(name in c.pair.estimates for c in cases)
 
 
-@_cached
 def _difference(cases: Sequence[Case], name: str) -> Interval:
-    return compare_averages([c.pair for c in cases], DEFAULT_DETECTOR, name, seed=0, replicates=REPLICATES).difference
+    return compare([c.pair for c in cases], DEFAULT_DETECTOR, name).difference
 
 
 def _bold(name: str) -> str:
@@ -251,8 +231,8 @@ def _signed(interval: Interval) -> str:
     return f"{interval.estimate:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
 
 
-def _json(interval: Interval | None) -> list[float] | None:
-    return None if interval is None else [round(v, 4) for v in (interval.estimate, interval.low, interval.high)]
+def _json(interval: Interval) -> list[float]:
+    return [round(v, 4) for v in (interval.estimate, interval.low, interval.high)]
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from typing import Any
 
 from fisherscope.core.store import read_arrays, write_arrays
 from fisherscope.data import load_samples
-from fisherscope.evaluation import PairScores
+from fisherscope.evaluation import PairScores, ResampledPair, resample_pair
 from fisherscope.models.base import load_model
 from fisherscope.pipeline.batches import Batches, as_batches
 from fisherscope.pipeline.evaluation import EvaluationSettings, evaluate
@@ -26,6 +26,7 @@ DEVELOPMENT = (("fashion_mnist", "mnist"), ("mnist", "fashion_mnist"), ("cifar10
 SEEN = (("cifar10", "celeba"), ("cifar10", "tiny_imagenet32"))
 """Pairs that the first study had looked at."""
 
+REPLICATES = 1000
 PAPER = "layerwise-gaussian"
 RIVALS = ("typicality", "likelihood", "input-complexity-png", "pixel-mahalanobis", "typicality-fisher", "dose-kde")
 """Named by the study's question; with ``dose-svm`` all of them run on every model."""
@@ -87,10 +88,10 @@ class Settings:
 
 @dataclass(frozen=True)
 class Case:
-    """Scores of one model on one pair at one group size; ``pair`` has the names without their split."""
+    """One model on one pair of sets at one group size, resampled; ``pair`` has the names without their split."""
 
     family: str
-    pair: PairScores
+    pair: ResampledPair
 
     @property
     def sets(self) -> tuple[str, str]:
@@ -128,7 +129,8 @@ def _model_cases(name: str, family: str, in_dist: str, outs: list[str], settings
     path = settings.work / "scores" / f"{name}-{digest}.safetensors"
     if not path.exists():
         write_arrays(path, *_packed(_evaluate(target, in_dist, outs, detectors, settings)))
-    return [Case(family, pair) for pair in _unpacked(*read_arrays(path))]
+    pairs = _unpacked(*read_arrays(path))
+    return [Case(family, resample_pair(pair, seed=settings.seed, replicates=REPLICATES)) for pair in pairs]
 
 
 def _evaluate(
@@ -158,7 +160,7 @@ def samples(name: str, target: Target, settings: Settings, limit: int) -> Batche
 
 
 def _packed(pairs: list[PairScores]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    arrays = {}
+    arrays: dict[str, Any] = {}
     cards = []
     for i, pair in enumerate(pairs):
         for side, scores in (("in", pair.scores_in), ("out", pair.scores_out)):
