@@ -81,7 +81,7 @@ def test_pixel_mahalanobis_against_the_explicit_inverse(rng, n_fit):
 
 
 def test_unknown_detector_lists_the_known_ones():
-    with pytest.raises(SettingError, match="unknown detector 'nope'; known: layerwise-gaussian"):
+    with pytest.raises(SettingError, match="unknown detector 'nope'; known: fisher-dose, layerwise-gaussian"):
         make_detector("nope")
     with pytest.raises(SettingError, match="cannot be imported"):
         make_detector("no.such.module:Thing")
