@@ -45,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     cases, missing = run_grid(Settings(options.zoo, options.work, options.data_root, options.limit))
     # Where models and data lie differs from machine to machine and is no part of the result.
-    command = shlex.join(["python", "benchmarks/study.py", *([f"--limit={options.limit}"] * (options.limit != 1000))])
+    given = [f"--limit={options.limit}"] * (options.limit != 1000) + ["--zoo=DIR"] * (options.zoo != zoo_root())
+    command = shlex.join(["python", "benchmarks/study.py", *given])
     page, figures = write_page(cases, missing, command)
     write_json(DOCS / "study.json", figures)
     write_atomic(DOCS / "study.md", page.encode())
@@ -57,7 +58,7 @@ def write_page(cases: Sequence[Case], missing: Sequence[str], command: str) -> t
     figures: dict[str, Any] = {"missing_models": list(missing), "default": DEFAULT_DETECTOR, "means": [], "cells": []}
     sections = [
         HEAD.format(command=command, replicates=REPLICATES, samples=_samples(cases)),
-        _missing(missing),
+        _missing(cases, missing),
         _verdict(cases, figures),
         _losses(cases, figures),
         _choice(cases, figures),
@@ -78,8 +79,16 @@ def _range(counts: Sequence[int]) -> str:
     return " to ".join(f"{n:,}" for n in dict.fromkeys((counts[0], counts[-1]))) if counts else "no"
 
 
-def _missing(missing: Sequence[str]) -> str:
-    return f"Models that this run was without: {', '.join(missing)}.\n" if missing else ""
+def _missing(cases: Sequence[Case], missing: Sequence[str]) -> str:
+    """Say what is not measured, so that no mean is taken for more than it is."""
+    if not missing:
+        return ""
+    done = {role: len(_select(cases, 1, role)) for role in ("development", "seen", "headline")}
+    return (
+        f"Models that this run was without: {', '.join(missing)}. Measured are {done['development']} of the 12 "
+        f"combinations of a family and a development pair, {done['seen']} of 6 seen ones and {done['headline']} of the "
+        "24 headline ones; the means below are over those.\n"
+    )
 
 
 def _select(cases: Sequence[Case], size: int, role: str = "all", family: str | None = None) -> list[Case]:

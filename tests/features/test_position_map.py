@@ -194,6 +194,13 @@ def test_models_without_a_map_are_refused(kind, message):
         position_map(request, cotangent, gradient_features(SKETCH))
 
 
+def test_a_map_with_a_missing_part_is_refused_in_single_precision_too():
+    request = request_of(Unseen(), images(2).astype(np.float32))
+    cotangent, _ = cotangent_of(request, "sketch")
+    with pytest.raises(NoPositionsError, match="past torch's functions"):
+        position_map(request, cotangent, gradient_features(SKETCH))
+
+
 def test_samples_and_scores_without_a_map_are_refused():
     request = request_of(Convolutions().double(), images(2))
     with pytest.raises(NoPositionsError, match="reads no parameter gradient"):

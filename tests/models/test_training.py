@@ -15,6 +15,8 @@ from fisherscope.core.keys import fingerprint_keys, sample_keys
 from fisherscope.models.base import GenerativeModel, load_model, make_model
 from fisherscope.models.glow import Glow
 from fisherscope.models.training import Progress, TrainingSet, TrainSettings, bits_per_dim, train
+from fisherscope.models.training.trainer import Trainer
+from fisherscope.models.training.workers import ALONE
 
 
 def training_set(n: int = 60, name: str = "noise") -> TrainingSet:
@@ -138,6 +140,19 @@ def test_an_interrupt_leaves_a_checkpoint_that_resumes(tmp_path: Path) -> None:
     resumed = train(small(), data, settings(), tmp_path / "m", resume=True)
     assert equal(resumed, train(small(), data, settings(), tmp_path / "straight"))
     assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_an_interrupt_before_the_first_step_resumes_too(tmp_path: Path) -> None:
+    data = training_set()
+
+    model = make_model("vae", data_shape=(1, 4, 4), hidden=2, latents=2)
+    trainer = Trainer(model, data, settings(), tmp_path / "m", ALONE)
+    trainer.initialise()
+    trainer.checkpoint()
+    again = make_model("vae", data_shape=(1, 4, 4), hidden=2, latents=2)
+    resumed = train(again, data, settings(), tmp_path / "m", resume=True)
+    straight = make_model("vae", data_shape=(1, 4, 4), hidden=2, latents=2)
+    assert equal(resumed, train(straight, data, settings(), tmp_path / "straight"))
 
 
 def test_divergence_is_an_error_and_spoils_no_checkpoint(tmp_path: Path) -> None:

@@ -19,7 +19,15 @@ from fisherscope.detectors.densities.components import (
     modes_slope,
     principal_axes,
 )
-from fisherscope.detectors.layers import Array, informative_layers, layer_values, log_slope, log_values, spread_to_block
+from fisherscope.detectors.layers import (
+    Array,
+    informative_layers,
+    layer_values,
+    log_slope,
+    log_values,
+    relative_round_off,
+    spread_to_block,
+)
 from fisherscope.detectors.profile import LayerStandardising
 
 COMPONENTS: Final = 10
@@ -60,8 +68,9 @@ class FisherDose(Detector, Differentiable, LayerStandardising):
         self.kept_, self.floor_ = informative_layers(layer_values(table, self.requires[0]), table.card.dtype)
         log_p = table.block("log_p").mean(1, dtype=np.float64)
         self.entropy_, spread = -float(log_p.mean()), float(log_p.std(ddof=1))
-        # A log p that does not vary says nothing; its coordinate is then 0 for every sample like the fit ones.
-        self.spread_ = spread if spread > 0 else 1.0
+        # A log p that varies by round-off alone says nothing: in units of its size it stays near 0 for all samples.
+        size = float(np.abs(log_p).max())
+        self.spread_ = spread if spread > relative_round_off(table.card.dtype) * size else max(size, 1.0)
         self._take(principal_axes(self._logs(table), COMPONENTS))
         self._take(fit_modes(self._points(table)))
 

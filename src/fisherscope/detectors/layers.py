@@ -30,10 +30,11 @@ def resolution(values: Array, dtype: str) -> float:
     A gradient that is zero by symmetry (the bias of attention keys) is computed as round-off, whose logarithm is
     noise; comparing with the size of the model's whole gradient tells it from a small one.
     """
-    return _relative_round_off(dtype) ** 2 * float(np.median(values.sum(1)))
+    return relative_round_off(dtype) ** 2 * float(np.median(values.sum(1)))
 
 
-def _relative_round_off(dtype: str) -> float:
+def relative_round_off(dtype: str) -> float:
+    """Return the share of a number's size below which a difference is round-off: 100 eps of the dtype."""
     return _ROUND_OFF * float(np.finfo(np.float64 if dtype == "float64" else np.float32).eps)
 
 
@@ -49,7 +50,7 @@ def informative_layers(values: Array, dtype: str) -> tuple[NDArray[np.intp], flo
     """
     floor = resolution(values, dtype)
     spread = log_values(values, floor).std(0)
-    varies = (spread > _relative_round_off(dtype)) & (np.median(values, axis=0) > floor)
+    varies = (spread > relative_round_off(dtype)) & (np.median(values, axis=0) > floor)
     if not varies.any():
         raise DataError(
             f"no layer's gradient norm varies over the {len(values)} fit groups; "

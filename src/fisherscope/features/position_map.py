@@ -28,7 +28,7 @@ from fisherscope.features.local_tangent import LocalTangent, tangents, unpacked
 from fisherscope.features.metrics.feature import GradientFeature
 from fisherscope.features.parameter_cotangent import Named, ParameterCotangent, contributions
 
-TOLERANCE: Final = {torch.float64: 1e-8, torch.float32: 1e-2}
+TOLERANCE: Final = {torch.float64: 1e-8, torch.float32: 1e-4}
 """By how much of the sum of their magnitudes the contributions may miss <v, g>."""
 
 

@@ -36,6 +36,8 @@ def _layout(settings: TrainSettings, data: TrainingSet) -> torch.memory_format:
 
 
 def _adam_state(parameter: Tensor, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    if not stored:  # no gradient has reached this parameter yet
+        return {}
     # Laid out like the parameter, in memory of its own: Adam's kernels round differently on other strides and
     # alignments, and a resumed run would not be the straight one to the bit.
     moments = {k: torch.empty_like(parameter).copy_(stored[k]) for k in ("exp_avg", "exp_avg_sq")}
