@@ -7,20 +7,14 @@ does not touch log p comes as zeros.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fisherscope.core.errors import SettingError
-from fisherscope.features.gradients.forms import DenseForm, GradientForm, KroneckerFactors, row_squares
-
-SHORT_ENTRIES: Final = 256
-"""Gradients of at most this many entries wait, to be squared and summed together with others of their shape."""
-
-WAITING_TENSORS: Final = 256
-"""Bounds the memory of those that wait."""
+from fisherscope.features.gradients.forms import GradientForm, KroneckerFactors
 
 
 class Reduction(ABC):
@@ -40,47 +34,21 @@ class Reduction(ABC):
         """Return what was asked for, parameters in the order of ``names``."""
 
 
-def joined(parts: Sequence[Tensor]) -> Tensor:
-    """Return what the micro-batches gave, one after the other."""
-    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
-
-
 class SquaredNorms(Reduction):
     """``f_l``: name -> (n_groups,), the squared L2 norm of each group's gradient."""
 
     def __init__(self) -> None:
         self._parts: dict[str, list[Tensor]] = {}
-        self._short: dict[tuple[torch.Size, torch.dtype], list[tuple[str, int, Tensor]]] = {}
 
     @property
     def whole_batch(self) -> bool:
         return False
 
     def update(self, name: str, form: GradientForm) -> None:
-        parts = self._parts.setdefault(name, [])
-        if not isinstance(form, DenseForm) or form.shape.numel() > SHORT_ENTRIES:
-            parts.append(form.squared_norm())
-            return
-        rows = form.gradients.reshape(form.n_groups, -1)
-        waiting = self._short.setdefault((rows.shape, rows.dtype), [])
-        waiting.append((name, len(parts), rows))
-        parts.append(rows)
-        if len(waiting) >= WAITING_TENSORS:
-            self._reduce(waiting)
+        self._parts.setdefault(name, []).append(form.squared_norm())
 
     def result(self, names: list[str]) -> dict[str, Tensor]:
-        for waiting in self._short.values():
-            self._reduce(waiting)
-        return {name: joined(self._parts[name]) for name in names}
-
-    def _reduce(self, waiting: list[tuple[str, int, Tensor]]) -> None:
-        """Put norms in the place of the gradients that wait."""
-        if waiting:
-            rows = torch.stack([rows for _, _, rows in waiting])
-            norms = row_squares(rows.flatten(0, 1)).reshape(rows.shape[:2])
-            for (name, place, _), norm in zip(waiting, norms.unbind(), strict=True):
-                self._parts[name][place] = norm
-            waiting.clear()
+        return {name: torch.cat(self._parts[name]) for name in names}
 
 
 class GroupGradients(Reduction):
@@ -97,7 +65,7 @@ class GroupGradients(Reduction):
         self._parts.setdefault(name, []).append(form.dense())
 
     def result(self, names: list[str]) -> dict[str, Tensor]:
-        return {name: joined(self._parts[name]) for name in names}
+        return {name: torch.cat(self._parts[name]) for name in names}
 
 
 class GradientEntries(Reduction):
