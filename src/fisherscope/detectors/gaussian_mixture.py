@@ -12,6 +12,7 @@ from scipy.special import logsumexp
 from fisherscope.core.table import FeatureTable
 from fisherscope.detectors.base import Detector, Scores
 from fisherscope.detectors.densities.base import Array, Learnt, mean_and_std, standardise
+from fisherscope.detectors.densities.components import mode_terms
 from fisherscope.detectors.vectors import group_means, member_vectors, varying_columns
 
 _COMPONENTS: Final = (1, 2, 4, 8, 16, 32)
@@ -70,12 +71,7 @@ def fit_mixture(points: Array) -> dict[str, Array]:
 
 def mixture_log_density(points: Array, learnt: Learnt) -> Array:
     """Return the log density of the standardised points (m, S) under what :func:`fit_mixture` returned, (m,)."""
-    z = standardise(points, learnt)
-    terms = []
-    for weight, centre, factor in zip(learnt["weights"], learnt["centres"], learnt["factors"], strict=True):
-        squares = np.square((z - centre) @ factor).sum(1)
-        log_det = np.log(np.diag(factor)).sum()
-        terms.append(np.log(weight) + log_det - 0.5 * (squares + z.shape[1] * np.log(2 * np.pi)))
+    terms = mode_terms(standardise(points, learnt), learnt["weights"], learnt["centres"], learnt["factors"])
     found: Array = logsumexp(terms, axis=0)
     return found
 

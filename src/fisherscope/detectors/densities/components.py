@@ -48,22 +48,30 @@ def fit_modes(points: Array) -> dict[str, Array]:
 
 def modes_novelty(points: Array, modes: Learnt) -> Array:
     """Return -log density of points (N, k) under what :func:`fit_modes` returned, (N,)."""
-    novelty: Array = -logsumexp(_mode_terms(points, modes), axis=0)
+    novelty: Array = -logsumexp(mode_terms(points, modes["weights"], modes["centres"], modes["precisions"]), axis=0)
     return novelty
 
 
 def modes_slope(points: Array, modes: Learnt) -> Array:
     """Return the gradient of :func:`modes_novelty` with respect to the points, (N, k)."""
-    shares = softmax(_mode_terms(points, modes), axis=0)
-    parts = zip(shares, modes["centres"], modes["precisions"], strict=True)
+    weights, centres, factors = (modes[key] for key in ("weights", "centres", "precisions"))
+    shares = softmax(mode_terms(points, weights, centres, factors), axis=0)
+    parts = zip(shares, centres, factors, strict=True)
     slope: Array = sum((s[:, None] * ((points - c) @ f @ f.T) for s, c, f in parts), np.zeros_like(points))
     return slope
 
 
-def _mode_terms(points: Array, modes: Learnt) -> Array:
-    """Return the log of each mode's share of the density, (modes, N)."""
+def mode_terms(points: Array, weights: Array, centres: Array, factors: Array) -> Array:
+    """Return the log of each normal's share of a mixture's density, (modes, N).
+
+    Args:
+        points: (N, k).
+        weights: of the normals, (modes,).
+        centres: (modes, k).
+        factors: Cholesky factors of the precisions, (modes, k, k).
+    """
     terms = []
-    for weight, centre, factor in zip(modes["weights"], modes["centres"], modes["precisions"], strict=True):
+    for weight, centre, factor in zip(weights, centres, factors, strict=True):
         log_det = np.log(np.diag(factor)).sum()
         squares = np.square((points - centre) @ factor).sum(1)
         terms.append(np.log(weight) + log_det - 0.5 * (squares + points.shape[1] * np.log(2 * np.pi)))
