@@ -62,6 +62,15 @@ class Detector(ABC):
         """Return what was learnt, by attribute name; empty before ``fit``."""
         return {k: np.asarray(v) for k, v in vars(self).items() if k.endswith("_") and not k.startswith("_")}
 
+    def _take(self, learnt: Mapping[str, NDArray[Any]]) -> None:
+        """Keep what a part of the detector, such as a density, has learnt, each name with its ``_``."""
+        for name, value in learnt.items():
+            setattr(self, f"{name}_", value)
+
+    def _learnt(self) -> dict[str, NDArray[Any]]:
+        """Return what was learnt by the names that :meth:`_take` was given."""
+        return {name.removesuffix("_"): value for name, value in self.state().items()}
+
     def restore(self, state: Mapping[str, NDArray[Any]]) -> Self:
         """Take over what another instance's :meth:`state` returned; return self."""
         for name, value in state.items():

@@ -62,9 +62,7 @@ class DoseSvm(Detector):
     def _fit(self, table: FeatureTable) -> None:
         points = member_vectors(table, "statistics")
         self.kept_ = varying_columns(points, self.name)
-        for key, value in self._svm.fit(points[:, self.kept_], None).items():
-            setattr(self, f"{key}_", value)
+        self._take(self._svm.fit(points[:, self.kept_], None))
 
     def _score(self, table: FeatureTable) -> Scores:
-        learnt = {key.removesuffix("_"): value for key, value in self.state().items()}
-        return group_means(self._svm.score(member_vectors(table, "statistics")[:, self.kept_], learnt), table)
+        return group_means(self._svm.score(member_vectors(table, "statistics")[:, self.kept_], self._learnt()), table)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from fisherscope.core.table import FeatureTable
 from fisherscope.detectors.base import Detector, Scores
 from fisherscope.detectors.cotangent import Cotangent, Differentiable
-from fisherscope.detectors.densities.base import Learnt, standardise
+from fisherscope.detectors.densities.base import standardise
 from fisherscope.detectors.densities.components import (
     components,
     fit_modes,
@@ -19,21 +19,13 @@ from fisherscope.detectors.densities.components import (
     modes_slope,
     principal_axes,
 )
-from fisherscope.detectors.layers import (
-    Array,
-    informative_layers,
-    layer_values,
-    log_slope,
-    log_values,
-    relative_round_off,
-    spread_to_block,
-)
+from fisherscope.detectors.layers import Array, KeptLayers, relative_round_off
 from fisherscope.detectors.profile import LayerStandardising
 
 COMPONENTS: Final = 10
 
 
-class FisherDose(Detector, Differentiable, LayerStandardising):
+class FisherDose(KeptLayers, Detector, Differentiable, LayerStandardising):
     """score = -log q(u_1, ..., u_k, log p), q a mixture of one to four normals, their number by BIC.
 
     u are the first k principal components of log f_l over the layers (95 % of the variance, at most 10 and a tenth of
@@ -49,8 +41,6 @@ class FisherDose(Detector, Differentiable, LayerStandardising):
 
     min_fit = 20
 
-    kept_: NDArray[np.intp]
-    floor_: float
     mean_: Array
     std_: Array
     axes_: Array
@@ -65,43 +55,32 @@ class FisherDose(Detector, Differentiable, LayerStandardising):
         self.requires = (block, "log_p")
 
     def _fit(self, table: FeatureTable) -> None:
-        self.kept_, self.floor_ = informative_layers(layer_values(table, self.requires[0]), table.card.dtype)
+        self._keep(table)
         log_p = table.block("log_p").mean(1, dtype=np.float64)
         self.entropy_, spread = -float(log_p.mean()), float(log_p.std(ddof=1))
         # A log p that varies by round-off alone says nothing: in units of its size it stays near 0 for all samples.
         size = float(np.abs(log_p).max())
         self.spread_ = spread if spread > relative_round_off(table.card.dtype) * size else max(size, 1.0)
-        self._take(principal_axes(self._logs(table), COMPONENTS))
+        self._take(principal_axes(self.log_norms(table), COMPONENTS))
         self._take(fit_modes(self._points(table)))
-
-    def _take(self, learnt: Learnt) -> None:
-        for key, value in learnt.items():
-            setattr(self, f"{key}_", value)
-
-    def _learnt(self) -> Learnt:
-        return {k.removesuffix("_"): v for k, v in self.state().items()}
-
-    def _logs(self, table: FeatureTable) -> Array:
-        return log_values(layer_values(table, self.requires[0]), self.floor_)[:, self.kept_]
 
     def _points(self, table: FeatureTable) -> Array:
         """Return the statistics, (N, k + 1)."""
         log_p = table.block("log_p").mean(1, dtype=np.float64)
-        return np.column_stack([components(self._logs(table), self._learnt()), (log_p + self.entropy_) / self.spread_])
+        return np.column_stack(
+            [components(self.log_norms(table), self._learnt()), (log_p + self.entropy_) / self.spread_]
+        )
 
     def _score(self, table: FeatureTable) -> Scores:
         return modes_novelty(self._points(table), self._learnt())
 
     def _cotangent(self, table: FeatureTable) -> Cotangent:
-        block, members = self.requires[0], table.card.group_size
-        learnt, slope = self._learnt(), modes_slope(self._points(table), self._learnt())
-        values = layer_values(table, block)
-        layers = np.zeros_like(values)
-        layers[:, self.kept_] = layer_slope(slope[:, :-1], learnt)
+        members, learnt = table.card.group_size, self._learnt()
+        slope = modes_slope(self._points(table), learnt)
         return {
-            block: spread_to_block(layers * log_slope(values, self.floor_), table, block),
+            self.requires[0]: self._block_slope(layer_slope(slope[:, :-1], learnt), table),
             "log_p": np.repeat(slope[:, -1:] / (self.spread_ * members), members, axis=1),
         }
 
     def _standardised(self, table: FeatureTable) -> tuple[NDArray[np.intp], Array] | None:
-        return self.kept_, standardise(self._logs(table), self._learnt())
+        return self.kept_, standardise(self.log_norms(table), self._learnt())

@@ -46,13 +46,11 @@ class VectorMixture(Detector):
     def _fit(self, table: FeatureTable) -> None:
         points = member_vectors(table, self.requires[0])
         self.kept_ = varying_columns(points, self.name)
-        for key, value in fit_mixture(points[:, self.kept_]).items():
-            setattr(self, f"{key}_", value)
+        self._take(fit_mixture(points[:, self.kept_]))
 
     def _score(self, table: FeatureTable) -> Scores:
-        learnt = {key.removesuffix("_"): value for key, value in self.state().items()}
         points = member_vectors(table, self.requires[0])[:, self.kept_]
-        return group_means(-mixture_log_density(points, learnt), table)
+        return group_means(-mixture_log_density(points, self._learnt()), table)
 
 
 def fit_mixture(points: Array) -> dict[str, Array]:

@@ -78,3 +78,32 @@ def log_values(values: Array, floor: float) -> Array:
     """Return log max(f_l, floor): a layer that a sample does not reach gives a small, finite number."""
     logs: Array = np.log(np.maximum(values, max(float(floor), float(np.finfo(np.float64).tiny))))
     return logs
+
+
+class KeptLayers:
+    """What a detector is too when it reads log f_l of the layers that vary on the fit set, from its first block.
+
+    Attributes:
+        kept_: column numbers of those layers.
+        floor_: the arithmetic's resolution, as which smaller values count.
+    """
+
+    requires: tuple[str, ...]
+    kept_: NDArray[np.intp]
+    floor_: float
+
+    def _keep(self, table: FeatureTable) -> None:
+        """Learn which layers vary."""
+        self.kept_, self.floor_ = informative_layers(layer_values(table, self.requires[0]), table.card.dtype)
+
+    def log_norms(self, table: FeatureTable) -> Array:
+        """Return log f_l of the layers that are kept, shape (N, len(kept_))."""
+        return log_values(layer_values(table, self.requires[0]), self.floor_)[:, self.kept_]
+
+    def _block_slope(self, slope: Array, table: FeatureTable) -> Array:
+        """Return d score / d block for d score / d :meth:`log_norms`, (N, len(kept_)), in the block's shape."""
+        block = self.requires[0]
+        values = layer_values(table, block)
+        layers = np.zeros_like(values)
+        layers[:, self.kept_] = slope
+        return spread_to_block(layers * log_slope(values, self.floor_), table, block)

@@ -9,12 +9,12 @@ from fisherscope.core.table import FeatureTable
 from fisherscope.detectors.base import Detector, Scores
 from fisherscope.detectors.cotangent import Cotangent, Differentiable
 from fisherscope.detectors.densities import LayerDensity, SmoothDensity, make_density
-from fisherscope.detectors.densities.base import Learnt, standardise
-from fisherscope.detectors.layers import Array, informative_layers, layer_values, log_slope, log_values, spread_to_block
+from fisherscope.detectors.densities.base import standardise
+from fisherscope.detectors.layers import Array, KeptLayers
 from fisherscope.detectors.profile import LayerStandardising
 
 
-class Layerwise(Detector, Differentiable, LayerStandardising):
+class Layerwise(KeptLayers, Detector, Differentiable, LayerStandardising):
     """The novelty that a :class:`LayerDensity` gives to v = log f_l of the layers that vary on the fit set.
 
     Args:
@@ -22,9 +22,6 @@ class Layerwise(Detector, Differentiable, LayerStandardising):
         name: how tables call the detector.
         block: which numbers to read: f_l, or those of another metric.
     """
-
-    kept_: NDArray[np.intp]
-    floor_: float
 
     def __init__(self, density: str | LayerDensity, name: str, block: str = "grad_norm") -> None:
         self.name = name
@@ -35,29 +32,19 @@ class Layerwise(Detector, Differentiable, LayerStandardising):
 
     def _fit(self, table: FeatureTable) -> None:
         block = self.requires[0]
-        self.kept_, self.floor_ = informative_layers(layer_values(table, block), table.card.dtype)
+        self._keep(table)
         sizes = table.card.settings.get("features", {}).get(block, {}).get("sizes")
         kept_sizes = None if sizes is None else np.asarray(sizes)[self.kept_]
-        for key, value in self._density.fit(self._logs(table), kept_sizes).items():
-            setattr(self, f"{key}_", value)
-
-    def _logs(self, table: FeatureTable) -> Array:
-        return log_values(layer_values(table, self.requires[0]), self.floor_)[:, self.kept_]
-
-    def _learnt(self) -> Learnt:
-        return {k.removesuffix("_"): v for k, v in self.state().items() if k not in ("kept_", "floor_")}
+        self._take(self._density.fit(self.log_norms(table), kept_sizes))
 
     def _score(self, table: FeatureTable) -> Scores:
-        return self._density.score(self._logs(table), self._learnt())
+        return self._density.score(self.log_norms(table), self._learnt())
 
     def _cotangent(self, table: FeatureTable) -> Cotangent:
         assert isinstance(self._density, SmoothDensity)
-        block = self.requires[0]
-        values = layer_values(table, block)
-        slope = np.zeros_like(values)
-        slope[:, self.kept_] = self._density.gradient(self._logs(table), self._learnt())
-        return {block: spread_to_block(slope * log_slope(values, self.floor_), table, block)}
+        slope = self._density.gradient(self.log_norms(table), self._learnt())
+        return {self.requires[0]: self._block_slope(slope, table)}
 
     def _standardised(self, table: FeatureTable) -> tuple[NDArray[np.intp], Array] | None:
         learnt = self._learnt()
-        return (self.kept_, standardise(self._logs(table), learnt)) if {"mean", "std"} <= learnt.keys() else None
+        return (self.kept_, standardise(self.log_norms(table), learnt)) if {"mean", "std"} <= learnt.keys() else None

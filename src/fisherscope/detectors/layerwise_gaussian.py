@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from fisherscope.core.table import FeatureTable
 from fisherscope.detectors.base import Detector, Scores
 from fisherscope.detectors.cotangent import Cotangent, Differentiable
-from fisherscope.detectors.layers import Array, informative_layers, layer_values, log_slope, log_values, spread_to_block
+from fisherscope.detectors.layers import Array, KeptLayers
 from fisherscope.detectors.profile import LayerStandardising
 
 _LOG_2_PI: Final = math.log(2 * math.pi)
 
 
-class LayerwiseGaussian(Detector, Differentiable, LayerStandardising):
+class LayerwiseGaussian(KeptLayers, Detector, Differentiable, LayerStandardising):
     """score = - sum_l log N(log f_l; m_l, d_l) (Dauncey et al. 2024, section 4.2).
 
     Layers whose f_l has no variance on the fit set, or is zero by symmetry, are dropped; ``kept_`` holds the column
@@ -31,8 +31,6 @@ class LayerwiseGaussian(Detector, Differentiable, LayerStandardising):
 
     name = "layerwise-gaussian"
 
-    kept_: NDArray[np.intp]
-    floor_: float
     mean_: Array
     std_: Array
 
@@ -41,13 +39,9 @@ class LayerwiseGaussian(Detector, Differentiable, LayerStandardising):
         self.requires = (block,)
 
     def _fit(self, table: FeatureTable) -> None:
-        self.kept_, self.floor_ = informative_layers(layer_values(table, self.requires[0]), table.card.dtype)
+        self._keep(table)
         logs = self.log_norms(table)
         self.mean_, self.std_ = logs.mean(0), logs.std(0, ddof=1)
-
-    def log_norms(self, table: FeatureTable) -> Array:
-        """Return log f_l of the layers that are kept, shape (N, len(kept_))."""
-        return log_values(layer_values(table, self.requires[0]), self.floor_)[:, self.kept_]
 
     def _score(self, table: FeatureTable) -> Scores:
         z = (self.log_norms(table) - self.mean_) / self.std_
@@ -55,11 +49,7 @@ class LayerwiseGaussian(Detector, Differentiable, LayerStandardising):
         return scores
 
     def _cotangent(self, table: FeatureTable) -> Cotangent:
-        block = self.requires[0]
-        values = layer_values(table, block)
-        slope = np.zeros_like(values)
-        slope[:, self.kept_] = (self.log_norms(table) - self.mean_) / self.std_**2
-        return {block: spread_to_block(slope * log_slope(values, self.floor_), table, block)}
+        return {self.requires[0]: self._block_slope((self.log_norms(table) - self.mean_) / self.std_**2, table)}
 
     def _standardised(self, table: FeatureTable) -> tuple[NDArray[np.intp], Array]:
         return self.kept_, (self.log_norms(table) - self.mean_) / self.std_
