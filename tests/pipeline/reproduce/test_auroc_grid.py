@@ -111,8 +111,9 @@ def test_an_interrupted_run_goes_on_and_counts_its_time(tiny, monkeypatch, tmp_p
 
 def test_nothing_left_is_an_error_that_says_why(settings):
     experiment = read_experiment("table-auroc")
-    with pytest.raises(DataError, match=r"nothing is left to do.*model pixelcnn-mnist"):
-        _ = Context(experiment, settings).cases
+    grid = experiment.grids[0].model_copy(update={"families": ("pixelcnn",), "in_dist": ("digits",)})
+    with pytest.raises(DataError, match=r"nothing is left to do.*model pixelcnn-digits"):
+        _ = Context(experiment.model_copy(update={"grids": (grid,)}), settings).cases
     with pytest.raises(SettingError, match=r"there is no experiment 'table-9'; there are: .*table-auroc"):
         read_experiment("table-9")
 
