@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from fisherscope.core.errors import DataError
-from fisherscope.data.images import ImageArray, resize_array
+from fisherscope.data.images import ImageArray, map_images, resize_array
 
 
 def blurred(images: ImageArray, radius: float = 1.0) -> ImageArray:
@@ -53,10 +53,4 @@ def constant_images(count: int, shape: tuple[int, ...], seed: int) -> ImageArray
 def _each(images: ImageArray, change: Callable[[Image.Image], Image.Image]) -> ImageArray:
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
         raise DataError(f"images are {images.dtype} of shape {images.shape}, expected uint8 (n, 1 or 3, H, W)")
-    done = []
-    for image in images:
-        grey = len(image) == 1
-        pillow = Image.fromarray(image[0] if grey else np.ascontiguousarray(image.transpose(1, 2, 0)))
-        array = np.asarray(change(pillow), dtype=np.uint8)
-        done.append(array[None] if grey else array.transpose(2, 0, 1))
-    return np.stack(done)
+    return map_images(images, change)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -66,8 +66,13 @@ def resize_array(images: ImageArray, resize: Shape | None) -> ImageArray:
     """Convert images (N, C, H, W) to shape ``resize``; see :func:`resize_image`."""
     if resize is None or images.shape[1:] == resize:
         return images
+    return map_images(images, lambda image: resize_image(image, resize))
+
+
+def map_images(images: ImageArray, change: Callable[[Image.Image], Image.Image]) -> ImageArray:
+    """Return images (N, C, H, W), uint8, C 1 or 3, each after a change that Pillow makes."""
     channels_last = images[:, 0] if images.shape[1] == 1 else np.moveaxis(images, 1, -1)
-    return np.stack([_to_array(resize_image(Image.fromarray(a), resize)) for a in np.ascontiguousarray(channels_last)])
+    return np.stack([_to_array(change(Image.fromarray(a))) for a in np.ascontiguousarray(channels_last)])
 
 
 def resize_image(image: Image.Image, shape: Shape, name: str = "image") -> Image.Image:

@@ -103,9 +103,7 @@ def load_samples(
     text = str(spec)
     if not text.strip():
         raise DataError("the data's name is empty; give a folder, a file or the name of a set")
-    # An existing path wins over the bracket grammar: a folder may be called "shots[1]".
-    match = None if Path(text).expanduser().exists() else _BRACKET.match(text)
-    base, bracket = (match["base"], match["split"]) if match else (text, None)
+    base, bracket = _base_and_split(text)
     if bracket is not None and split is not None and bracket != split:
         raise SettingError(f"'{text}' asks for split '{bracket}' but --split for '{split}'; give one of them")
     chosen = bracket if split is None else split
@@ -114,11 +112,15 @@ def load_samples(
 
 def has_samples(spec: str, data_root: str | Path | None = None) -> bool:
     """Return whether :func:`load_samples` knows where a set is; a hub name counts as known, nothing is read."""
-    path = Path(spec).expanduser()
-    match = None if path.exists() else _BRACKET.match(spec)
-    base = match["base"] if match else spec
+    base, _ = _base_and_split(spec)
     known = base in list_bundled() or base in list_sets(data_root)
     return known or Path(base).expanduser().exists() or looks_like_hub_name(base)
+
+
+def _base_and_split(text: str) -> tuple[str, str | None]:
+    # An existing path wins over the bracket grammar: a folder may be called "shots[1]".
+    match = None if Path(text).expanduser().exists() else _BRACKET.match(text)
+    return (match["base"], match["split"]) if match else (text, None)
 
 
 def _from_memory(data: Array | Samples, options: ReadOptions) -> Samples:

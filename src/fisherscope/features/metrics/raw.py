@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import torch
 from torch import Tensor, nn
@@ -64,30 +65,46 @@ class LayerNorms(GradientFeature):
         return {"sizes": [p.numel() for p in module.parameters() if p.requires_grad]}
 
 
-class GlobalSketch(GradientFeature):
-    """``sketch`` (N, B, K): factored random sketch of each sample's whole gradient (ENGINE.md).
+class _Projected(GradientFeature):
+    """A feature of projected gradients.
 
     Args:
         settings: sizes and seed.
-        metric: name of the metric that chose the projections; the block is then ``sketch:NAME``.
+        metric: name of the metric that chose the projections; the block is then ``KIND:NAME``.
         projections: by parameter name, in place of the random ones.
     """
 
-    per_sample = True
+    kind: ClassVar[str]
 
     def __init__(
         self, settings: SketchSettings, metric: str = "", projections: Mapping[str, Projection] | None = None
     ) -> None:
-        self.block = f"sketch:{metric}" if metric else "sketch"
+        self.block = f"{self.kind}:{metric}" if metric else self.kind
         self._settings = settings
         self._projections = projections
 
+    @abstractmethod
+    def _size(self, module: nn.Module) -> int:
+        """Return K, after which the ranks of random projections go."""
+
+    def columns(self, module: nn.Module) -> tuple[str, ...] | None:
+        return trainable_names(module)
+
+    def settings(self, module: nn.Module) -> dict[str, Any] | None:
+        return {"size": self._size(module), "projection_seed": self._settings.projection_seed}
+
+
+class GlobalSketch(_Projected):
+    """``sketch`` (N, B, K): factored random sketch of each sample's whole gradient (ENGINE.md)."""
+
+    kind = "sketch"
+    per_sample = True
+
+    def _size(self, module: nn.Module) -> int:
+        return clipped_size(self._settings.size, module)
+
     def reduction(self, module: nn.Module, group_size: int) -> Reduction:
-        return Sketch(
-            clipped_size(self._settings.size, module),
-            projection_seed=self._settings.projection_seed,
-            projections=self._projections,
-        )
+        return Sketch(self._size(module), projection_seed=self._settings.projection_seed, projections=self._projections)
 
     def to_block(self, result: Any, group_size: int) -> Tensor:
         sketch: Tensor = result
@@ -96,34 +113,19 @@ class GlobalSketch(GradientFeature):
     def columns(self, module: nn.Module) -> tuple[str, ...] | None:
         return None
 
-    def settings(self, module: nn.Module) -> dict[str, Any] | None:
-        return {
-            "size": clipped_size(self._settings.size, module),
-            "projection_seed": self._settings.projection_seed,
-        }
 
+class LayerSketch(_Projected):
+    """``layer_sketch`` (N, B, K, L): the sketch of every parameter tensor by itself, names on the last axis."""
 
-class LayerSketch(GradientFeature):
-    """``layer_sketch`` (N, B, K, L): the sketch of every parameter tensor by itself, names on the last axis.
-
-    Args:
-        settings: sizes and seed.
-        metric: name of the metric that chose the projections; the block is then ``layer_sketch:NAME``.
-        projections: by parameter name, in place of the random ones.
-    """
-
+    kind = "layer_sketch"
     per_sample = True
 
-    def __init__(
-        self, settings: SketchSettings, metric: str = "", projections: Mapping[str, Projection] | None = None
-    ) -> None:
-        self.block = f"layer_sketch:{metric}" if metric else "layer_sketch"
-        self._settings = settings
-        self._projections = projections
+    def _size(self, module: nn.Module) -> int:
+        return self._settings.layer_size
 
     def reduction(self, module: nn.Module, group_size: int) -> Reduction:
         return Sketch(
-            self._settings.layer_size,
+            self._size(module),
             projection_seed=self._settings.projection_seed,
             projections=self._projections,
             per_layer=True,
@@ -132,43 +134,23 @@ class LayerSketch(GradientFeature):
     def to_block(self, result: Any, group_size: int) -> Tensor:
         return torch.stack(list(result.values()), dim=2)
 
-    def columns(self, module: nn.Module) -> tuple[str, ...] | None:
-        return trainable_names(module)
 
-    def settings(self, module: nn.Module) -> dict[str, Any] | None:
-        return {"size": self._settings.layer_size, "projection_seed": self._settings.projection_seed}
-
-
-class SketchNorms(GradientFeature):
+class SketchNorms(_Projected):
     """``sketch_norm`` (N, L): squared norm of every parameter tensor's projected gradient, what a sketch costs.
 
     With random projections an estimate of ``grad_norm``; with those of a metric, the norm in that metric.
-
-    Args:
-        settings: sizes and seed.
-        metric: name of the metric that chose the projections; the block is then ``sketch_norm:NAME``.
-        projections: by parameter name, in place of the random ones.
     """
 
+    kind = "sketch_norm"
     per_sample = False
 
-    def __init__(
-        self, settings: SketchSettings, metric: str = "", projections: Mapping[str, Projection] | None = None
-    ) -> None:
-        self.block = f"sketch_norm:{metric}" if metric else "sketch_norm"
-        self._settings = settings
-        self._projections = projections
+    def _size(self, module: nn.Module) -> int:
+        return self._settings.size
 
     def reduction(self, module: nn.Module, group_size: int) -> Reduction:
         return SketchedNorms(
-            self._settings.size, projection_seed=self._settings.projection_seed, projections=self._projections
+            self._size(module), projection_seed=self._settings.projection_seed, projections=self._projections
         )
 
     def to_block(self, result: Any, group_size: int) -> Tensor:
         return torch.stack(list(result.values()), dim=1).double()
-
-    def columns(self, module: nn.Module) -> tuple[str, ...] | None:
-        return trainable_names(module)
-
-    def settings(self, module: nn.Module) -> dict[str, Any] | None:
-        return {"size": self._settings.size, "projection_seed": self._settings.projection_seed}

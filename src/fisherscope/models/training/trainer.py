@@ -88,7 +88,7 @@ class Trainer:
         return {k: v.detach().clone() for k, v in self.model.named_parameters()}
 
     def _like_parameters(self, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {k: torch.empty_like(p).copy_(stored[k]) for k, p in self._copy().items() if stored}
+        return {k: torch.empty_like(p.detach()).copy_(stored[k]) for k, p in self.model.named_parameters() if stored}
 
     def batch_rows(self, step: int) -> NDArray[np.intp]:
         """Return the rows of a step: epochs in a shuffled order that depends on seed and epoch alone."""
