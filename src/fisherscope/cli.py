@@ -19,6 +19,7 @@ from fisherscope import __version__
 from fisherscope.cli_explain import app as explain_app
 from fisherscope.cli_models import app as models_app
 from fisherscope.cli_models import parse_settings
+from fisherscope.cli_options import DataRoot, Device, MaxMemory, Seed
 from fisherscope.cli_reproduce import app as reproduce_app
 from fisherscope.core.errors import FisherscopeError
 
@@ -32,15 +33,7 @@ app = typer.Typer(
 
 console = Console(stderr=True, soft_wrap=True, highlight=False)
 
-DataRoot = Annotated[
-    Path | None, typer.Option("--data-root", envvar="FISHERSCOPE_DATA", help="Folder of named sets.", metavar="DIR")
-]
-Device = Annotated[str, typer.Option(help="Torch device: cpu, cuda, cuda:1, ...")]
 Dtype = Annotated[str, typer.Option(help="Floating dtype: float32 or float64.")]
-Seed = Annotated[int, typer.Option(help="Seed of all randomness.")]
-MaxMemory = Annotated[
-    str | None, typer.Option("--max-memory", help="Memory for the gradient pass, e.g. 500MB or 2GiB.", metavar="SIZE")
-]
 
 
 class Update(Protocol):

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from fisherscope.cli_options import DataRoot, Device, MaxMemory
+
 if TYPE_CHECKING:
     from fisherscope.data import Samples
     from fisherscope.pipeline.guard import Guard
@@ -43,13 +45,6 @@ _Blur = Annotated[
     ),
 ]
 _Class = Annotated[str | None, typer.Option(metavar="NAME", help="package.module:Class of your own detector.")]
-_Device = Annotated[str, typer.Option(help="Torch device: cpu, cuda, cuda:1, ...")]
-_MaxMemory = Annotated[
-    str | None, typer.Option("--max-memory", help="Memory for the gradient pass, e.g. 500MB or 2GiB.", metavar="SIZE")
-]
-_DataRoot = Annotated[
-    Path | None, typer.Option("--data-root", envvar="FISHERSCOPE_DATA", help="Folder of named sets.", metavar="DIR")
-]
 
 
 @app.command()
@@ -70,9 +65,9 @@ def explain(
     split: _Split = None,
     limit: _Limit = None,
     resize: _Resize = None,
-    device: _Device = "cpu",
-    max_memory: _MaxMemory = None,
-    data_root: _DataRoot = None,
+    device: Device = "cpu",
+    max_memory: MaxMemory = None,
+    data_root: DataRoot = None,
 ) -> None:
     """Say why samples are novel: which pixels, tokens or columns, and which layers of the model.
 
@@ -120,9 +115,9 @@ def rank(
     split: _Split = None,
     limit: _Limit = None,
     resize: _Resize = None,
-    device: _Device = "cpu",
-    max_memory: _MaxMemory = None,
-    data_root: _DataRoot = None,
+    device: Device = "cpu",
+    max_memory: MaxMemory = None,
+    data_root: DataRoot = None,
 ) -> None:
     """Rank a set: its most novel samples with p-values, false discovery rate, heat maps and layers.
 

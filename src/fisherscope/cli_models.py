@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fisherscope.cli_options import DataRoot, Device, Seed
+
 if TYPE_CHECKING:
     from fisherscope.config import TrainConfig
     from fisherscope.models.base import GenerativeModel
@@ -15,11 +17,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(rich_markup_mode=None)
 
-_DataRoot = Annotated[
-    Path | None, typer.Option("--data-root", envvar="FISHERSCOPE_DATA", help="Folder of named sets.", metavar="DIR")
-]
-_Device = Annotated[str, typer.Option(help="Torch device: cpu, cuda, cuda:1, ...")]
-_Seed = Annotated[int, typer.Option(help="Seed of all randomness.")]
 _Model = Annotated[str, typer.Argument(metavar="MODEL", help="Folder of a saved model, zoo:NAME or hub:owner/NAME.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -66,8 +63,8 @@ def train(
     ] = None,
     window: Annotated[int | None, typer.Option(help="Bytes of the windows of a text [default: 128].")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of all randomness [default: 0].")] = None,
-    device: _Device = "cpu",
-    data_root: _DataRoot = None,
+    device: Device = "cpu",
+    data_root: DataRoot = None,
 ) -> None:
     """Train a model and save it; under torchrun over several processes.
 
@@ -221,8 +218,8 @@ def samples(
         Path, typer.Option("--out", metavar="FILE", help="Grid as .png, texts as .txt, rows as .csv, or any as .npy.")
     ],
     count: Annotated[int, typer.Option("--count", "-n", help="How many samples.")] = 64,
-    seed: _Seed = 0,
-    device: _Device = "cpu",
+    seed: Seed = 0,
+    device: Device = "cpu",
 ) -> None:
     """Draw samples of a model.
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fisherscope.cli_options import DataRoot, Device, MaxMemory, Seed
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -66,14 +68,10 @@ def reproduce(
         typer.Option("--fitted-distribution/--no-fitted-distribution", help="Draw the fitted normals or not."),
     ] = None,
     replicates: Annotated[int, typer.Option(help="Resamples of the bootstrap.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Seed of all randomness.")] = 0,
-    device: Annotated[str, typer.Option(help="Torch device: cpu, cuda, cuda:1, ...")] = "cpu",
-    max_memory: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="Memory for the gradient pass, e.g. 500MB or 2GiB.")
-    ] = None,
-    data_root: Annotated[
-        Path | None, typer.Option("--data-root", envvar="FISHERSCOPE_DATA", help="Folder of named sets.", metavar="DIR")
-    ] = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    max_memory: MaxMemory = None,
+    data_root: DataRoot = None,
 ) -> None:
     """Make a table or figure of the paper from the models and sets that are there; features are cached.
 
