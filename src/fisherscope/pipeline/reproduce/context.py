@@ -12,6 +12,7 @@ from fisherscope.config import ExperimentConfig, GridTable
 from fisherscope.core.table import FeatureTable
 from fisherscope.data import Samples, has_samples, load_samples
 from fisherscope.evaluation.protocol import FIT_SHARE
+from fisherscope.features.companions import Companion
 from fisherscope.models.zoo import PREFIX, zoo_root
 from fisherscope.pipeline.batches import Batches, as_batches
 from fisherscope.pipeline.evaluation import Evaluation, EvaluationSettings, ReportProgress, evaluate
@@ -142,6 +143,25 @@ class Context:
         """Load the in-distribution set of a case: so many that the largest part of it holds ``limit`` samples."""
         return self.batches(case.in_dist, target, limit=round((limit or self.experiment.limit) / FIT_SHARE))
 
+    def evaluation_settings(
+        self,
+        detectors: Sequence[str],
+        group_sizes: Sequence[int],
+        *,
+        keep_tables: bool = True,
+        companions: Sequence[Companion] = (),
+    ) -> EvaluationSettings:
+        """Return the run's settings as an evaluation takes them; ``keep_tables``: whether features are cached."""
+        return EvaluationSettings(
+            detectors=tuple(detectors),
+            group_sizes=tuple(group_sizes),
+            seed=self.settings.seed,
+            replicates=self.settings.replicates,
+            max_memory=self.settings.max_memory,
+            tables=self.settings.tables if keep_tables else None,
+            companions=tuple(companions),
+        )
+
     def evaluate(
         self,
         case: Case,
@@ -159,13 +179,8 @@ class Context:
             target: the model, where it was loaded already.
         """
         target = target or self.target(case)
-        settings = EvaluationSettings(
-            detectors=tuple(detectors or self.experiment.detectors),
-            group_sizes=tuple(group_sizes or self.experiment.group_sizes),
-            seed=self.settings.seed,
-            replicates=self.settings.replicates,
-            max_memory=self.settings.max_memory,
-            tables=self.settings.tables,
+        settings = self.evaluation_settings(
+            detectors or self.experiment.detectors, group_sizes or self.experiment.group_sizes
         )
         others = [self.batches(name, target) for name in case.out_dists]
         done = evaluate(target, self.in_dist(case, target), others, settings, report=self.progress(case.name))

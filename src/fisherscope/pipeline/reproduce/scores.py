@@ -19,7 +19,7 @@ from fisherscope.evaluation.protocol import FIT_SHARE
 from fisherscope.features.companions import BACKGROUND, Companion
 from fisherscope.pipeline.batches import Batches
 from fisherscope.pipeline.companions import as_companions
-from fisherscope.pipeline.evaluation import EvaluationSettings, Scored, score_sets
+from fisherscope.pipeline.evaluation import Scored, score_sets
 from fisherscope.pipeline.extraction import ExtractSettings, extract_table
 from fisherscope.pipeline.reproduce.case import Case
 from fisherscope.pipeline.reproduce.context import Context
@@ -116,14 +116,8 @@ def _compute(context: Context, request: ScoreRequest) -> tuple[list[ResampledPai
     kept = tuple(d for d in request.detectors if f"{d} of {request.name}" not in skipped)
     if not kept:
         return [], {"protocol": None, "skipped": skipped}
-    how = EvaluationSettings(
-        detectors=kept,
-        group_sizes=request.group_sizes,
-        seed=settings.seed,
-        replicates=settings.replicates,
-        max_memory=settings.max_memory,
-        tables=settings.tables if request.keep_tables else None,
-        companions=request.companions,
+    how = context.evaluation_settings(
+        kept, request.group_sizes, keep_tables=request.keep_tables, companions=request.companions
     )
     done: Scored = score_sets(
         request.target, request.in_dist, request.out_dists, how, report=context.progress(request.name)
