@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from fisherscope.core.store import read_arrays, write_arrays
-from fisherscope.data import load_samples
-from fisherscope.evaluation import PairScores, ResampledPair, resample_pair
-from fisherscope.models.base import load_model
-from fisherscope.pipeline.batches import Batches, as_batches
-from fisherscope.pipeline.evaluation import EvaluationSettings, evaluate
-from fisherscope.pipeline.target import Target
+from fisherscope.config import ExperimentConfig, GridTable
+from fisherscope.evaluation import ResampledPair
+from fisherscope.pipeline.reproduce.case import RunSettings
+from fisherscope.pipeline.reproduce.context import Context
+from fisherscope.pipeline.reproduce.scores import score_case
 
 FAMILIES = ("glow", "vae", "diffusion")
 GREY = ("fashion_mnist", "mnist")
@@ -62,9 +56,9 @@ CANDIDATES = (
     "total-norm",
     "total-norm@whitened",
 )
-DETECTORS = (PAPER, *RIVALS, "dose-svm", *CANDIDATES)
-OF_FAMILY = {"glow": (), "vae": (), "diffusion": ("msma", "diffpath-6d", "scoped")}
-"""Rivals for one family alone, as cheap as the rest."""
+OF_DIFFUSION = ("msma", "diffpath-6d", "scoped")
+DETECTORS = (PAPER, *RIVALS, "dose-svm", *CANDIDATES, *OF_DIFFUSION)
+"""Those that a model cannot serve are left out for it."""
 
 
 @dataclass(frozen=True)
@@ -108,79 +102,38 @@ class Case:
 
 def run_grid(settings: Settings) -> tuple[list[Case], list[str]]:
     """Return the cases of all models that are there, and the names of those that are not."""
-    cases: list[Case] = []
-    missing = []
-    for family in FAMILIES:
-        for sets in (GREY, COLOUR):
-            for in_dist in sets:
-                name = f"{family}-{in_dist}"
-                if not (settings.zoo / name / "model.json").is_file():
-                    missing.append(name)
-                    continue
-                cases += _model_cases(name, family, in_dist, [s for s in sets if s != in_dist], settings)
-    return cases, missing
-
-
-def _model_cases(name: str, family: str, in_dist: str, outs: list[str], settings: Settings) -> list[Case]:
-    target = Target(load_model(settings.zoo / name), None, name)
-    detectors = (*DETECTORS, *OF_FAMILY[family])
-    said = [target.fingerprint(), in_dist, outs, detectors, settings.limit, settings.seed]
-    digest = hashlib.blake2b(json.dumps(said).encode(), digest_size=8).hexdigest()
-    path = settings.work / "scores" / f"{name}-{digest}.safetensors"
-    if not path.exists():
-        write_arrays(path, *_packed(_evaluate(target, in_dist, outs, detectors, settings)))
-    pairs = _unpacked(*read_arrays(path))
-    return [Case(family, resample_pair(pair, seed=settings.seed, replicates=REPLICATES)) for pair in pairs]
-
-
-def _evaluate(
-    target: Target, in_dist: str, outs: list[str], detectors: tuple[str, ...], settings: Settings
-) -> list[PairScores]:
-    evaluation = evaluate(
-        target,
-        samples(in_dist, target, settings, 2 * settings.limit),
-        [samples(out, target, settings, settings.limit) for out in outs],
-        EvaluationSettings(
-            detectors=detectors,
-            group_sizes=(1, 5),
-            seed=settings.seed,
-            replicates=1,  # the records are not used: means over pairs are resampled from the scores
-            tables=settings.work / "tables",
+    experiment = ExperimentConfig(
+        runner="study",
+        makes="Every detector on every model and pair of sets.",
+        minutes=600,
+        grids=(
+            GridTable(name="grey", families=FAMILIES, in_dist=GREY),
+            GridTable(name="colour", families=FAMILIES, in_dist=COLOUR),
         ),
-        report=lambda what, done, total: print(f"\r{target.name}: {what} {done}/{total}    ", end="", flush=True),
+        group_sizes=(1, 5),
+        limit=settings.limit,
+        detectors=DETECTORS,
     )
-    print()
-    return [pair for group in evaluation.groups.values() for pair in group.pairs.values()]
+    run = RunSettings(
+        data_root=None if settings.data_root is None else Path(settings.data_root),
+        models=settings.zoo,
+        tables=settings.work / "tables",
+        seed=settings.seed,
+        replicates=REPLICATES,
+    )
+    context = Context(experiment, run, _report)
+    cases = [
+        Case(case.family, _without_splits(pair))
+        for case in sorted(context.cases, key=lambda case: FAMILIES.index(case.family))
+        for pair in score_case(context, case)
+    ]
+    models = [f"{family}-{name}" for family in FAMILIES for name in (*GREY, *COLOUR)]
+    return cases, [name for name in models if f"model {name}" in context.ledger.skipped]
 
 
-def samples(name: str, target: Target, settings: Settings, limit: int) -> Batches:
-    """Return test samples of a set in the model's shape."""
-    loaded = load_samples(name, split="test", data_root=settings.data_root, limit=limit, seed=settings.seed)
-    return as_batches(loaded, target)
+def _report(what: str, done: int, total: int) -> None:
+    print(f"\r{what} {done}/{total}    ", end="" if done < total else "\n", flush=True)
 
 
-def _packed(pairs: list[PairScores]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    arrays: dict[str, Any] = {}
-    cards = []
-    for i, pair in enumerate(pairs):
-        for side, scores in (("in", pair.scores_in), ("out", pair.scores_out)):
-            arrays |= {f"{i}/{side}/{detector}": values for detector, values in scores.items()}
-        cards.append(
-            {
-                "in_dist": pair.in_dist.partition("[")[0],
-                "out_dist": pair.out_dist.partition("[")[0],
-                "group_size": pair.group_size,
-                "clusters_in": None if pair.clusters_in is None else list(pair.clusters_in),
-                "clusters_out": None if pair.clusters_out is None else list(pair.clusters_out),
-            }
-        )
-    return arrays, cards
-
-
-def _unpacked(arrays: dict[str, Any], cards: list[dict[str, Any]]) -> Iterator[PairScores]:
-    for i, card in enumerate(cards):
-        sides = {
-            side: {k.removeprefix(f"{i}/{side}/"): v for k, v in arrays.items() if k.startswith(f"{i}/{side}/")}
-            for side in ("in", "out")
-        }
-        yield PairScores(scores_in=sides["in"], scores_out=sides["out"], **card)
+def _without_splits(pair: ResampledPair) -> ResampledPair:
+    return replace(pair, in_dist=pair.in_dist.partition("[")[0], out_dist=pair.out_dist.partition("[")[0])
