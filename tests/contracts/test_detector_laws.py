@@ -67,6 +67,7 @@ def world(n, group_size=1, seed=0, loudness=1.0):
             "sketch_norm:whitened": norms,
             "layer_sketch": layers,
             "log_p": rng.normal(-100 * loudness, 5, (n, group_size)),
+            "code_length": rng.uniform(50, 60, (n, group_size)),
             "codec_bytes": rng.integers(2, 6, (n, group_size, len(CODECS))),
             "statistics": loudness * rng.normal(-50, 5, (n, group_size, 3)),
             "score_norms": loudness * (10 + rng.normal(size=(n, group_size, 10))),
@@ -233,7 +234,7 @@ def moved(table, block, direction, step):
 def test_the_cotangent_is_the_slope_of_the_score(name, group_size):
     detector, table = fitted(name, group_size), real_valued(world(12, group_size, 1))
     cotangent = score_cotangent(detector, table)
-    assert set(cotangent) == set(detector.requires)
+    assert set(cotangent) == set(detector.requires) - {"code_length"}  # a whole number of phrases has no slope
     rng = np.random.default_rng(3)
     for block, slope in cotangent.items():
         values = table.blocks[block]

@@ -5,7 +5,9 @@ import pytest
 from sklearn.mixture import GaussianMixture
 from tables import table_of
 
+from fisherscope.core.errors import DataError
 from fisherscope.detectors import make_detector
+from fisherscope.detectors.cotangent import score_cotangent
 from fisherscope.detectors.fisher_dose import COMPONENTS
 from fisherscope.evaluation.metrics import auroc
 
@@ -21,13 +23,20 @@ def correlated(rng, n, group_size=1, layers=14, dims=3, seed=5):
     hidden = rng.normal(size=(n, dims))
     logs = hidden @ loadings + 0.05 * rng.normal(size=(n, layers))
     log_p = -100 + 10 * hidden[:, :1] + rng.normal(size=(n, group_size))
-    return {"grad_norm": np.exp(logs), "log_p": log_p}
+    code = np.exp(4 + 0.3 * hidden[:, 1:2] + 0.1 * rng.normal(size=(n, group_size)))
+    return {"grad_norm": np.exp(logs), "log_p": log_p, "code_length": code}
+
+
+def mixture_of(points):
+    fits = [GaussianMixture(m, reg_covar=1e-3, max_iter=1000, random_state=0).fit(points) for m in range(1, 5)]
+    return min(fits, key=lambda m: m.bic(points))
 
 
 @pytest.mark.parametrize("group_size", [1, 4])
-def test_it_is_a_mixture_on_principal_components_and_the_mean_log_p(rng, group_size):
+@pytest.mark.parametrize("name", ["fisher-dose", "gradient-dose", "complexity-dose"])
+def test_it_is_two_mixtures_one_with_and_one_without_the_layers(rng, name, group_size):
     fit, new = correlated(rng, 300, group_size), correlated(rng, 50, group_size)
-    detector = make_detector("fisher-dose").fit(table_of(group_size, **fit))
+    detector = make_detector(name).fit(table_of(group_size, **fit))
     logs = np.log(fit["grad_norm"])
     mean, std = logs.mean(0), logs.std(0, ddof=1)
     _, singular, axes = np.linalg.svd((logs - mean) / std, full_matrices=False)
@@ -35,13 +44,19 @@ def test_it_is_a_mixture_on_principal_components_and_the_mean_log_p(rng, group_s
     assert k == 3 < COMPONENTS
     scale = singular[:k] / np.sqrt(len(logs) - 1)
 
-    def statistics(blocks):
-        components = ((np.log(blocks["grad_norm"]) - mean) / std) @ axes[:k].T / scale
-        log_p, known = blocks["log_p"].mean(1), fit["log_p"].mean(1)
-        return np.column_stack([components, (log_p - known.mean()) / known.std(ddof=1)])
+    def summary(blocks):
+        def of(table):
+            numbers = [table["log_p"].mean(1)] + [np.log(table["code_length"]).mean(1)] * (name != "gradient-dose")
+            return np.column_stack(numbers)
 
-    fits = [GaussianMixture(m, reg_covar=1e-3, max_iter=1000, random_state=0).fit(statistics(fit)) for m in range(1, 5)]
-    want = -min(fits, key=lambda m: m.bic(statistics(fit))).score_samples(statistics(new))
+        return (of(blocks) - of(fit).mean(0)) / of(fit).std(0, ddof=1)
+
+    def points(blocks):
+        return np.column_stack([((np.log(blocks["grad_norm"]) - mean) / std) @ axes[:k].T / scale, summary(blocks)])
+
+    want = -mixture_of(summary(fit)).score_samples(summary(new))
+    if name != "complexity-dose":
+        want -= mixture_of(points(fit)).score_samples(points(new))
     np.testing.assert_allclose(detector.score(table_of(group_size, **new)), want, rtol=1e-9)
 
 
@@ -49,6 +64,9 @@ def test_it_sees_a_combination_that_no_layer_shows_by_itself(rng):
     fit, test, novel = (correlated(rng, n) for n in (600, 300, 300))
     novel["log_p"] = -200 - novel["log_p"]  # every layer and log p keep their distributions, their relation turns
     inside, outside = table_of(**test), table_of(**novel)
+    # a code length of its own has no part in this
+    for blocks in (fit, test, novel):
+        blocks["code_length"] = np.exp(rng.normal(4, 0.3, size=blocks["log_p"].shape))
     by_itself = {"layerwise-gaussian": 0.5, "typicality": 0.5}
     for name, want in by_itself.items():
         detector = make_detector(name).fit(table_of(**fit))
@@ -68,13 +86,34 @@ def test_a_constant_log_p_says_nothing(rng):
     )
 
 
-def test_its_slope_is_the_derivative_of_its_score(rng):
-    from fisherscope.detectors.cotangent import score_cotangent
+def test_samples_without_a_code_are_judged_by_their_gradients_and_log_p(rng):
+    fit, new = correlated(rng, 200), correlated(rng, 20)
+    coded = make_detector("fisher-dose").fit(table_of(**fit))
+    with pytest.raises(DataError, match=r"fitted on whole numbers .* holds floating numbers"):
+        coded.score(table_of(**{**new, "code_length": np.zeros((20, 1))}))
+    fit["code_length"][:] = new["code_length"][:] = 0.0
+    plain = make_detector("gradient-dose").fit(table_of(**fit))
+    np.testing.assert_array_equal(
+        make_detector("fisher-dose").fit(table_of(**fit)).score(table_of(**new)), plain.score(table_of(**new))
+    )
 
+
+def test_an_image_that_is_too_simple_for_its_likelihood_is_novel(rng):
+    fit, new = correlated(rng, 400), correlated(rng, 200)
+    odd = {**new, "code_length": new["code_length"] / 4}
+    for name in ("fisher-dose", "complexity-dose"):
+        detector = make_detector(name).fit(table_of(**fit))
+        assert auroc(detector.score(table_of(**new)), detector.score(table_of(**odd))) > 0.9
+
+
+@pytest.mark.parametrize("name", ["fisher-dose", "complexity-dose"])
+def test_its_slope_is_the_derivative_of_its_score(rng, name):
     fit, new = correlated(rng, 200, 2), correlated(rng, 3, 2)
-    detector = make_detector("fisher-dose").fit(table_of(2, **fit))
+    detector = make_detector(name).fit(table_of(2, **fit))
     slope = score_cotangent(detector, table_of(2, **new))
     for block, place in (("grad_norm", (1, 5)), ("log_p", (1, 1))):
+        if block not in detector.requires:
+            continue
         step = 1e-5 * abs(new[block][place])
         moved = []
         for sign in (1, -1):

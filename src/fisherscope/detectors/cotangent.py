@@ -30,7 +30,10 @@ class Differentiable(ABC):
 
     @abstractmethod
     def _cotangent(self, table: FeatureTable) -> Cotangent:
-        """Return d score / d block of every group by name of the block, each of the block's shape."""
+        """Return d score / d block of every group by name of the block, each of the block's shape.
+
+        Blocks without a slope, such as code lengths, are left out: they are held fixed.
+        """
 
 
 def is_differentiable(detector: Detector) -> bool:

@@ -19,24 +19,30 @@ from fisherscope.detectors.densities.components import (
     modes_slope,
     principal_axes,
 )
-from fisherscope.detectors.layers import Array, KeptLayers, relative_round_off
+from fisherscope.detectors.layers import Array, KeptLayers
 from fisherscope.detectors.profile import LayerStandardising
+from fisherscope.detectors.summary import KeptSummary
 
 COMPONENTS: Final = 10
 
 
-class FisherDose(KeptLayers, Detector, Differentiable, LayerStandardising):
-    """score = -log q(u_1, ..., u_k, log p), q a mixture of one to four normals, their number by BIC.
+class FisherDose(KeptLayers, KeptSummary, Detector, Differentiable, LayerStandardising):
+    """score = -log q(u_1, ..., u_k, a) - log r(a), a = (log p, log c), q and r mixtures of one to four normals by BIC.
 
     u are the first k principal components of log f_l over the layers (95 % of the variance, at most 10 and a tenth of
-    the fit groups) and log p is the mean over the group's members. Density of states (Morningstar et al. 2021) whose
-    statistics are the model's own: DoSE takes a family's latent norms and log-determinants, the paper a normal for
-    each layer by itself. A novel sample may lie in the middle of every layer and of log p, and yet have a combination
-    of them that no in-distribution sample has.
+    the fit groups), log p the mean over the group's members and c the length of a sample's Lempel-Ziv code. Density
+    of states (Morningstar et al. 2021) whose statistics are the model's own gradient; DoSE takes a family's latent
+    norms and log-determinants, the paper a normal for each layer by itself. A novel sample may lie in the middle of
+    every layer and of log p, and yet have a combination of them that no in-distribution sample has. The second term
+    counts the summary a once more, which would drown among ten components.
+
+    The code length is of the sample alone: it is what log p ought to follow (Serra et al. 2020). Samples that have no
+    code (floating numbers) are judged without it; the score's gradient holds it fixed.
 
     Args:
         name: how tables call it.
         block: which layers' numbers to read, (N, L): f_l, or those of another metric.
+        coded: whether to look at code lengths.
     """
 
     min_fit = 20
@@ -44,42 +50,37 @@ class FisherDose(KeptLayers, Detector, Differentiable, LayerStandardising):
     mean_: Array
     std_: Array
     axes_: Array
-    entropy_: float
-    spread_: float
     weights_: Array
     centres_: Array
     precisions_: Array
 
-    def __init__(self, name: str = "fisher-dose", block: str = "grad_norm") -> None:
+    def __init__(self, name: str = "fisher-dose", block: str = "grad_norm", coded: bool = True) -> None:
         self.name = name
-        self.requires = (block, "log_p")
+        self.requires = (block, "log_p", "code_length") if coded else (block, "log_p")
 
     def _fit(self, table: FeatureTable) -> None:
         self._keep(table)
-        log_p = table.block("log_p").mean(1, dtype=np.float64)
-        self.entropy_, spread = -float(log_p.mean()), float(log_p.std(ddof=1))
-        # A log p that varies by round-off alone says nothing: in units of its size it stays near 0 for all samples.
-        size = float(np.abs(log_p).max())
-        self.spread_ = spread if spread > relative_round_off(table.card.dtype) * size else max(size, 1.0)
+        self._keep_summary(table)
         self._take(principal_axes(self.log_norms(table), COMPONENTS))
         self._take(fit_modes(self._points(table)))
 
     def _points(self, table: FeatureTable) -> Array:
-        """Return the statistics, (N, k + 1)."""
-        log_p = table.block("log_p").mean(1, dtype=np.float64)
-        return np.column_stack(
-            [components(self.log_norms(table), self._learnt()), (log_p + self.entropy_) / self.spread_]
-        )
+        """Return the statistics, (N, k + 1 or 2), log p at k."""
+        return np.column_stack([components(self.log_norms(table), self._learnt()), self.summary(table)])
 
     def _score(self, table: FeatureTable) -> Scores:
-        return modes_novelty(self._points(table), self._learnt())
+        points, learnt = self._points(table), self._learnt()
+        k = learnt["axes"].shape[1]
+        return modes_novelty(points, learnt) + modes_novelty(points[:, k:], self._summary_modes())
 
     def _cotangent(self, table: FeatureTable) -> Cotangent:
-        members, learnt = table.card.group_size, self._learnt()
-        slope = modes_slope(self._points(table), learnt)
+        points, learnt = self._points(table), self._learnt()
+        k = learnt["axes"].shape[1]
+        slope = modes_slope(points, learnt)
+        log_p = slope[:, k] + modes_slope(points[:, k:], self._summary_modes())[:, 0]
         return {
-            self.requires[0]: self._block_slope(layer_slope(slope[:, :-1], learnt), table),
-            "log_p": np.repeat(slope[:, -1:] / (self.spread_ * members), members, axis=1),
+            self.requires[0]: self._block_slope(layer_slope(slope[:, :k], learnt), table),
+            "log_p": self._log_p_slope(log_p, table),
         }
 
     def _standardised(self, table: FeatureTable) -> tuple[NDArray[np.intp], Array] | None:

@@ -41,6 +41,12 @@ _STANDARD: Final[Mapping[str, _Entry]] = {
     "pixel-mahalanobis": _Entry(f"{_HOME}.pixel_mahalanobis:PixelMahalanobis"),
 }
 
+_DOSE: Final[Mapping[str, _Entry]] = {
+    "gradient-dose": _Entry(f"{_HOME}.fisher_dose:FisherDose", {"name": "gradient-dose", "coded": False}, "metric"),
+    "complexity-dose": _Entry(f"{_HOME}.complexity_dose:ComplexityDose"),
+}
+"""The default without code lengths, and without gradients."""
+
 _LAYERWISE: Final[Mapping[str, _Entry]] = {
     f"layerwise-{density}": _Entry(
         f"{_HOME}.layerwise:Layerwise", {"density": density, "name": f"layerwise-{density}"}, "metric"
@@ -82,7 +88,7 @@ _RIVALS: Final[Mapping[str, _Entry]] = {
     "typicality-fisher": _Entry(f"{_HOME}.typicality_fisher:TypicalityFisher", blocks="metric"),
 }
 
-_BUILT_IN: Final[Mapping[str, _Entry]] = {**_STANDARD, **_LAYERWISE, **_RAO, **_RIVALS}
+_BUILT_IN: Final[Mapping[str, _Entry]] = {**_STANDARD, **_DOSE, **_LAYERWISE, **_RAO, **_RIVALS}
 
 DEFAULT_DETECTOR: Final = "fisher-dose"
 """Chosen on development pairs alone; the evidence is in docs/study.md."""

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 Blocks = dict[str, NDArray[Any]]
 
-_RIVALS: Final[Mapping[str, str]] = {
+_OF_SAMPLES: Final[Mapping[str, str]] = {
+    "code_length": "fisherscope.features.complexity:CodeLength",
     "codec_bytes": "fisherscope.features.codecs:CodecBytes",
     "statistics": "fisherscope.features.statistics:Statistics",
     "jacobian_spectrum": "fisherscope.features.jacobian:JacobianSpectrum",
@@ -37,7 +38,7 @@ _RIVALS: Final[Mapping[str, str]] = {
     "restoration": "fisherscope.features.denoising:Restoration",
     "score_curvature": "fisherscope.features.denoising:ScoreCurvature",
 }
-"""Blocks that rivals of the gradient need, each as ``module:class``, imported only when wanted."""
+"""Blocks of single samples without parameter gradients, each as ``module:class``, imported only when wanted."""
 
 _WITH_COMPANIONS: Final[Mapping[str, str]] = {
     "ensemble_log_p": "fisherscope.features.companions:EnsembleLogProbability",
@@ -250,7 +251,7 @@ def choose_extractors(
     """
     wanted = set(blocks)
     features = gradient_features(sketch, metrics)
-    known = {"log_p", "pixels", *_RIVALS, *_WITH_COMPANIONS, *(f.block for f in features)}
+    known = {"log_p", "pixels", *_OF_SAMPLES, *_WITH_COMPANIONS, *(f.block for f in features)}
     if not wanted <= known:
         raise SettingError(f"unknown blocks {sorted(wanted - known)}; known: {sorted(known)}")
     chosen: list[Extractor] = []
@@ -260,7 +261,7 @@ def choose_extractors(
         chosen.append(LogProbability())
     if "pixels" in wanted:
         chosen.append(Pixels())
-    chosen += [_made(home) for block, home in _RIVALS.items() if block in wanted]
+    chosen += [_made(home) for block, home in _OF_SAMPLES.items() if block in wanted]
     return chosen + [_made(home, companions) for block, home in _WITH_COMPANIONS.items() if block in wanted]
 
 

@@ -26,7 +26,9 @@ from fisherscope.pipeline.reproduce.context import Context
 from fisherscope.pipeline.target import Target, load_target
 from fisherscope.pipeline.versions import versions
 
-_EVERY_MODEL: Final = frozenset({"grad_norm", "log_p", "pixels", "codec_bytes", "statistics", "sketch", "layer_sketch"})
+_EVERY_MODEL: Final = frozenset(
+    {"grad_norm", "log_p", "pixels", "code_length", "codec_bytes", "statistics", "sketch", "layer_sketch"}
+)
 
 
 @dataclass(frozen=True)
