@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from fisherscope.core.errors import DataError
+from fisherscope.pipeline.reproduce.case import NothingLeftError
 from fisherscope.pipeline.reproduce.experiments import experiment_names, experiments_root, read_experiment
 from fisherscope.pipeline.reproduce.page import write_page
 from fisherscope.pipeline.reproduce.registry import RUNNERS, make_runner
@@ -70,10 +71,57 @@ def test_an_experiment_of_ones_own_and_its_page(run, models, own, tmp_path):
     assert code == 0, err
     written = json.loads((tmp_path / "r" / "results.json").read_text())
     assert (
-        written["command"] == "fisherscope reproduce mine.toml --models DIR --replicates 20 --family vae --group-size 2"
+        written["command"] == "fisherscope reproduce mine.toml --models DIR --family vae --group-size 2 --replicates 20"
     )
     assert str(tmp_path) not in json.dumps(written)
     assert "digits → faces" in out and "results: " in out and written["config"]["group_sizes"] == [2]
+
+
+@pytest.fixture
+def recorded(run, monkeypatch):
+    """Return a function that returns the commands that a command line would record, one an experiment."""
+
+    def command_of(*arguments):
+        found = []
+
+        def reproduce(name, experiment, settings, out, *, command, report):
+            found.append(command)
+            raise NothingLeftError("not run")
+
+        monkeypatch.setattr("fisherscope.pipeline.reproduce.run.reproduce", reproduce)
+        run("reproduce", *arguments)
+        return found
+
+    return command_of
+
+
+def test_the_recorded_command_is_what_was_parsed(recorded, own, tmp_path, monkeypatch):
+    assert recorded("table-auroc", "--models", "zoo", "--seed", 3) == ["fisherscope reproduce table-auroc --seed 3"]
+    assert recorded("table-auroc", "--models=zoo", "--detectors", "all") == [
+        "fisherscope reproduce table-auroc --detectors all"
+    ]
+    places = ("--models", tmp_path, "--out", tmp_path / "o", "--tables", "t", "--data-root", tmp_path, "--page", "p")
+    words = ("--set", "shown=4", "--set", "x=a b", "--no-fitted-distribution", "--limit", "7", "--device=cpu")
+    same = "--models DIR --limit 7 --set shown=4 --set 'x=a b' --no-fitted-distribution"
+    assert recorded(tmp_path / own, *places, *words) == [f"fisherscope reproduce mine.toml {same}"]
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "other.toml").write_text(OWN)
+    assert recorded(tmp_path / "sub" / "other.toml") == ["fisherscope reproduce sub/other.toml"]
+    monkeypatch.chdir(tmp_path / "sub")
+    assert recorded(tmp_path / own) == ["fisherscope reproduce mine.toml"]
+    assert recorded("../mine.toml") == ["fisherscope reproduce ../mine.toml"]
+
+
+def test_all_records_the_command_of_each_experiment_alone(recorded):
+    found = recorded("all", "--family", "vae,pixelcnn", "--family", "glow", "--datasets", "gtsrb", "--detectors", "all")
+    assert len(found) == len(experiment_names())
+    by_name = {words.split()[2]: words for words in found}
+    every = "--datasets gtsrb --detectors all"
+    assert by_name["table-auroc"] == f"fisherscope reproduce table-auroc --family vae,pixelcnn,glow {every}"
+    assert by_name["table-fishers-method"].split(" --")[1] == "family vae,pixelcnn,glow"
+    assert by_name["figure-fim"] == f"fisherscope reproduce figure-fim --family vae,glow {every}"
+    assert by_name["figure-timesteps"] == f"fisherscope reproduce figure-timesteps {every}"
+    assert by_name["figure-total-variation"] == "fisherscope reproduce figure-total-variation --detectors all"
 
 
 def test_the_page(tiny, tmp_path):
