@@ -8,7 +8,7 @@ import pytest
 
 from fisherscope.core.errors import DataError
 from fisherscope.pipeline.reproduce.case import NothingLeftError
-from fisherscope.pipeline.reproduce.experiments import experiment_names, experiments_root, read_experiment
+from fisherscope.pipeline.reproduce.experiments import experiment_names, experiments_root, narrow, read_experiment
 from fisherscope.pipeline.reproduce.page import write_page
 from fisherscope.pipeline.reproduce.registry import RUNNERS, make_runner
 
@@ -63,6 +63,12 @@ def test_a_dry_run_says_what_is_there(run, models, own):
     assert "faces: against" not in out
     code, out, _ = run("reproduce", own, "--models", models, "--dry-run")
     assert "skipped: model vae-faces, not in the folder of models" in out
+
+
+def test_a_grid_without_any_of_the_wanted_sets_compares_nothing():
+    """table-auroc has a grid of grey sets too, none of which is gtsrb."""
+    colour, grey = narrow(read_experiment("table-auroc"), sets=("gtsrb",)).grids
+    assert colour.compared == ("gtsrb",) and grey.compared == ()
 
 
 def test_an_experiment_of_ones_own_and_its_page(run, models, own, tmp_path):

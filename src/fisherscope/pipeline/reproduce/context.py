@@ -75,7 +75,7 @@ class Context:
         for family in grid.families:
             timesteps = self.experiment.timesteps if family == "diffusion" else ()
             for in_dist in (name for name in grid.in_dist if name in there and self._has_model(family, name)):
-                others = tuple(s for s in grid.out_dist or grid.in_dist if s in there and s != in_dist)
+                others = tuple(s for s in grid.compared if s in there and s != in_dist)
                 yield from (Case(grid.name, family, in_dist, others, t) for t in timesteps or (None,))
 
     @property

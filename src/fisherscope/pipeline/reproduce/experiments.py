@@ -80,7 +80,7 @@ def _narrow(grid: GridTable, families: Sequence[str], in_dist: Sequence[str], se
     changes = {
         "families": tuple(f for f in grid.families if not families or f in families),
         "in_dist": tuple(s for s in grid.in_dist if not in_dist or s in in_dist),
-        "out_dist": tuple(s for s in grid.out_dist or grid.in_dist if not sets or s in sets),
+        "out_dist": tuple(s for s in grid.compared if not sets or s in sets),
     }
     return grid.model_copy(update=changes)
 
