@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fisherscope.cli_options import DataRoot, Device, MaxMemory, Seed
+from fisherscope.cli_options import DataRoot, Device, Limit, MaxMemory, Seed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -55,7 +55,7 @@ def reproduce(
     timestep: Annotated[
         list[int] | None, typer.Option(metavar="T", help="Timestep of diffusion models; may be repeated.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="Compare at most so many samples a set.")] = None,
+    limit: Limit = None,
     options: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=JSON", help="An experiment's own option; may be repeated."),

@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from typing import Any, Final
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from scipy.stats import rankdata
 
 from fisherscope.core.errors import SettingError
@@ -39,7 +39,7 @@ class Options(BaseModel):
 
     reference: str = "layerwise-gaussian"
     many_pass: tuple[str, ...] = ()
-    many_pass_limit: int = 200
+    many_pass_limit: int = Field(default=200, ge=1)
     largest: dict[str, int] = {}
 
 
