@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from fisherscope.core.errors import DataError
+from fisherscope.core.errors import DataError, ModelError
+from fisherscope.models.glow import Glow
 from fisherscope.pipeline.reproduce.case import NothingLeftError
 from fisherscope.pipeline.reproduce.experiments import experiment_names, experiments_root, narrow, read_experiment
 from fisherscope.pipeline.reproduce.page import write_page
@@ -128,6 +129,38 @@ def test_all_records_the_command_of_each_experiment_alone(recorded):
     assert by_name["figure-fim"] == f"fisherscope reproduce figure-fim --family vae,glow {every}"
     assert by_name["figure-timesteps"] == f"fisherscope reproduce figure-timesteps {every}"
     assert by_name["figure-total-variation"] == "fisherscope reproduce figure-total-variation --detectors all"
+
+
+COMPARING = ["figure-layer-histograms", "figure-layer-scatter", "figure-autocorrelation", "figure-rgb-hsv"]
+COMPARING += ["figure-timesteps", "table-auroc", "table-fishers-method", "table-leaderboard"]
+
+
+@pytest.mark.parametrize("name", COMPARING)
+def test_models_without_another_set_leave_nothing_to_compare(tiny, name):
+    families = ("diffusion",) if name == "figure-timesteps" else ("vae",)
+    with pytest.raises(NothingLeftError):
+        tiny(name, {"families": families, "in_dist": ("digits",)})
+
+
+@pytest.mark.parametrize("name", ["figure-samples", "figure-fim"])
+def test_models_that_cannot_be_sampled_from_leave_nothing_to_draw(tiny, name, monkeypatch):
+    def fail(*arguments, **settings):
+        raise ModelError("sampling overflows")
+
+    monkeypatch.setattr(Glow, "sample", fail)
+    with pytest.raises(NothingLeftError, match=r"samples of glow-digits \(sampling overflows"):
+        tiny(name, {"families": ("glow",), "in_dist": ("digits",)})
+
+
+def test_all_goes_on_after_an_experiment_with_nothing_left(run, models, own, tmp_path, monkeypatch):
+    lonely = OWN.replace("auroc-grid", "layer-histograms").replace('["digits", "faces"]', '["digits"]')
+    (tmp_path / "lonely.toml").write_text(lonely)
+    experiments = "fisherscope.pipeline.reproduce.experiments.experiment_names"
+    monkeypatch.setattr(experiments, lambda: ("lonely.toml", "mine.toml"))
+    code, out, err = run("reproduce", "all", "--models", models, "--replicates", "20", "--out", tmp_path / "r")
+    assert code == 0, err
+    assert "lonely: every model has only its own set" in out
+    assert [path.parent.name for path in (tmp_path / "r").glob("*/results.json")] == ["mine"]
 
 
 def test_the_page(tiny, tmp_path):

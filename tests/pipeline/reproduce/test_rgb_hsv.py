@@ -12,6 +12,7 @@ from fisherscope.core.errors import DataError
 from fisherscope.data import load_samples
 from fisherscope.evaluation import split_in_dist
 from fisherscope.models.base import load_model
+from fisherscope.pipeline.reproduce.case import NothingLeftError
 from fisherscope.pipeline.reproduce.hsv import hsv_log_prob, log_det, to_hsv, to_rgb
 
 
@@ -93,5 +94,5 @@ def test_the_numbers(tiny, models, family):
 
 
 def test_grey_images_have_no_colours(tiny):
-    with pytest.raises(DataError, match="no model of colour images"):
+    with pytest.raises(NothingLeftError, match="no model of colour images"):
         tiny("figure-rgb-hsv", {"families": ("vae",), "in_dist": ("digits", "faces")})

@@ -15,7 +15,7 @@ from fisherscope.core.errors import SettingError
 from fisherscope.detectors import make_detector
 from fisherscope.evaluation import ResampledPair, average, compare
 from fisherscope.pipeline.reproduce.boards import SHOWN, make_board
-from fisherscope.pipeline.reproduce.case import Case
+from fisherscope.pipeline.reproduce.case import Case, NothingLeftError
 from fisherscope.pipeline.reproduce.context import Context
 from fisherscope.pipeline.reproduce.grouped import Group, comparisons, group_cases
 from fisherscope.pipeline.reproduce.outcome import Outcome
@@ -49,6 +49,8 @@ def run(context: Context, options: Options) -> Outcome:
         raise SettingError(f"the reference {options.reference} is not among the detectors; add it")
     cases = [case for case in context.cases if case.out_dists]
     groups = group_cases((case, _one_pass(context, case)) for case in cases)
+    if not groups:
+        raise NothingLeftError(f"nothing is left to score: {context.skipped_text() or 'no model has another set'}")
     dear = group_cases((case, _many_pass(context, case, options)) for case in cases)
     lines = [line for group in groups for line in _lines(group, options, many_pass=False)]
     slow = [line for group in dear for line in _lines(group, options, many_pass=True)]

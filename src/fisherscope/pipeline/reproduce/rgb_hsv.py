@@ -13,13 +13,12 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from scipy.stats import spearmanr
 
-from fisherscope.core.errors import DataError
 from fisherscope.core.table import FeatureTable
 from fisherscope.detectors.layerwise_gaussian import LayerwiseGaussian
 from fisherscope.evaluation import auroc
 from fisherscope.features.gradients import SquaredNorms, gradient_pass
 from fisherscope.pipeline.batches import Batches
-from fisherscope.pipeline.reproduce.case import Case
+from fisherscope.pipeline.reproduce.case import Case, NothingLeftError
 from fisherscope.pipeline.reproduce.cases import (
     bits_per_dim,
     case_json,
@@ -73,7 +72,7 @@ def run(context: Context, options: Options) -> Outcome:
     """Compare both representations under every model of colour images."""
     found = [_compare(context, case) for case in context.cases if case.out_dists and _is_colour(context, case)]
     if not found:
-        raise DataError("no model of colour images has another set to compare with; HSV needs colours")
+        raise NothingLeftError("no model of colour images has another set to compare with; HSV needs colours")
     figures, captions = {}, {}
     for one in found:
         stem = f"{case_stem(one.case)}-{one.case.in_dist}"
