@@ -103,6 +103,7 @@ def merge(parts: Sequence[Sequence[ResampledPair]]) -> list[ResampledPair]:
 
 
 def _many_pass(context: Context, case: Case, options: Options) -> list[ResampledPair]:
+    """Score the detectors of many passes that the model can serve, and on the same samples the reference."""
     numbers = math.prod(context.target(case).data_shape or ())
     chosen = []
     for detector in options.many_pass:
@@ -110,9 +111,11 @@ def _many_pass(context: Context, case: Case, options: Options) -> list[Resampled
             context.skip(f"{detector} of {case.name}", f"too slow for samples of {numbers:,} numbers")
         else:
             chosen.append(detector)
-    detectors = (options.reference, *chosen)
-    pairs = score_case(context, case, detectors=detectors, group_sizes=(1,), limit=options.many_pass_limit)
-    return [pair for pair in pairs if len(pair.estimates) > 1]
+    few: dict[str, Any] = {"group_sizes": (1,), "limit": options.many_pass_limit}
+    pairs = score_case(context, case, detectors=chosen, **few) if chosen else []
+    if not pairs:  # the reference is of use only beside them
+        return []
+    return merge([score_case(context, case, detectors=(options.reference,), **few), pairs])
 
 
 def _lines(group: Group, options: Options, *, many_pass: bool) -> Iterator[dict[str, Any]]:
