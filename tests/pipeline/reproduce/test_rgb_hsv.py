@@ -87,6 +87,8 @@ def test_the_numbers(tiny, models, family):
         scores = np.array(found["sets"][name]["points"]["score"])
         assert scores[:, 1] == pytest.approx(scores[:, 0], abs=0.01 * np.ptp(scores))
     assert found["log_norms_moved"] < 1e-2
+    assert "unchanged by construction" in written["note"]
+    assert "cannot move" in written["captions"][f"colour-{family}-china-rgb"]
     own, other = bits["china-rgb[test]"], bits["flower-rgb[test]"]
     labels = np.repeat([0, 1], [len(own), len(other)])
     direct = [roc_auc_score(labels, np.concatenate([own[:, i], other[:, i]])) for i in (0, 1)]
