@@ -12,7 +12,8 @@ from fisherscope.core.errors import DataError, SettingError
 from fisherscope.data import load_samples
 from fisherscope.evaluation import out_dist_groups, split_in_dist
 from fisherscope.models.base import load_model
-from fisherscope.pipeline import extraction
+from fisherscope.pipeline import cache, extraction
+from fisherscope.pipeline.reproduce import scores
 from fisherscope.pipeline.reproduce.case import NothingLeftError
 from fisherscope.pipeline.reproduce.context import Context
 from fisherscope.pipeline.reproduce.experiments import read_experiment
@@ -86,6 +87,16 @@ def test_a_second_run_reads_the_tables_only(tiny, monkeypatch, tmp_path):
     second = tiny("table-auroc", {"families": ("vae",)})
     assert second["results"] == first["results"]
     assert second["seconds_first_run"] == first["seconds"]
+
+
+def test_scores_of_other_code_are_not_used(tiny, monkeypatch, caplog):
+    first = tiny("table-auroc", {"families": ("vae",)})
+    assert caplog.messages == []
+    monkeypatch.setattr(cache, "code_digest", lambda *parts: "changed")
+    real, calls = scores.resample_pair, []
+    monkeypatch.setattr(scores, "resample_pair", lambda *a, **k: calls.append(1) or real(*a, **k))
+    assert tiny("table-auroc", {"families": ("vae",)})["results"] == first["results"]
+    assert calls and len(caplog.messages) == 1 and "computed by other code" in caplog.messages[0]
 
 
 def test_an_interrupted_run_goes_on_and_counts_its_time(tiny, monkeypatch, tmp_path):

@@ -15,6 +15,7 @@ from fisherscope.evaluation.protocol import FIT_SHARE
 from fisherscope.features.companions import Companion
 from fisherscope.models.zoo import PREFIX, zoo_root
 from fisherscope.pipeline.batches import Batches, as_batches
+from fisherscope.pipeline.cache import FEATURES, cache_file
 from fisherscope.pipeline.evaluation import Evaluation, EvaluationSettings, ReportProgress, evaluate
 from fisherscope.pipeline.extraction import ExtractSettings, extract_table, table_card
 from fisherscope.pipeline.reproduce.case import Case, Ledger, NothingLeftError, RunSettings
@@ -194,7 +195,7 @@ class Context:
         blocks = tuple(blocks)
         settings = ExtractSettings(group_size, self.settings.seed, max_memory=self.settings.max_memory)
         card = table_card(target, data, settings, blocks)
-        out = self.settings.tables / f"{card.digest()}.safetensors"
+        out = cache_file(self.settings.tables, card.digest(), FEATURES)
         progress = self.progress(target.name)
         return extract_table(
             target, data, blocks, settings, out=out, report=lambda done, total: progress(data.name, done, total)
