@@ -37,7 +37,8 @@ def reproduce(
         Path | None, typer.Option(metavar="DIR", help="Cached feature tables [default: runs/reproduction/tables].")
     ] = None,
     page: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write one page of all results that are there.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Write one page of all results that are there, or of those in --out."),
     ] = None,
     family: Annotated[
         list[str] | None, typer.Option(metavar="NAME,...", help="Only these model families; may be repeated.")
@@ -117,15 +118,14 @@ def reproduce(
         command = _command(context, single, _of_experiment(single, kept))
         _run(single, experiment, settings, places[single], command, every=every)
     if page is not None:
-        _write_page(next(iter(places.values())).parent, page, _command(context, name, {"page": "DIR"}))
+        _write_page(out, page, _command(context, name, {"page": "DIR"}), every=every)
 
 
 def _place(name: str, out: Path | None, *, every: bool) -> Path:
     """Return the folder of an experiment's results; of all experiments ``out`` holds one folder each."""
     from fisherscope.pipeline.reproduce.run import OUT
 
-    stem = Path(name).stem
-    return (out or OUT) / stem if every or out is None else out
+    return (out or OUT) / Path(name).stem if every or out is None else out
 
 
 def _run(
@@ -160,10 +160,13 @@ def _run(
     print(f"{stem}: {made.seconds:.0f} seconds; results: {made.files[-1].parent}")
 
 
-def _write_page(results: Path, page: Path, command: str) -> None:
-    from fisherscope.pipeline.reproduce.page import write_page
+def _write_page(out: Path | None, page: Path, command: str, *, every: bool) -> None:
+    """Write the page of the one experiment in ``out``, or of all that have a folder in ``out`` or the default one."""
+    from fisherscope.pipeline.reproduce.page import result_folders, write_page
+    from fisherscope.pipeline.reproduce.run import OUT
 
-    for path in write_page(results, page, command):
+    folders = result_folders(out or OUT) if every or out is None else [out]
+    for path in write_page(folders, page, command):
         print(path)
 
 

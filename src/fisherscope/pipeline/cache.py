@@ -32,9 +32,8 @@ def cache_file(folder: Path, name: str, code: tuple[str, ...]) -> Path:
         code: parts of the package that it depends on, as :func:`~fisherscope.core.package_code.code_digest` takes them.
     """
     path = folder / f"{name}-{code_digest(*code)}.safetensors"
-    there = {
-        found.name.partition(".")[0] for found in folder.glob(f"{name}*")
-    }  # whole ones, and parts of unfinished ones
+    # whole ones, and folders of parts of unfinished ones
+    there = {found.name.partition(".")[0] for found in folder.glob(f"{name}*")}
     if there - {path.stem} and not path.exists():
         _tell(folder)
     return path

@@ -10,7 +10,7 @@ from fisherscope.core.errors import DataError, ModelError
 from fisherscope.models.glow import Glow
 from fisherscope.pipeline.reproduce.case import NothingLeftError
 from fisherscope.pipeline.reproduce.experiments import experiment_names, experiments_root, narrow, read_experiment
-from fisherscope.pipeline.reproduce.page import write_page
+from fisherscope.pipeline.reproduce.page import result_folders, write_page
 from fisherscope.pipeline.reproduce.registry import RUNNERS, make_runner
 
 ROOT = Path(__file__).parents[3]
@@ -167,7 +167,7 @@ def test_the_page(tiny, tmp_path):
     tiny("table-auroc", {"families": ("vae",), "in_dist": ("digits",), "out_dist": ("faces",)}, comment="So & so.")
     grid = {"families": ("diffusion",), "in_dist": ("digits",), "out_dist": ("faces",)}
     tiny("figure-timesteps", grid, timesteps=(2, 16), options={})
-    html, markdown = write_page(tmp_path, tmp_path / "page", "make reproduce")
+    html, markdown = write_page(result_folders(tmp_path), tmp_path / "page", "make reproduce")
     text, marked = html.read_text(), markdown.read_text()
     for page in (text, marked):
         assert page.index("figure-timesteps") < page.index("table-auroc")
@@ -179,7 +179,35 @@ def test_the_page(tiny, tmp_path):
     assert all((tmp_path / "page" / name).stat().st_size > 1000 for name in pictures)
     (tmp_path / "table-auroc" / "results.json").write_text("{}")
     with pytest.raises(DataError, match="run fisherscope reproduce table-auroc again"):
-        write_page(tmp_path, tmp_path / "page", "make reproduce")
+        result_folders(tmp_path)
+    with pytest.raises(DataError, match="holds no results of an experiment; run one first"):
+        result_folders(tmp_path / "page")
+
+
+def test_the_page_of_ones_own_experiment_wherever_its_results_are(run, models, own, tmp_path):
+    arguments = ("--models", models, "--tables", tmp_path / "t", "--replicates", "20", "--family", "vae")
+    page = tmp_path / "page"
+    code, _, err = run("reproduce", own, *arguments, "--page", page)
+    assert code == 0, err
+    text = (page / "index.md").read_text()
+    assert "## mine" in text and "Two sets." in text and (page / "mine-grey-b1.png").is_file()
+    said = "fisherscope reproduce mine.toml --models DIR --family vae --replicates 20"
+    assert (
+        f"```text\n{said}\n```" in text
+        and "Written by `fisherscope reproduce mine.toml --models DIR --page DIR" in text
+    )
+    # a second experiment joins it; results under another name than their experiment's do not
+    (tmp_path / "second.toml").write_text(OWN)
+    other = tmp_path / "runs" / "reproduction" / "elsewhere"
+    assert run("reproduce", "second.toml", *arguments, "--page", page)[0] == 0
+    assert run("reproduce", "second.toml", *arguments, "--out", other, "--page", tmp_path / "one")[0] == 0
+    assert re.findall("^## (.+)$", (page / "index.md").read_text(), flags=re.MULTILINE) == ["mine", "second"]
+    one = (tmp_path / "one" / "index.md").read_text()
+    assert re.findall("^## (.+)$", one, flags=re.MULTILINE) == ["second"]
+    assert run("reproduce", own, *arguments, "--page", page)[0] == 0
+    assert re.findall("^## (.+)$", (page / "index.md").read_text(), flags=re.MULTILINE) == ["mine", "second"]
+    for path in (page / "index.md", page / "index.html", tmp_path / "one" / "index.html"):
+        assert str(tmp_path) not in path.read_text() and tmp_path.name not in path.read_text()
 
 
 def test_all_leaves_out_what_has_nothing_and_refuses_options_of_one(run, tmp_path, monkeypatch):

@@ -67,6 +67,21 @@ class Context:
             raise NothingLeftError(f"nothing is left to do: {self.skipped_text() or 'the experiment names no set'}")
         return {name: sets for name, sets in found.items() if sets}
 
+    @property
+    def has_models(self) -> bool:
+        """Whether the experiment is about models, not about sets alone."""
+        return any(grid.families for grid in self.experiment.grids)
+
+    def there(self) -> dict[str, tuple[str, ...]]:
+        """Return what the experiment names and is there: sets by model or, without models, by grid.
+
+        Raises:
+            NothingLeftError: nothing is left.
+        """
+        if not self.has_models:
+            return self.sets
+        return {f"{case.grid}: {case.name}": (case.in_dist, *case.out_dists) for case in self.cases}
+
     def skipped_text(self) -> str:
         """Return what was skipped and why, in one line."""
         return "; ".join(f"{what} ({why})" for what, why in self.ledger.skipped.items())
