@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 from PIL import Image
 
-from fisherscope.cli import main, parse_bytes, parse_shape
+from fisherscope.cli import app, main, parse_bytes, parse_shape
 from fisherscope.core.errors import SettingError
 from fisherscope.data import load_samples
 
@@ -56,6 +57,32 @@ def test_a_folder_of_pictures_is_scored_in_one_command(run, folder, tmp_path):
     assert [r["id"] for r in rows] == [f"{i}.png" for i in range(10)]
     assert all(0 < float(r["p_value"]) <= 1 for r in rows)
     assert all((r["novel"] == "true") == (float(r["p_value"]) <= 0.05) for r in rows)
+
+
+WITH_LIMIT = {
+    "train": ("glow", "--data", "digits"),
+    "extract": ("glow", "--data", "digits"),
+    "fit": ("glow", "--data", "digits"),
+    "score": ("guard", "--data", "digits"),
+    "evaluate": ("glow", "--in-dist", "digits", "--out-dist", "faces"),
+    "explain": ("guard", "--data", "digits"),
+    "rank": ("guard", "--data", "digits"),
+    "reproduce": ("table-auroc",),
+}
+
+
+def test_every_command_with_a_limit_is_asked_for_a_wrong_one():
+    commands = typer.main.get_command(app).commands.items()
+    assert {name for name, c in commands if any("--limit" in p.opts for p in c.params)} == set(WITH_LIMIT)
+
+
+@pytest.mark.parametrize("limit", [0, -5])
+@pytest.mark.parametrize("command", WITH_LIMIT)
+def test_a_limit_below_one_is_refused(run, command, limit, tmp_path):
+    out = () if command == "evaluate" else ("--out", tmp_path / "out")
+    code, _, err = run(command, *WITH_LIMIT[command], *out, "--limit", limit)
+    assert code == 2 and f"'--limit': {limit} was given, expected at least 1 sample" in err
+    assert not (tmp_path / "out").exists()
 
 
 def test_score_formats_agree(run, folder, tmp_path):

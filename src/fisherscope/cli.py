@@ -19,7 +19,7 @@ from fisherscope import __version__
 from fisherscope.cli_explain import app as explain_app
 from fisherscope.cli_models import app as models_app
 from fisherscope.cli_models import parse_settings
-from fisherscope.cli_options import DataRoot, Device, MaxMemory, Seed
+from fisherscope.cli_options import DataRoot, Device, Limit, MaxMemory, Seed
 from fisherscope.cli_reproduce import app as reproduce_app
 from fisherscope.core.errors import FisherscopeError
 
@@ -131,7 +131,6 @@ Data = Annotated[
     ),
 ]
 Split = Annotated[str | None, typer.Option(help="Split of the set [default: test; a file: all of it].")]
-Limit = Annotated[int | None, typer.Option(help="Use at most so many samples, drawn at random.")]
 Resize = Annotated[str | None, typer.Option(help="Convert images to CxHxW, e.g. 3x32x32.", metavar="CxHxW")]
 Window = Annotated[
     int | None, typer.Option(help="Bytes of the windows that a text is cut into [default: the model's].", metavar="T")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from fisherscope.cli_options import DataRoot, Device, MaxMemory
+from fisherscope.cli_options import DataRoot, Device, Limit, MaxMemory
 
 if TYPE_CHECKING:
     from fisherscope.data import Samples
@@ -25,7 +25,6 @@ _Data = Annotated[
 ]
 _Model = Annotated[str | None, typer.Option(metavar="MODEL", help="package.module:factory of your own module.")]
 _Split = Annotated[str | None, typer.Option(help="Split of the set [default: test].")]
-_Limit = Annotated[int | None, typer.Option(help="Use at most so many samples, drawn at random.")]
 _Resize = Annotated[str | None, typer.Option(help="Convert images to CxHxW, e.g. 3x32x32.", metavar="CxHxW")]
 _Smooth = Annotated[int, typer.Option(help="Average the maps over so many perturbed copies; 0: none.")]
 _Noise = Annotated[
@@ -63,7 +62,7 @@ def explain(
     model: _Model = None,
     detector_class: _Class = None,
     split: _Split = None,
-    limit: _Limit = None,
+    limit: Limit = None,
     resize: _Resize = None,
     device: Device = "cpu",
     max_memory: MaxMemory = None,
@@ -113,7 +112,7 @@ def rank(
     model: _Model = None,
     detector_class: _Class = None,
     split: _Split = None,
-    limit: _Limit = None,
+    limit: Limit = None,
     resize: _Resize = None,
     device: Device = "cpu",
     max_memory: MaxMemory = None,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fisherscope.cli_options import DataRoot, Device, Seed
+from fisherscope.cli_options import DataRoot, Device, Limit, Seed
 
 if TYPE_CHECKING:
     from fisherscope.config import TrainConfig
@@ -35,7 +35,7 @@ def train(
     minutes: Annotated[float | None, typer.Option(help="Wall-clock budget of the training.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps; instead of --minutes.")] = None,
     split: Annotated[str | None, typer.Option(help="Split of the set [default: train].")] = None,
-    limit: Annotated[int | None, typer.Option(help="Use at most so many samples.")] = None,
+    limit: Limit = None,
     batch_size: Annotated[int | None, typer.Option(help="Samples a step, over all processes.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Of Adam.")] = None,
     patience: Annotated[

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fisherscope.cli_options import DataRoot, Device, MaxMemory, Seed
+from fisherscope.cli_options import DataRoot, Device, Limit, MaxMemory, Seed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from fisherscope.config import ExperimentConfig
     from fisherscope.pipeline.reproduce.case import RunSettings
@@ -22,6 +21,7 @@ app = typer.Typer(rich_markup_mode=None)
 
 @app.command()
 def reproduce(
+    context: typer.Context,
     name: Annotated[
         str | None, typer.Argument(metavar="NAME", help="Experiment, a .toml file of your own, or 'all'.")
     ] = None,
@@ -37,7 +37,8 @@ def reproduce(
         Path | None, typer.Option(metavar="DIR", help="Cached feature tables [default: runs/reproduction/tables].")
     ] = None,
     page: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write one page of all results that are there.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Write one page of all results that are there, or of those in --out."),
     ] = None,
     family: Annotated[
         list[str] | None, typer.Option(metavar="NAME,...", help="Only these model families; may be repeated.")
@@ -55,7 +56,7 @@ def reproduce(
     timestep: Annotated[
         list[int] | None, typer.Option(metavar="T", help="Timestep of diffusion models; may be repeated.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="Compare at most so many samples a set.")] = None,
+    limit: Limit = None,
     options: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=JSON", help="An experiment's own option; may be repeated."),
@@ -114,20 +115,22 @@ def reproduce(
         return
     places = {single: _place(single, out, every=every) for single in read}
     for single, experiment in read.items():
-        _run(single, experiment, settings, places[single], every=every)
+        command = _command(context, single, _of_experiment(single, kept))
+        _run(single, experiment, settings, places[single], command, every=every)
     if page is not None:
-        _write_page(next(iter(places.values())).parent, page)
+        _write_page(out, page, _command(context, name, {"page": "DIR"}), every=every)
 
 
 def _place(name: str, out: Path | None, *, every: bool) -> Path:
     """Return the folder of an experiment's results; of all experiments ``out`` holds one folder each."""
     from fisherscope.pipeline.reproduce.run import OUT
 
-    stem = Path(name).stem
-    return (out or OUT) / stem if every or out is None else out
+    return (out or OUT) / Path(name).stem if every or out is None else out
 
 
-def _run(name: str, experiment: ExperimentConfig, settings: RunSettings, out: Path, *, every: bool) -> None:
+def _run(
+    name: str, experiment: ExperimentConfig, settings: RunSettings, out: Path, command: str, *, every: bool
+) -> None:
     """Run one experiment; among all, one for which nothing is there is left out."""
     from fisherscope.cli import progress_bar
     from fisherscope.pipeline.reproduce.case import NothingLeftError
@@ -141,7 +144,7 @@ def _run(name: str, experiment: ExperimentConfig, settings: RunSettings, out: Pa
                 experiment,
                 settings,
                 out,
-                command=_portable_command(stem if every else None),
+                command=command,
                 report=lambda what, done, total: update(done, total, what),
             )
     except NothingLeftError as cause:
@@ -157,28 +160,61 @@ def _run(name: str, experiment: ExperimentConfig, settings: RunSettings, out: Pa
     print(f"{stem}: {made.seconds:.0f} seconds; results: {made.files[-1].parent}")
 
 
-def _write_page(results: Path, page: Path) -> None:
-    from fisherscope.pipeline.reproduce.page import write_page
+def _write_page(out: Path | None, page: Path, command: str, *, every: bool) -> None:
+    """Write the page of the one experiment in ``out``, or of all that have a folder in ``out`` or the default one."""
+    from fisherscope.pipeline.reproduce.page import result_folders, write_page
+    from fisherscope.pipeline.reproduce.run import OUT
 
-    for path in write_page(results, page, _portable_command(None)):
+    folders = result_folders(out or OUT) if every or out is None else [out]
+    for path in write_page(folders, page, command):
         print(path)
 
 
-_PLACES = ("--data-root", "--out", "--tables", "--page")
+_PLACES = frozenset({"data_root", "out", "tables", "page"})
 
 
-def _portable_command(name: str | None) -> str:
-    """Return the command line without places, which differ from machine to machine; ``all`` becomes ``name``."""
-    words, given = ["fisherscope"], iter(sys.argv[1:])
-    for word in given:
-        option, equals, _ = word.partition("=")
-        if option in _PLACES:
-            _ = None if equals else next(given, None)
-        elif option == "--models" and (value := word[len("--models=") :] if equals else next(given, "")) != "zoo":
-            words += ["--models", "DIR"] if value else []
-        else:
-            words.append(name if name is not None and word == "all" else word)
+def _command(context: typer.Context, name: str, replaced: Mapping[str, Any]) -> str:
+    """Return the command line that does the same again, on another machine too: places are left out or called DIR.
+
+    Args:
+        context: the parsed options.
+        name: of the experiment.
+        replaced: values to record in place of the parsed ones, by parameter.
+    """
+    given = {key: value for key, value in context.params.items() if key not in _PLACES}
+    given |= {"models": given["models"] if given["models"] == "zoo" else "DIR", **replaced}
+    words = ["fisherscope", "reproduce", _portable(name)]
+    for option in context.command.params:
+        value = given.get(option.name or "")
+        if option.param_type_name == "option" and value is not None and value != option.default:
+            words += _option_words(option.opts[0], option.secondary_opts, value)
     return shlex.join(words)
+
+
+def _option_words(yes: str, no: Sequence[str], value: Any) -> Iterator[str]:
+    if isinstance(value, bool):
+        yield yes if value else no[0]
+        return
+    for single in value if isinstance(value, (list, tuple)) else (value,):
+        yield from (yes, str(single))
+
+
+def _portable(name: str) -> str:
+    """Return an experiment's name as one would type it elsewhere: of an absolute path what is below the folder here."""
+    path = Path(name)
+    if not path.is_absolute():
+        return name
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else path.name
+
+
+def _of_experiment(name: str, kept: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    """Return the options that keep families and sets, without the names that this experiment does not have."""
+    from fisherscope.pipeline.reproduce.experiments import known_names, read_experiment
+
+    known = known_names(read_experiment(name))
+    options = {"family": "families", "id_datasets": "in_dist", "datasets": "sets"}
+    chosen = {option: [n for n in kept[field] if n in known[field]] for option, field in options.items()}
+    return {option: [",".join(names)] if names else [] for option, names in chosen.items()}
 
 
 def _names(given: list[str] | None) -> list[str]:

@@ -99,7 +99,7 @@ class GridTable(BaseModel):
         name: what tables and figures of the grid are called.
         families: model families; the models are called ``FAMILY-SET``. Empty where the sets alone are looked at.
         in_dist: in-distribution sets.
-        out_dist: sets to compare with, without the in-distribution one of each model; by default those of ``in_dist``.
+        out_dist: sets to compare with, without the in-distribution one of each model; None for those of ``in_dist``.
     """
 
     model_config = _STRICT
@@ -107,12 +107,17 @@ class GridTable(BaseModel):
     name: str = Field(pattern=r"^[a-z0-9_]+$")
     families: tuple[str, ...] = ()
     in_dist: tuple[str, ...] = Field(min_length=1)
-    out_dist: tuple[str, ...] = ()
+    out_dist: tuple[str, ...] | None = None
+
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """Sets to compare with."""
+        return self.in_dist if self.out_dist is None else self.out_dist
 
     @property
     def sets(self) -> tuple[str, ...]:
         """Every set, once."""
-        return tuple(dict.fromkeys((*self.in_dist, *self.out_dist)))
+        return tuple(dict.fromkeys((*self.in_dist, *self.compared)))
 
 
 class ExperimentConfig(BaseModel):

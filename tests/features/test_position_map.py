@@ -179,9 +179,35 @@ class Written(Convolutions):
         return -self.first(x).mul_(self.second.weight.sum()).square().flatten(1).sum(1)
 
 
+class Resampled(Convolutions):
+    """The parameters are read by an op that torch cannot differentiate forwards."""
+
+    def log_prob(self, x):
+        grid = torch.zeros(len(x), 4, 4, 2, dtype=x.dtype)
+        weight = F.grid_sample(self.first.weight[:1], grid[:1], align_corners=False).mean()
+        return -self.second(self.first(x) * weight).square().flatten(1).sum(1)
+
+
+class Hungry(Convolutions):
+    """Runs out of memory, as torch says it, in the pass that follows the forward derivative."""
+
+    def log_prob(self, x):
+        if torch.autograd.forward_ad._current_level >= 0:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return -self.second(self.first(x)).square().flatten(1).sum(1)
+
+
+def test_running_out_of_memory_is_no_missing_derivative():
+    request = request_of(Hungry().double(), images(2))
+    cotangent, _ = cotangent_of(request, "sketch")
+    with pytest.raises(torch.OutOfMemoryError, match=r"Tried to allocate 2\.00 GiB"):
+        position_map(request, cotangent, gradient_features(SKETCH))
+
+
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
+        (Resampled, r"no forward derivative: .*grid_sampler_2d.*method 'contrast'"),
         (Flat, r"no layer of Flat has an output on a grid that divides the image of 4x8.*method 'contrast'"),
         (Unseen, r"add up to .*, the score's gradient to .*past torch's functions"),
         (Written, r"mul_ writes parameters into data.*method 'contrast'"),

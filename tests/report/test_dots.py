@@ -6,6 +6,7 @@ from fisherscope.core.errors import DataError
 from fisherscope.evaluation import Interval
 from fisherscope.report.curves import Curve, curve_figure
 from fisherscope.report.dots import dot_figure
+from fisherscope.report.figures import figure_bytes
 from fisherscope.report.theme import detector_styles
 
 
@@ -40,3 +41,16 @@ def test_curves_lie_at_their_figures():
     assert len(axes.collections) == 1 and axes.get_xscale() == "log"
     with pytest.raises(DataError, match="no curve"):
         curve_figure([], "T", "AUROC")
+
+
+@pytest.mark.parametrize("name", ["detector", "a-detector-of-a-very-long-name"])
+def test_curves_keep_their_height_under_a_long_legend_that_stays_inside(name):
+    def height(count):
+        curves = [Curve(f"{name}-{i:04}", "3 draws", (1, 2), [Interval(0.5, 0.4, 0.6)] * 2) for i in range(count)]
+        figure = curve_figure(curves, "T", "AUROC")
+        figure_bytes(figure, "png")
+        frame = figure.legends[0].get_window_extent()
+        assert frame.x0 >= 0 and frame.x1 <= figure.bbox.x1 and frame.y1 <= figure.bbox.y1
+        return figure.axes[0].get_position().height * figure.get_figheight()
+
+    assert height(4) > 1.5 and height(60) == pytest.approx(height(4), rel=0.2)

@@ -35,6 +35,9 @@ class LocalTangent(TorchFunctionMode):
     an exponential, a log-determinant); the result of an op on data, which is what requires a gradient, loses it, so
     that what follows sees the data unmoved.
 
+    An op that writes parameters into data in place is a :class:`NotImplementedError`, as one without a forward
+    derivative is.
+
     Args:
         moved: parameters, each with its direction.
         sink: receives in the backward pass, for each op's output, its gradient times its derivative, entry by entry.
@@ -60,7 +63,7 @@ class LocalTangent(TorchFunctionMode):
             return result
         name = getattr(func, "__name__", "")
         if is_in_place(name):
-            raise RuntimeError(f"{name} writes parameters into data")
+            raise NotImplementedError(f"{name} writes parameters into data")
         return pytree.tree_map_only(Tensor, self._settled, result)
 
     def _dual(self, tensor: Tensor) -> Tensor:

@@ -128,7 +128,7 @@ class _Job:
                 log_p, slope = unpacked(self._log_p(x, row))
                 if slope is not None:
                     grid.unplaced += slope.detach().double()
-        except (NotImplementedError, RuntimeError) as cause:
+        except NotImplementedError as cause:  # what torch raises for such an op; out of memory is a RuntimeError too
             raise NoPositionsError(f"log p has no forward derivative: {str(cause).splitlines()[0]}") from None
         # outside of the level: what the forward pass saved has lost its derivatives, and the backward pass is plain
         if log_p.requires_grad:

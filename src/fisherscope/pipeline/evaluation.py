@@ -19,6 +19,7 @@ from fisherscope.features.companions import Companion
 from fisherscope.features.metrics import FisherMetric, make_metric
 from fisherscope.models.base import require_not_trained_on
 from fisherscope.pipeline.batches import Batches
+from fisherscope.pipeline.cache import FEATURES, cache_file
 from fisherscope.pipeline.companions import require_companions_not_trained_on
 from fisherscope.pipeline.extraction import ExtractSettings, extract_table, fit_metrics_on, metrics_in, table_card
 from fisherscope.pipeline.target import Target
@@ -37,7 +38,7 @@ class EvaluationSettings:
         fpr_level: false-alarm rate at which false alarms are counted.
         replicates: of the bootstrap.
         max_memory: bytes that one gradient pass may use, or None.
-        tables: folder where feature tables are kept and found again, or None.
+        tables: folder where feature tables are kept and found again as long as the code is the same, or None.
         allow_training_samples: evaluate even on samples that the model was trained on.
         companions: further models, for the detectors that need them.
     """
@@ -267,7 +268,7 @@ class _Evaluation:
         out = None
         if self.settings.tables is not None:
             card = table_card(self.target, chosen, settings, blocks, self.metrics)
-            out = self.settings.tables / f"{card.digest()}.safetensors"
+            out = cache_file(self.settings.tables, card.digest(), FEATURES)
         report = self._progress(f"{data.name}, B = {size}")
         return extract_table(self.target, chosen, blocks, settings, metrics=self.metrics, out=out, report=report)
 

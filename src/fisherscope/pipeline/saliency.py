@@ -49,7 +49,8 @@ class ExplainSettings:
             embedding less the mean embedding: what reads as raising the score is positive.
         method: of images. ``contrast``: the gradient times what a Gaussian filter takes away from the pixel, absolute
             after the sum over the channels: to first order, what smoothing that pixel would change in the score.
-            ``positions``: where the parameter gradient that the score reads comes from, signed, see
+            ``positions``: where the parameter gradient that the score reads comes from, signed, without what the score
+            draws from log p or from pixels, which has no position, see
             :func:`~fisherscope.features.position_map.position_map`. ``gradient``: as ``aggregate`` says. None:
             ``contrast`` for images, ``gradient`` for all else.
         blur: standard deviation in pixels of a Gaussian filter over the map of an image; None: 1/8 of the shorter side

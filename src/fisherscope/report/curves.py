@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -14,6 +15,11 @@ from fisherscope.evaluation import Interval
 from fisherscope.report.theme import Style, detector_styles, theme
 
 _SIZE: Final = (4.6, 3.1)
+_ROWS: Final = 2
+_ROW_HEIGHT: Final = 0.17
+"""Rows of the legend that the size has room for, and the inches that every further one takes."""
+_LONGEST: Final = 30
+"""Characters of a label of which two fit beside each other."""
 # Light enough to tell a second or third kind of line of one detector from the first, dark enough for print.
 _ALPHAS: Final = (1.0, 0.6, 0.45)
 _MARKERS: Final = ("o", "s", "^")
@@ -39,6 +45,8 @@ class Curve:
 def curve_figure(curves: Sequence[Curve], x_label: str, y_label: str) -> Figure:
     """Draw curves over a logarithmic axis, the kinds told apart by dash pattern, marker and lightness.
 
+    The figure grows with the legend, so that the axes keep their size.
+
     Raises:
         DataError: there is no curve.
     """
@@ -46,8 +54,10 @@ def curve_figure(curves: Sequence[Curve], x_label: str, y_label: str) -> Figure:
         raise DataError("there is no curve to draw; give at least one")
     detectors = detector_styles(tuple(dict.fromkeys(curve.detector for curve in curves)))
     kinds = list(dict.fromkeys(curve.kind for curve in curves))
+    columns = 2 if len(curves) > 1 and all(len(_label(curve)) <= _LONGEST for curve in curves) else 1
+    further = max(0, math.ceil(len(curves) / columns) - _ROWS)
     with theme():
-        figure = Figure(figsize=_SIZE, layout="constrained")
+        figure = Figure(figsize=(_SIZE[0], _SIZE[1] + further * _ROW_HEIGHT), layout="constrained")
         axes = figure.add_subplot()
         for curve in curves:
             _draw(axes, curve, detectors[curve.detector], kinds.index(curve.kind))
@@ -57,14 +67,17 @@ def curve_figure(curves: Sequence[Curve], x_label: str, y_label: str) -> Figure:
         axes.minorticks_off()
         axes.set(xlabel=x_label, ylabel=y_label)
         axes.grid(axis="y", color="#dddddd", linewidth=0.6)
-        figure.legend(loc="outside upper center", ncols=2 if len(curves) > 1 else 1)
+        figure.legend(loc="outside upper center", ncols=columns)
     return figure
+
+
+def _label(curve: Curve) -> str:
+    return f"{curve.detector}, {curve.kind}" if curve.kind else curve.detector
 
 
 def _draw(axes: Axes, curve: Curve, style: Style, kind: int) -> None:
     alpha, marker = _ALPHAS[min(kind, len(_ALPHAS) - 1)], _MARKERS[min(kind, len(_MARKERS) - 1)]
     means = [y.estimate for y in curve.y]
-    label = f"{curve.detector}, {curve.kind}" if curve.kind else curve.detector
     face = style.color if kind == 0 else "white"
     axes.plot(
         curve.x,
@@ -75,7 +88,7 @@ def _draw(axes: Axes, curve: Curve, style: Style, kind: int) -> None:
         markersize=4,
         markerfacecolor=face,
         alpha=alpha,
-        label=label,
+        label=_label(curve),
     )
     if any(y.high > y.low for y in curve.y):
         axes.fill_between(

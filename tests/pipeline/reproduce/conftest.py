@@ -52,7 +52,7 @@ def tiny(settings, tmp_path):
 
     def run(name, grids=(), **changes):
         experiment = read_experiment(name)
-        grid = experiment.grids[0].model_copy(update={"in_dist": tuple(SETS), "out_dist": (), **dict(grids)})
+        grid = experiment.grids[0].model_copy(update={"in_dist": tuple(SETS), "out_dist": None, **dict(grids)})
         experiment = experiment.model_copy(update={"grids": (grid,), "limit": 40, **changes})
         made = reproduce(name, experiment, settings, tmp_path / name, command="fisherscope reproduce")
         return json.loads(made.files[-1].read_text())

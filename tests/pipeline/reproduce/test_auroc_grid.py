@@ -1,6 +1,7 @@
 """The table of the paper's method and typicality on tiny models, against a calculation by hand."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from fisherscope.core.errors import DataError, SettingError
 from fisherscope.data import load_samples
 from fisherscope.evaluation import out_dist_groups, split_in_dist
 from fisherscope.models.base import load_model
-from fisherscope.pipeline import extraction
+from fisherscope.pipeline import cache, extraction
+from fisherscope.pipeline.reproduce import run, scores
 from fisherscope.pipeline.reproduce.case import NothingLeftError
 from fisherscope.pipeline.reproduce.context import Context
 from fisherscope.pipeline.reproduce.experiments import read_experiment
@@ -88,6 +90,16 @@ def test_a_second_run_reads_the_tables_only(tiny, monkeypatch, tmp_path):
     assert second["seconds_first_run"] == first["seconds"]
 
 
+def test_scores_of_other_code_are_not_used(tiny, monkeypatch, caplog):
+    first = tiny("table-auroc", {"families": ("vae",)})
+    assert caplog.messages == []
+    monkeypatch.setattr(cache, "code_digest", lambda *parts: "changed")
+    real, calls = scores.resample_pair, []
+    monkeypatch.setattr(scores, "resample_pair", lambda *a, **k: calls.append(1) or real(*a, **k))
+    assert tiny("table-auroc", {"families": ("vae",)})["results"] == first["results"]
+    assert calls and len(caplog.messages) == 1 and "computed by other code" in caplog.messages[0]
+
+
 def test_an_interrupted_run_goes_on_and_counts_its_time(tiny, monkeypatch, tmp_path):
     real, calls = extraction.extract_blocks, []
 
@@ -100,13 +112,36 @@ def test_an_interrupted_run_goes_on_and_counts_its_time(tiny, monkeypatch, tmp_p
     monkeypatch.setattr(extraction, "extract_blocks", stop_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         tiny("table-auroc", {"families": ("vae",)})
-    spent = json.loads((tmp_path / "table-auroc" / "unfinished.json").read_text())["seconds"]
+    times = tmp_path / "table-auroc" / "times.json"
+    ((spent, finished),) = (kept.values() for kept in json.loads(times.read_text()).values())
+    assert not finished
     before = len(calls)
     written = tiny("table-auroc", {"families": ("vae",)})
     assert written["seconds_first_run"] == pytest.approx(written["seconds"] + spent, abs=0.11)
-    assert not (tmp_path / "table-auroc" / "unfinished.json").exists()
+    assert all(kept["finished"] for kept in json.loads(times.read_text()).values())
     # At each group size two batches of digits and one of each other set; the first table of two was finished.
     assert len(calls) - before == 2 * (2 + 1 + 1) - 2
+
+
+def test_a_quick_run_in_between_leaves_the_time_of_the_full_one_alone(tiny, settings, models, tmp_path, monkeypatch):
+    grid = {"families": ("vae",), "in_dist": ("digits",), "out_dist": ("faces",)}
+    clock = iter(range(0, 10**6, 100))
+    monkeypatch.setattr(run.time, "monotonic", lambda: float(next(clock)))
+    full = tiny("table-auroc", grid)["seconds_first_run"]
+    quick = tiny("table-auroc", grid, limit=20)["seconds_first_run"]
+    monkeypatch.setattr(run.time, "monotonic", lambda: 0.0)
+    assert full and tiny("table-auroc", grid)["seconds_first_run"] == full
+    assert quick and tiny("table-auroc", grid, limit=20)["seconds_first_run"] == quick
+    # one more model is a run of another size
+    assert tiny("table-auroc", {**grid, "families": ("vae", "glow")})["seconds_first_run"] == 0
+    (settings.tables.parent / "few").mkdir()
+    (settings.tables.parent / "few" / "vae-digits").symlink_to(models / "vae-digits")
+    experiment = read_experiment("table-auroc")
+    both = experiment.grids[0].model_copy(update={**grid, "families": ("vae", "glow")})
+    experiment = experiment.model_copy(update={"grids": (both,), "limit": 40})
+    elsewhere = replace(settings, models=tmp_path / "few")
+    run.reproduce("table-auroc", experiment, elsewhere, tmp_path / "table-auroc", command="")
+    assert len(json.loads((tmp_path / "table-auroc" / "times.json").read_text())) == 4
 
 
 def test_nothing_left_is_an_error_that_says_why(settings):

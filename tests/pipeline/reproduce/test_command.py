@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from fisherscope.core.errors import DataError
-from fisherscope.pipeline.reproduce.experiments import experiment_names, experiments_root, read_experiment
-from fisherscope.pipeline.reproduce.page import write_page
+from fisherscope.core.errors import DataError, ModelError
+from fisherscope.models.glow import Glow
+from fisherscope.pipeline.reproduce.case import NothingLeftError
+from fisherscope.pipeline.reproduce.experiments import experiment_names, experiments_root, narrow, read_experiment
+from fisherscope.pipeline.reproduce.page import result_folders, write_page
 from fisherscope.pipeline.reproduce.registry import RUNNERS, make_runner
 
 ROOT = Path(__file__).parents[3]
@@ -64,23 +66,108 @@ def test_a_dry_run_says_what_is_there(run, models, own):
     assert "skipped: model vae-faces, not in the folder of models" in out
 
 
+def test_a_grid_without_any_of_the_wanted_sets_compares_nothing():
+    """table-auroc has a grid of grey sets too, none of which is gtsrb."""
+    colour, grey = narrow(read_experiment("table-auroc"), sets=("gtsrb",)).grids
+    assert colour.compared == ("gtsrb",) and grey.compared == ()
+
+
 def test_an_experiment_of_ones_own_and_its_page(run, models, own, tmp_path):
     arguments = ("--models", models, "--tables", tmp_path / "t", "--replicates", "20", "--family", "vae")
     code, out, err = run("reproduce", own, *arguments, "--out", tmp_path / "r", "--group-size", "2")
     assert code == 0, err
     written = json.loads((tmp_path / "r" / "results.json").read_text())
     assert (
-        written["command"] == "fisherscope reproduce mine.toml --models DIR --replicates 20 --family vae --group-size 2"
+        written["command"] == "fisherscope reproduce mine.toml --models DIR --family vae --group-size 2 --replicates 20"
     )
     assert str(tmp_path) not in json.dumps(written)
     assert "digits → faces" in out and "results: " in out and written["config"]["group_sizes"] == [2]
+
+
+@pytest.fixture
+def recorded(run, monkeypatch):
+    """Return a function that returns the commands that a command line would record, one an experiment."""
+
+    def command_of(*arguments):
+        found = []
+
+        def reproduce(name, experiment, settings, out, *, command, report):
+            found.append(command)
+            raise NothingLeftError("not run")
+
+        monkeypatch.setattr("fisherscope.pipeline.reproduce.run.reproduce", reproduce)
+        run("reproduce", *arguments)
+        return found
+
+    return command_of
+
+
+def test_the_recorded_command_is_what_was_parsed(recorded, own, tmp_path, monkeypatch):
+    assert recorded("table-auroc", "--models", "zoo", "--seed", 3) == ["fisherscope reproduce table-auroc --seed 3"]
+    assert recorded("table-auroc", "--models=zoo", "--detectors", "all") == [
+        "fisherscope reproduce table-auroc --detectors all"
+    ]
+    places = ("--models", tmp_path, "--out", tmp_path / "o", "--tables", "t", "--data-root", tmp_path, "--page", "p")
+    words = ("--set", "shown=4", "--set", "x=a b", "--no-fitted-distribution", "--limit", "7", "--device=cpu")
+    same = "--models DIR --limit 7 --set shown=4 --set 'x=a b' --no-fitted-distribution"
+    assert recorded(tmp_path / own, *places, *words) == [f"fisherscope reproduce mine.toml {same}"]
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "other.toml").write_text(OWN)
+    assert recorded(tmp_path / "sub" / "other.toml") == ["fisherscope reproduce sub/other.toml"]
+    monkeypatch.chdir(tmp_path / "sub")
+    assert recorded(tmp_path / own) == ["fisherscope reproduce mine.toml"]
+    assert recorded("../mine.toml") == ["fisherscope reproduce ../mine.toml"]
+
+
+def test_all_records_the_command_of_each_experiment_alone(recorded):
+    found = recorded("all", "--family", "vae,pixelcnn", "--family", "glow", "--datasets", "gtsrb", "--detectors", "all")
+    assert len(found) == len(experiment_names())
+    by_name = {words.split()[2]: words for words in found}
+    every = "--datasets gtsrb --detectors all"
+    assert by_name["table-auroc"] == f"fisherscope reproduce table-auroc --family vae,pixelcnn,glow {every}"
+    assert by_name["table-fishers-method"].split(" --")[1] == "family vae,pixelcnn,glow"
+    assert by_name["figure-fim"] == f"fisherscope reproduce figure-fim --family vae,glow {every}"
+    assert by_name["figure-timesteps"] == f"fisherscope reproduce figure-timesteps {every}"
+    assert by_name["figure-total-variation"] == "fisherscope reproduce figure-total-variation --detectors all"
+
+
+COMPARING = ["figure-layer-histograms", "figure-layer-scatter", "figure-autocorrelation", "figure-rgb-hsv"]
+COMPARING += ["figure-timesteps", "table-auroc", "table-fishers-method", "table-leaderboard"]
+
+
+@pytest.mark.parametrize("name", COMPARING)
+def test_models_without_another_set_leave_nothing_to_compare(tiny, name):
+    families = ("diffusion",) if name == "figure-timesteps" else ("vae",)
+    with pytest.raises(NothingLeftError):
+        tiny(name, {"families": families, "in_dist": ("digits",)})
+
+
+@pytest.mark.parametrize("name", ["figure-samples", "figure-fim"])
+def test_models_that_cannot_be_sampled_from_leave_nothing_to_draw(tiny, name, monkeypatch):
+    def fail(*arguments, **settings):
+        raise ModelError("sampling overflows")
+
+    monkeypatch.setattr(Glow, "sample", fail)
+    with pytest.raises(NothingLeftError, match=r"samples of glow-digits \(sampling overflows"):
+        tiny(name, {"families": ("glow",), "in_dist": ("digits",)})
+
+
+def test_all_goes_on_after_an_experiment_with_nothing_left(run, models, own, tmp_path, monkeypatch):
+    lonely = OWN.replace("auroc-grid", "layer-histograms").replace('["digits", "faces"]', '["digits"]')
+    (tmp_path / "lonely.toml").write_text(lonely)
+    experiments = "fisherscope.pipeline.reproduce.experiments.experiment_names"
+    monkeypatch.setattr(experiments, lambda: ("lonely.toml", "mine.toml"))
+    code, out, err = run("reproduce", "all", "--models", models, "--replicates", "20", "--out", tmp_path / "r")
+    assert code == 0, err
+    assert "lonely: every model has only its own set" in out
+    assert [path.parent.name for path in (tmp_path / "r").glob("*/results.json")] == ["mine"]
 
 
 def test_the_page(tiny, tmp_path):
     tiny("table-auroc", {"families": ("vae",), "in_dist": ("digits",), "out_dist": ("faces",)}, comment="So & so.")
     grid = {"families": ("diffusion",), "in_dist": ("digits",), "out_dist": ("faces",)}
     tiny("figure-timesteps", grid, timesteps=(2, 16), options={})
-    html, markdown = write_page(tmp_path, tmp_path / "page", "make reproduce")
+    html, markdown = write_page(result_folders(tmp_path), tmp_path / "page", "make reproduce")
     text, marked = html.read_text(), markdown.read_text()
     for page in (text, marked):
         assert page.index("figure-timesteps") < page.index("table-auroc")
@@ -92,7 +179,35 @@ def test_the_page(tiny, tmp_path):
     assert all((tmp_path / "page" / name).stat().st_size > 1000 for name in pictures)
     (tmp_path / "table-auroc" / "results.json").write_text("{}")
     with pytest.raises(DataError, match="run fisherscope reproduce table-auroc again"):
-        write_page(tmp_path, tmp_path / "page", "make reproduce")
+        result_folders(tmp_path)
+    with pytest.raises(DataError, match="holds no results of an experiment; run one first"):
+        result_folders(tmp_path / "page")
+
+
+def test_the_page_of_ones_own_experiment_wherever_its_results_are(run, models, own, tmp_path):
+    arguments = ("--models", models, "--tables", tmp_path / "t", "--replicates", "20", "--family", "vae")
+    page = tmp_path / "page"
+    code, _, err = run("reproduce", own, *arguments, "--page", page)
+    assert code == 0, err
+    text = (page / "index.md").read_text()
+    assert "## mine" in text and "Two sets." in text and (page / "mine-grey-b1.png").is_file()
+    said = "fisherscope reproduce mine.toml --models DIR --family vae --replicates 20"
+    assert (
+        f"```text\n{said}\n```" in text
+        and "Written by `fisherscope reproduce mine.toml --models DIR --page DIR" in text
+    )
+    # a second experiment joins it; results under another name than their experiment's do not
+    (tmp_path / "second.toml").write_text(OWN)
+    other = tmp_path / "runs" / "reproduction" / "elsewhere"
+    assert run("reproduce", "second.toml", *arguments, "--page", page)[0] == 0
+    assert run("reproduce", "second.toml", *arguments, "--out", other, "--page", tmp_path / "one")[0] == 0
+    assert re.findall("^## (.+)$", (page / "index.md").read_text(), flags=re.MULTILINE) == ["mine", "second"]
+    one = (tmp_path / "one" / "index.md").read_text()
+    assert re.findall("^## (.+)$", one, flags=re.MULTILINE) == ["second"]
+    assert run("reproduce", own, *arguments, "--page", page)[0] == 0
+    assert re.findall("^## (.+)$", (page / "index.md").read_text(), flags=re.MULTILINE) == ["mine", "second"]
+    for path in (page / "index.md", page / "index.html", tmp_path / "one" / "index.html"):
+        assert str(tmp_path) not in path.read_text() and tmp_path.name not in path.read_text()
 
 
 def test_all_leaves_out_what_has_nothing_and_refuses_options_of_one(run, tmp_path, monkeypatch):

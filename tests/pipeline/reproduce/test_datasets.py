@@ -33,6 +33,23 @@ def test_the_numbers(tiny, tmp_path):
     assert without["figures"] == ["colour-levels"]
 
 
+def test_duplicates_among_some_of_the_images_are_a_lower_bound(tiny, tmp_path):
+    digits = load_samples("digits", limit=30).x[:, 0]
+    for split, images in (("train", digits), ("test", digits[:10])):
+        (tmp_path / "twice" / split).mkdir(parents=True)
+        for i, image in enumerate(images):
+            Image.fromarray(image).save(tmp_path / "twice" / split / f"{i:02}.png")
+    spec = str(tmp_path / "twice")
+    whole = tiny("figure-datasets", {"in_dist": (spec,)}, limit=50, options={"shown": 0})
+    assert whole["results"]["sets"][0]["duplicates"] == 10 and "among the images taken" not in whole["note"]
+    some = tiny("figure-datasets", {"in_dist": (spec,)}, limit=8, options={"shown": 0})
+    assert some["results"]["sets"][0]["duplicates"] < 10
+    assert "not all were, which hides some" in some["note"]
+    assert "is cut off may have more (≥)" in some["captions"]["statistics"]
+    row = (tmp_path / "figure-datasets" / "statistics.md").read_text().splitlines()[-1]
+    assert row.split(" | ")[4].startswith("≥ ")
+
+
 def photographs(n=300, size=32):
     """Smooth colour images with grain."""
     rng = np.random.default_rng(0)

@@ -8,6 +8,7 @@ from fisherscope.detectors import detector_names
 from fisherscope.evaluation import compare_detectors
 from fisherscope.pipeline.batches import as_batches
 from fisherscope.pipeline.evaluation import EvaluationSettings, evaluate
+from fisherscope.pipeline.reproduce import leaderboard, scores
 from fisherscope.pipeline.reproduce.experiments import read_experiment
 from fisherscope.pipeline.target import load_target
 
@@ -55,6 +56,22 @@ def test_the_numbers(tiny, models, tmp_path):
     assert "msma (24 images)" in table and ("msma", 2) not in lines
     assert "colour-diffusion-b1-auroc-pairs" in written["details"]
     assert written["figures"] == ["colour-b1", "colour-b2"]
+
+
+@pytest.mark.parametrize("largest", [{"msma": 9}, {}])  # too slow, and of no use to a VAE
+def test_without_a_detector_of_many_passes_the_reference_is_not_scored_again(tiny, monkeypatch, largest):
+    asked = []
+
+    def score_case(context, case, *, limit=None, **how):
+        asked.append(limit)
+        return scores.score_case(context, case, limit=limit, **how)
+
+    monkeypatch.setattr(leaderboard, "score_case", score_case)
+    grid = {"families": ("vae",), "in_dist": ("digits",), "out_dist": ("faces",)}
+    options = {"many_pass": ["msma"], "many_pass_limit": 24, "largest": largest}
+    written = tiny("table-leaderboard", grid, detectors=DETECTORS[:2], group_sizes=(1,), options=options, limit=28)
+    assert "msma of vae-digits" in written["skipped"]
+    assert [limit for limit in asked if limit] == ([] if largest else [24])
 
 
 def _rank(aurocs, detector, pair):

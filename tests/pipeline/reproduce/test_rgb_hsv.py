@@ -12,6 +12,7 @@ from fisherscope.core.errors import DataError
 from fisherscope.data import load_samples
 from fisherscope.evaluation import split_in_dist
 from fisherscope.models.base import load_model
+from fisherscope.pipeline.reproduce.case import NothingLeftError
 from fisherscope.pipeline.reproduce.hsv import hsv_log_prob, log_det, to_hsv, to_rgb
 
 
@@ -86,6 +87,8 @@ def test_the_numbers(tiny, models, family):
         scores = np.array(found["sets"][name]["points"]["score"])
         assert scores[:, 1] == pytest.approx(scores[:, 0], abs=0.01 * np.ptp(scores))
     assert found["log_norms_moved"] < 1e-2
+    assert "unchanged by construction" in written["note"]
+    assert "cannot move" in written["captions"][f"colour-{family}-china-rgb"]
     own, other = bits["china-rgb[test]"], bits["flower-rgb[test]"]
     labels = np.repeat([0, 1], [len(own), len(other)])
     direct = [roc_auc_score(labels, np.concatenate([own[:, i], other[:, i]])) for i in (0, 1)]
@@ -93,5 +96,5 @@ def test_the_numbers(tiny, models, family):
 
 
 def test_grey_images_have_no_colours(tiny):
-    with pytest.raises(DataError, match="no model of colour images"):
+    with pytest.raises(NothingLeftError, match="no model of colour images"):
         tiny("figure-rgb-hsv", {"families": ("vae",), "in_dist": ("digits", "faces")})

@@ -10,6 +10,7 @@ from fisherscope.data import load_samples
 from fisherscope.evaluation import out_dist_groups, split_in_dist
 from fisherscope.features.gradients import gradient_norms
 from fisherscope.models.base import load_model
+from fisherscope.pipeline.reproduce.case import NothingLeftError
 
 PUBLISHED = {"grid": "colour", "timesteps": [2], "auroc": {"typicality": [0.8]}}
 
@@ -58,3 +59,22 @@ def test_the_curves(tiny, models, tmp_path):
     assert [(c["timesteps"], c["auroc"][0]["estimate"]) for c in paper] == [([2], 0.8)]
     assert written["figures"] == ["colour-timesteps", "digits-draws"]
     assert (tmp_path / "figure-timesteps" / "digits-draws.png").is_file()
+
+
+def test_a_detector_that_a_model_cannot_serve_has_no_curve_there(tiny):
+    grid = {"families": ("diffusion",), "in_dist": ("digits",), "out_dist": ("faces", "nonfaces")}
+    options = {"draws": 2, "draws_for": ["digits"], "draws_timesteps": [16]}
+    detectors = ("waic", "layerwise-gaussian", "likelihood-ratio", "typicality")
+    written = tiny("figure-timesteps", grid, detectors=detectors, timesteps=(2, 16), options=options, limit=24)
+    assert {
+        "waic of diffusion-digits, T = 2, draws = 1",
+        "likelihood-ratio of diffusion-digits, T = 16, draws = 2",
+    } <= (written["skipped"].keys())
+    results = written["results"]
+    for said in (results["curves"], results["points"]):
+        assert {one["detector"] for one in said} == {"layerwise-gaussian", "typicality"}
+    assert all(c["timesteps"] == [2, 16] for c in results["curves"] if c["kind"] == "here")
+    with pytest.raises(NothingLeftError, match="waic of diffusion-digits"):
+        tiny("figure-timesteps", grid, detectors=("waic",), timesteps=(2,), options=options, limit=24)
+    with pytest.raises(NothingLeftError, match="nothing is left to score: no model has another set"):
+        tiny("figure-timesteps", {**grid, "out_dist": ("digits",)}, timesteps=(2,), options=options, limit=24)

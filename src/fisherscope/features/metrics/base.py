@@ -18,13 +18,15 @@ class FisherMetric(ABC):
     """An estimate M of the Fisher matrix from in-distribution samples, and the gradient features measured in it.
 
     A group's gradient d = sum_b s_b - B m has the squared length d^T (B M)^-1 d (METHOD.md, "Groups"). Fitting takes
-    ``stages`` passes over the fit samples, one by one; see :func:`fisherscope.features.metrics.fit.fit_metrics`.
+    ``stages`` passes over the fit samples, or over ``max_samples`` of them, one by one; see
+    :func:`fisherscope.features.metrics.fit.fit_metrics`.
 
     Attributes:
         name: how blocks and detectors call it.
         stages: number of passes that a fit takes.
         growing: stages that are repeated when new samples arrive; what the others learnt stays as it is.
-        max_samples: fit samples that a pass has to show, at most; None: all.
+        max_samples: fit samples that a pass has to show, at most, evenly spaced over all (projections of sketches are
+            fitted on 256); None: all.
     """
 
     name: str
@@ -34,7 +36,10 @@ class FisherMetric(ABC):
 
     @abstractmethod
     def collector(self, stage: int) -> Reduction:
-        """Return what has to see the gradients of every fit sample in a stage; it goes on from what it has seen."""
+        """Return what has to see the gradients of a stage's fit samples; it goes on from what it has seen.
+
+        They are all fit samples, or :attr:`max_samples` of them.
+        """
 
     @abstractmethod
     def finish(self, stage: int) -> None:

@@ -1,4 +1,4 @@
-"""Reductions that collect from all fit samples."""
+"""Reductions that collect from the fit samples that a stage is shown: all, or the metric's ``max_samples``."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ from fisherscope.evaluation.protocol import FIT_SHARE
 from fisherscope.features.companions import Companion
 from fisherscope.models.zoo import PREFIX, zoo_root
 from fisherscope.pipeline.batches import Batches, as_batches
+from fisherscope.pipeline.cache import FEATURES, cache_file
 from fisherscope.pipeline.evaluation import Evaluation, EvaluationSettings, ReportProgress, evaluate
 from fisherscope.pipeline.extraction import ExtractSettings, extract_table, table_card
 from fisherscope.pipeline.reproduce.case import Case, Ledger, NothingLeftError, RunSettings
@@ -66,6 +67,21 @@ class Context:
             raise NothingLeftError(f"nothing is left to do: {self.skipped_text() or 'the experiment names no set'}")
         return {name: sets for name, sets in found.items() if sets}
 
+    @property
+    def has_models(self) -> bool:
+        """Whether the experiment is about models, not about sets alone."""
+        return any(grid.families for grid in self.experiment.grids)
+
+    def there(self) -> dict[str, tuple[str, ...]]:
+        """Return what the experiment names and is there: sets by model or, without models, by grid.
+
+        Raises:
+            NothingLeftError: nothing is left.
+        """
+        if not self.has_models:
+            return self.sets
+        return {f"{case.grid}: {case.name}": (case.in_dist, *case.out_dists) for case in self.cases}
+
     def skipped_text(self) -> str:
         """Return what was skipped and why, in one line."""
         return "; ".join(f"{what} ({why})" for what, why in self.ledger.skipped.items())
@@ -75,7 +91,7 @@ class Context:
         for family in grid.families:
             timesteps = self.experiment.timesteps if family == "diffusion" else ()
             for in_dist in (name for name in grid.in_dist if name in there and self._has_model(family, name)):
-                others = tuple(s for s in grid.out_dist or grid.in_dist if s in there and s != in_dist)
+                others = tuple(s for s in grid.compared if s in there and s != in_dist)
                 yield from (Case(grid.name, family, in_dist, others, t) for t in timesteps or (None,))
 
     @property
@@ -194,7 +210,7 @@ class Context:
         blocks = tuple(blocks)
         settings = ExtractSettings(group_size, self.settings.seed, max_memory=self.settings.max_memory)
         card = table_card(target, data, settings, blocks)
-        out = self.settings.tables / f"{card.digest()}.safetensors"
+        out = cache_file(self.settings.tables, card.digest(), FEATURES)
         progress = self.progress(target.name)
         return extract_table(
             target, data, blocks, settings, out=out, report=lambda done, total: progress(data.name, done, total)

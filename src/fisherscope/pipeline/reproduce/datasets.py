@@ -33,7 +33,10 @@ class Options(BaseModel):
 
 
 def run(context: Context, options: Options) -> Outcome:
-    """Look at both splits of every set, at most the experiment's limit of images of each split."""
+    """Look at both splits of every set, at most the experiment's limit of images of each split.
+
+    Duplicates are counted among those: a set that is cut off may have more.
+    """
     figures: dict[str, Figure] = {}
     captions, found = {}, []
     for grid, names in context.sets.items():
@@ -83,7 +86,7 @@ def _cells(entry: dict[str, Any]) -> Iterable[TextCell]:
     yield TextCell(describe_shape(tuple(entry["shape"])))
     for split, size in entry["sizes"].items():
         yield TextCell(f"{'≥ ' if split in entry['cut_off'] else ''}{size:,}")
-    yield TextCell(f"{entry['duplicates']}")
+    yield TextCell(f"{'≥ ' if entry['cut_off'] else ''}{entry['duplicates']}")
     yield TextCell(f"{levels['mean']:.1f}")
     yield TextCell(f"{levels['deviation']:.1f}")
     yield TextCell(f"{levels['least']}-{levels['greatest']}")
@@ -99,7 +102,8 @@ def _cells(entry: dict[str, Any]) -> Iterable[TextCell]:
 def _table_caption() -> dict[str, str]:
     return {
         "statistics": "Both splits (≥: cut off at the limit); levels of the test images (0 to 255), and the mean "
-        "difference of neighbouring pixels (variation). Duplicates: images that equal another one of either split. "
+        "difference of neighbouring pixels (variation). Duplicates: images that equal another one of either split, "
+        "among the images taken: a set of which a split is cut off may have more (≥). "
         "Traces of JPEG: by how much neighbours differ more across the borders of 8x8 blocks than beside them, with "
         "its standard error, and the detail of brightness and of colour (second differences over variance), which "
         "JPEG lowers for colour. Content that lies alike in all images (digits, faces) has borders of its own."
@@ -115,9 +119,11 @@ def _note(found: Sequence[dict[str, Any]]) -> str:
         for e in found
         if e["detail"]["chroma"] is not None and e["detail"]["chroma"] < e["detail"]["luma"] / 2
     ]
+    cut_off = [e["set"] for e in found if e["cut_off"]]
+    among = f" (among the images taken; of {', '.join(cut_off)} not all were, which hides some)" if cut_off else ""
     return (
-        f"Sets with duplicates: {', '.join(twice) or 'none'}. Sets whose block borders stand out (an excess above "
-        f"three standard errors and above that of every other phase of the grid): {', '.join(blocks) or 'none'}; "
+        f"Sets with duplicates{among}: {', '.join(twice) or 'none'}. Sets whose block borders stand out (an excess "
+        f"above three standard errors and above that of every other phase of the grid): {', '.join(blocks) or 'none'}; "
         "content that lies alike in all images, as digits do, does that too. Sets whose detail in colour is less than "
         "half of that in brightness, as JPEG with halved colour resolution leaves it (ratio): "
         f"{', '.join(weak) or 'none'}. A detector can use such traces instead of content."

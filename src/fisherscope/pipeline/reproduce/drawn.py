@@ -17,23 +17,25 @@ from fisherscope.core.errors import CardMismatchError, ModelError
 from fisherscope.core.keys import fingerprint
 from fisherscope.core.store import read_arrays, write_arrays
 from fisherscope.models.base import GenerativeModel
+from fisherscope.pipeline.cache import FEATURES, cache_file
 from fisherscope.pipeline.reproduce.case import Case
 from fisherscope.pipeline.reproduce.context import Context
 
 CHUNK: Final = 32
 """Samples that are drawn, and kept, at a time."""
+_CODE: Final = (*FEATURES, *(f"pipeline/reproduce/{name}.py" for name in ("drawn", "fim", "hsv", "rgb_hsv")))
 
 
 def cached_arrays(
     folder: Path, card: Mapping[str, Any], make: Callable[[], dict[str, NDArray[Any]]]
 ) -> dict[str, NDArray[Any]]:
-    """Return the arrays that a card describes, from ``folder`` or newly made and then kept there.
+    """Return the arrays that a card describes, from ``folder`` or newly made (also if the code changed) and kept there.
 
     Raises:
         CardMismatchError: the file holds something else.
     """
     digest = fingerprint([json.dumps(card, sort_keys=True).encode()])[:16]
-    path = folder / f"{digest}.safetensors"
+    path = cache_file(folder, digest, _CODE)
     if not path.is_file():
         write_arrays(path, make(), card)
     arrays, found = read_arrays(path)

@@ -31,6 +31,17 @@ def read_experiment(name: str) -> ExperimentConfig:
     return read_experiment_config(experiments_root() / f"{name}.toml")
 
 
+def known_names(experiment: ExperimentConfig) -> dict[str, list[str]]:
+    """Return the ``families``, the in-distribution sets (``in_dist``) and all ``sets`` of an experiment, each once."""
+    grids = experiment.grids
+    names = {
+        "families": [f for g in grids for f in g.families],
+        "in_dist": [s for g in grids for s in g.in_dist],
+        "sets": [s for g in grids for s in g.sets],
+    }
+    return {what: list(dict.fromkeys(found)) for what, found in names.items()}
+
+
 def narrow(
     experiment: ExperimentConfig,
     *,
@@ -53,9 +64,10 @@ def narrow(
     """
     grids = experiment.grids
     if strict:
-        _require_known("family", families, [f for g in grids for f in g.families])
-        _require_known("in-distribution set", in_dist, [s for g in grids for s in g.in_dist])
-        _require_known("set", sets, [s for g in grids for s in g.sets])
+        known = known_names(experiment)
+        _require_known("family", families, known["families"])
+        _require_known("in-distribution set", in_dist, known["in_dist"])
+        _require_known("set", sets, known["sets"])
     kept = [_narrow(grid, families, in_dist, sets) for grid in grids]
     left = [new for old, new in zip(grids, kept, strict=True) if new.in_dist and (new.families or not old.families)]
     return experiment.model_copy(update={"grids": tuple(left)})
@@ -68,7 +80,7 @@ def _narrow(grid: GridTable, families: Sequence[str], in_dist: Sequence[str], se
     changes = {
         "families": tuple(f for f in grid.families if not families or f in families),
         "in_dist": tuple(s for s in grid.in_dist if not in_dist or s in in_dist),
-        "out_dist": tuple(s for s in grid.out_dist or grid.in_dist if not sets or s in sets),
+        "out_dist": tuple(s for s in grid.compared if not sets or s in sets),
     }
     return grid.model_copy(update=changes)
 
@@ -76,6 +88,6 @@ def _narrow(grid: GridTable, families: Sequence[str], in_dist: Sequence[str], se
 def _require_known(what: str, given: Sequence[str], known: Sequence[str]) -> None:
     if unknown := [name for name in given if name not in known]:
         raise SettingError(
-            f"the experiment has no {what} {', '.join(unknown)}; it has {', '.join(dict.fromkeys(known))}; for others "
+            f"the experiment has no {what} {', '.join(unknown)}; it has {', '.join(known)}; for others "
             "copy its file and give the copy's path"
         )

@@ -16,7 +16,7 @@ from fisherscope.core.errors import DataError, ModelError
 from fisherscope.core.keys import fingerprint_keys, sample_keys
 from fisherscope.detectors.layers import resolution
 from fisherscope.features.gradients import GradientEntries, gradient_pass
-from fisherscope.pipeline.reproduce.case import Case
+from fisherscope.pipeline.reproduce.case import Case, NothingLeftError
 from fisherscope.pipeline.reproduce.cases import case_json, case_stem, case_title, model_name
 from fisherscope.pipeline.reproduce.context import Context
 from fisherscope.pipeline.reproduce.drawn import CHUNK, cached_arrays, model_samples
@@ -90,7 +90,7 @@ def run(context: Context, options: Options) -> Outcome:
         captions[f"{stem}-blocks"], captions[f"{stem}-entries"] = _captions(case, fim, len(x))
         models.append({**case_json(case), "samples": len(x), **_fim_json(fim)})
     if not models:
-        raise DataError(f"no model can be sampled from: {context.skipped_text()}")
+        raise NothingLeftError(f"no model can be sampled from: {context.skipped_text()}")
     return Outcome({"models": models}, _note(models), figures=figures, captions=captions)
 
 

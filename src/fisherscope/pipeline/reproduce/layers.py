@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fisherscope.core.errors import DataError, SettingError
+from fisherscope.core.errors import SettingError
 from fisherscope.detectors.layerwise_gaussian import LayerwiseGaussian
-from fisherscope.pipeline.reproduce.case import Case
+from fisherscope.pipeline.reproduce.case import Case, NothingLeftError
 from fisherscope.pipeline.reproduce.context import Context
 
 Array = NDArray[np.float64]
@@ -55,11 +55,11 @@ def layer_features(context: Context) -> Iterator[LayerFeatures]:
     """Yield the features of every case that has other sets, at every group size; their tables are cached.
 
     Raises:
-        DataError: no case has another set.
+        NothingLeftError: no case has another set.
     """
     cases = [case for case in context.cases if case.out_dists]
     if not cases:
-        raise DataError("every model has only its own set; name others with --datasets, or give the data root")
+        raise NothingLeftError("every model has only its own set; name others with --datasets, or give the data root")
     for case in cases:
         done = context.evaluate(case, detectors=(LayerwiseGaussian.name,))
         for size, group in done.groups.items():

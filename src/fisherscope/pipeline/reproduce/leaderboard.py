@@ -8,14 +8,14 @@ from dataclasses import asdict, replace
 from typing import Any, Final
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from scipy.stats import rankdata
 
 from fisherscope.core.errors import SettingError
 from fisherscope.detectors import make_detector
 from fisherscope.evaluation import ResampledPair, average, compare
 from fisherscope.pipeline.reproduce.boards import SHOWN, make_board
-from fisherscope.pipeline.reproduce.case import Case
+from fisherscope.pipeline.reproduce.case import Case, NothingLeftError
 from fisherscope.pipeline.reproduce.context import Context
 from fisherscope.pipeline.reproduce.grouped import Group, comparisons, group_cases
 from fisherscope.pipeline.reproduce.outcome import Outcome
@@ -39,7 +39,7 @@ class Options(BaseModel):
 
     reference: str = "layerwise-gaussian"
     many_pass: tuple[str, ...] = ()
-    many_pass_limit: int = 200
+    many_pass_limit: int = Field(default=200, ge=1)
     largest: dict[str, int] = {}
 
 
@@ -49,6 +49,8 @@ def run(context: Context, options: Options) -> Outcome:
         raise SettingError(f"the reference {options.reference} is not among the detectors; add it")
     cases = [case for case in context.cases if case.out_dists]
     groups = group_cases((case, _one_pass(context, case)) for case in cases)
+    if not groups:
+        raise NothingLeftError(f"nothing is left to score: {context.skipped_text() or 'no model has another set'}")
     dear = group_cases((case, _many_pass(context, case, options)) for case in cases)
     lines = [line for group in groups for line in _lines(group, options, many_pass=False)]
     slow = [line for group in dear for line in _lines(group, options, many_pass=True)]
@@ -101,6 +103,7 @@ def merge(parts: Sequence[Sequence[ResampledPair]]) -> list[ResampledPair]:
 
 
 def _many_pass(context: Context, case: Case, options: Options) -> list[ResampledPair]:
+    """Score the detectors of many passes that the model can serve, and on the same samples the reference."""
     numbers = math.prod(context.target(case).data_shape or ())
     chosen = []
     for detector in options.many_pass:
@@ -108,9 +111,11 @@ def _many_pass(context: Context, case: Case, options: Options) -> list[Resampled
             context.skip(f"{detector} of {case.name}", f"too slow for samples of {numbers:,} numbers")
         else:
             chosen.append(detector)
-    detectors = (options.reference, *chosen)
-    pairs = score_case(context, case, detectors=detectors, group_sizes=(1,), limit=options.many_pass_limit)
-    return [pair for pair in pairs if len(pair.estimates) > 1]
+    few: dict[str, Any] = {"group_sizes": (1,), "limit": options.many_pass_limit}
+    pairs = score_case(context, case, detectors=chosen, **few) if chosen else []
+    if not pairs:  # the reference is of use only beside them
+        return []
+    return merge([score_case(context, case, detectors=(options.reference,), **few), pairs])
 
 
 def _lines(group: Group, options: Options, *, many_pass: bool) -> Iterator[dict[str, Any]]:

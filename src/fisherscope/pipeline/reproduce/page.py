@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,7 +11,6 @@ from PIL import Image
 
 from fisherscope.core.errors import DataError
 from fisherscope.core.store import read_json, write_atomic
-from fisherscope.pipeline.reproduce.experiments import experiment_names
 from fisherscope.pipeline.reproduce.outcome import FORMAT_VERSION, RESULTS
 from fisherscope.report.reproduction import PageEntry, html_page, markdown_page
 from fisherscope.report.text_table import TextCell, TextTable
@@ -19,11 +18,24 @@ from fisherscope.report.text_table import TextCell, TextTable
 MOST_BYTES: Final = 8 * 2**20
 
 
-def write_page(results: Path, folder: Path, command: str) -> list[Path]:
-    """Write ``index.html``, ``index.md`` and the pictures of every experiment whose results are there.
+def result_folders(root: Path) -> list[Path]:
+    """Return the folders below one that hold an experiment's results and are called by its name, sorted.
+
+    Raises:
+        DataError: there are none, or some are of another version.
+    """
+    paths = sorted(root.glob(f"*/{RESULTS}"))
+    found = [path.parent for path in paths if _read(path)["experiment"] == path.parent.name]
+    if not found:
+        raise DataError(f"{root} holds no results of an experiment; run one first: fisherscope reproduce --list")
+    return found
+
+
+def write_page(results: Sequence[Path], folder: Path, command: str) -> list[Path]:
+    """Write ``index.html``, ``index.md`` and the pictures of experiments.
 
     Args:
-        results: folder of the experiments' folders.
+        results: folders of one experiment's results each, in the order of the page; no experiment twice.
         folder: where the page goes.
         command: command line that made all of it.
 
@@ -31,14 +43,13 @@ def write_page(results: Path, folder: Path, command: str) -> list[Path]:
         The two pages.
 
     Raises:
-        DataError: there are no results, some are of another version, or the pictures take more than 8 MiB.
+        DataError: some results are of another version, or the pictures take more than 8 MiB.
     """
-    paths = {name: results / name / RESULTS for name in experiment_names()}
-    found = {name: _read(path) for name, path in paths.items() if path.is_file()}
-    if not found:
-        raise DataError(f"{results} holds no results of an experiment; run one first: fisherscope reproduce --list")
+    found = {place: _read(place / RESULTS) for place in results}
     pictures = {
-        f"{name}-{stem}.png": results / name / f"{stem}.png" for name in found for stem in found[name]["figures"]
+        f"{value['experiment']}-{stem}.png": place / f"{stem}.png"
+        for place, value in found.items()
+        for stem in value["figures"]
     }
     content = {name: _compact(path.read_bytes()) for name, path in pictures.items()}
     size = sum(map(len, content.values()))

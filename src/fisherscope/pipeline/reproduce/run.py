@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,12 +16,12 @@ from fisherscope.pipeline.evaluation import ReportProgress
 from fisherscope.pipeline.reproduce.case import Case, NothingLeftError, RunSettings
 from fisherscope.pipeline.reproduce.context import Context
 from fisherscope.pipeline.reproduce.experiments import experiment_names, read_experiment
-from fisherscope.pipeline.reproduce.outcome import RESULTS, Outcome, save_outcome
+from fisherscope.pipeline.reproduce.outcome import Outcome, save_outcome
 from fisherscope.pipeline.reproduce.registry import make_runner
 from fisherscope.pipeline.versions import versions
 
 OUT: Final = Path("runs") / "reproduction"
-_UNFINISHED: Final = "unfinished.json"
+_TIMES: Final = "times.json"
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def plan(experiment: ExperimentConfig, settings: RunSettings) -> Plan:
     """
     make_runner(experiment)
     context = Context(experiment, settings)
-    cases = context.cases if any(grid.families for grid in experiment.grids) else ()
+    cases = context.cases if context.has_models else ()
     return Plan(cases, dict(context.ledger.skipped), experiment.minutes)
 
 
@@ -100,13 +101,13 @@ def reproduce(
     out = Path(out)
     runner = make_runner(experiment)
     context = Context(experiment, settings, report)
-    watch = _Stopwatch.start(out, experiment, settings)
+    watch = _Stopwatch.start(out / _TIMES, context)
     try:
         outcome = runner.run(context)
     except NothingLeftError:
         raise
     except BaseException:
-        watch.interrupt()
+        watch.keep(watch.seconds()["seconds_first_run"], finished=False)
         raise
     about = {
         "experiment": name,
@@ -120,41 +121,46 @@ def reproduce(
         "versions": versions(),
     }
     files = save_outcome(outcome, out, about)
-    watch.finish()
+    watch.keep(about["seconds_first_run"], finished=True)
     return Reproduction(outcome, files, dict(context.ledger.skipped), about["seconds"])
 
 
 @dataclass(frozen=True)
 class _Stopwatch:
-    """Counts the seconds of this run, and of the first that finished together with the interrupted ones before it."""
+    """Counts the seconds of this run, and of the first that finished together with the interrupted ones before it.
 
-    folder: Path
-    digest: str
+    They are kept by what was run: neither other settings nor other models and sets touch the time of a full run.
+    """
+
+    path: Path
+    what: str
     started: float
 
     @classmethod
-    def start(cls, folder: Path, experiment: ExperimentConfig, settings: RunSettings) -> _Stopwatch:
-        words = {"makes", "paper", "comment", "minutes"}
-        what = f"{experiment.model_dump_json(exclude=words)} {settings.seed} {settings.replicates}"
-        return cls(folder, hashlib.blake2b(what.encode(), digest_size=8).hexdigest(), time.monotonic())
+    def start(cls, path: Path, context: Context) -> _Stopwatch:
+        """Start to count; ``path`` is the file of times."""
+        settings, words = context.settings, {"makes", "paper", "comment", "minutes"}
+        how = {k: str(v) for k, v in asdict(settings).items() if k not in ("tables", "max_memory")}
+        what = [context.experiment.model_dump(mode="json", exclude=words), how, context.there()]
+        digest = hashlib.blake2b(json.dumps(what, sort_keys=True).encode(), digest_size=8).hexdigest()
+        return cls(path, digest, time.monotonic())
 
-    def seconds(self) -> dict[str, Any]:
-        """Return ``seconds`` of this run and ``seconds_first_run`` of the first one of the same settings."""
-        now = time.monotonic() - self.started
-        before = self._read(RESULTS).get("seconds_first_run")
-        first = now + self._read(_UNFINISHED).get("seconds", 0.0) if before is None else before
-        return {"seconds": round(now, 1), "seconds_first_run": round(first, 1), "settings_digest": self.digest}
+    def seconds(self) -> dict[str, float]:
+        """Return ``seconds`` of this run and ``seconds_first_run`` of the first one of the same."""
+        spent = time.monotonic() - self.started
+        first = self._kept()["seconds"] + (0.0 if self._kept()["finished"] else spent)
+        return {"seconds": round(spent, 1), "seconds_first_run": round(first, 1)}
 
-    def interrupt(self) -> None:
-        """Keep the seconds of a run that did not finish."""
-        spent = time.monotonic() - self.started + self._read(_UNFINISHED).get("seconds", 0.0)
-        write_json(self.folder / _UNFINISHED, {"settings_digest": self.digest, "seconds": round(spent, 1)})
+    def keep(self, seconds_first_run: float, *, finished: bool) -> None:
+        """Keep what :meth:`seconds` said, unless a run of the same finished before."""
+        if not self._kept()["finished"]:
+            kept = {"seconds": seconds_first_run, "finished": finished}
+            write_json(self.path, {**self._all(), self.what: kept})
 
-    def finish(self) -> None:
-        """Forget the interrupted runs."""
-        (self.folder / _UNFINISHED).unlink(missing_ok=True)
+    def _kept(self) -> dict[str, Any]:
+        found: dict[str, Any] = self._all().get(self.what, {"seconds": 0.0, "finished": False})
+        return found
 
-    def _read(self, name: str) -> dict[str, Any]:
-        path = self.folder / name
-        value = read_json(path) if path.is_file() else {}
-        return value if isinstance(value, dict) and value.get("settings_digest") == self.digest else {}
+    def _all(self) -> dict[str, Any]:
+        found: dict[str, Any] = read_json(self.path) if self.path.is_file() else {}
+        return found

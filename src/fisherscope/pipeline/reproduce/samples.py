@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from fisherscope.core.errors import DataError, ModelError
-from fisherscope.pipeline.reproduce.case import Case
+from fisherscope.core.errors import ModelError
+from fisherscope.pipeline.reproduce.case import Case, NothingLeftError
 from fisherscope.pipeline.reproduce.cases import case_json, family_title
 from fisherscope.pipeline.reproduce.context import Context
 from fisherscope.pipeline.reproduce.drawn import model_samples
@@ -49,7 +49,7 @@ def run(context: Context, options: Options) -> Outcome:
         row[family_title(case.family)] = drawn
         models.append({**case_json(case), "samples": level_statistics(drawn), "test": level_statistics(test)})
     if not models:
-        raise DataError(f"no model can be sampled from: {context.skipped_text()}")
+        raise NothingLeftError(f"no model can be sampled from: {context.skipped_text()}")
     figures = {grid: _figure(rows, options.shown) for grid, rows in tables.items()}
     captions = dict.fromkeys(figures, f"{options.shown} draws of each model of each set.")
     return Outcome({"models": models}, _note(models), figures=figures, captions=captions)

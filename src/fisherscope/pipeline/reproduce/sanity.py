@@ -14,7 +14,7 @@ from fisherscope.data.controls import blurred, constant_images, jpeg_coded, resa
 from fisherscope.evaluation import ResampledPair, split_in_dist
 from fisherscope.evaluation.protocol import FIT_SHARE
 from fisherscope.pipeline.batches import Batches, as_batches
-from fisherscope.pipeline.reproduce.case import Case
+from fisherscope.pipeline.reproduce.case import Case, NothingLeftError
 from fisherscope.pipeline.reproduce.context import Context
 from fisherscope.pipeline.reproduce.drawn import model_samples
 from fisherscope.pipeline.reproduce.grouped import pair_json
@@ -64,6 +64,8 @@ class Row:
 def run(context: Context, options: Options) -> Outcome:
     """Score the controls of every case."""
     rows = [row for case in context.cases for row in _rows(context, case, options)]
+    if not rows:
+        raise NothingLeftError(f"no detector can serve any model: {context.skipped_text()}")
     keys = dict.fromkeys((row.case.label, row.pair.group_size) for row in rows)
     tables, captions = {}, {}
     for label, size in keys:

@@ -6,8 +6,6 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,6 +16,7 @@ from fisherscope.evaluation import METRICS, Bootstrap, ResampledPair, resample_p
 from fisherscope.evaluation.protocol import FIT_SHARE
 from fisherscope.features.companions import BACKGROUND, Companion
 from fisherscope.pipeline.batches import Batches
+from fisherscope.pipeline.cache import SCORES, cache_file
 from fisherscope.pipeline.companions import as_companions
 from fisherscope.pipeline.evaluation import Scored, score_sets
 from fisherscope.pipeline.extraction import ExtractSettings, extract_table
@@ -101,9 +100,9 @@ def case_companions(context: Context, case: Case, target: Target) -> tuple[Compa
 def score(context: Context, request: ScoreRequest) -> list[ResampledPair]:
     """Return every pair at every group size, from the file of an earlier run if there is one; none if no detector fits.
 
-    The file's name depends on model, samples, detectors, settings, versions and the code of detectors and evaluation.
+    The file's name depends on model, samples, detectors, settings, versions and the code behind the numbers.
     """
-    path = context.settings.tables / f"scores-{_digest(context, request)}.safetensors"
+    path = cache_file(context.settings.tables, f"scores-{_digest(context, request)}", SCORES)
     if not path.is_file():
         _write(path, *_compute(context, request))
     pairs, card = _read(path)
@@ -166,17 +165,8 @@ def _digest(context: Context, request: ScoreRequest) -> str:
         "seed": settings.seed,
         "replicates": settings.replicates,
         "versions": versions(),
-        "code": _code_digest(),
     }
     return hashlib.blake2b(json.dumps(said, sort_keys=True).encode(), digest_size=8).hexdigest()
-
-
-@cache
-def _code_digest() -> str:
-    """Fingerprint of the code right of the feature tables, whose changes change scores."""
-    root = Path(str(resources.files("fisherscope")))
-    files = sorted(path for part in ("detectors", "evaluation") for path in (root / part).rglob("*.py"))
-    return hashlib.blake2b(b"".join(path.read_bytes() for path in files), digest_size=8).hexdigest()
 
 
 def _write(path: Path, pairs: Sequence[ResampledPair], card: Mapping[str, Any]) -> None:

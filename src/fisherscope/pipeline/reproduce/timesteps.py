@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from fisherscope.core.errors import SettingError
 from fisherscope.evaluation import Interval, ResampledPair, average
+from fisherscope.pipeline.reproduce.case import NothingLeftError
 from fisherscope.pipeline.reproduce.context import Context
 from fisherscope.pipeline.reproduce.outcome import Outcome
 from fisherscope.pipeline.reproduce.scores import score_case
@@ -46,7 +47,7 @@ class Options(BaseModel):
 
     model_config = _STRICT
 
-    draws: int = 5
+    draws: int = Field(default=5, ge=2)
     draws_for: tuple[str, ...] = ()
     draws_timesteps: tuple[int, ...] = ()
     published: Published | None = None
@@ -70,20 +71,26 @@ class Point:
     draws: int
     pairs: tuple[ResampledPair, ...]
 
+    def having(self, detector: str) -> list[ResampledPair]:
+        """Return the pairs that a detector scored; it may need more samples, or another kind of model."""
+        return [pair for pair in self.pairs if detector in pair.estimates]
+
 
 def run(context: Context, options: Options) -> Outcome:
     """Score every pair at every timestep with one draw, and those of some models with several draws too."""
     if not context.experiment.timesteps or len(context.experiment.group_sizes) != 1:
         raise SettingError("this experiment needs timesteps and one group size; give --timestep T, --group-size B")
     points = list(_points(context, options))
+    if not any(point.pairs for point in points):
+        raise NothingLeftError(f"nothing is left to score: {context.skipped_text() or 'no model has another set'}")
     curves = {grid: _mean_curves(points, grid, context) for grid in dict.fromkeys(p.grid for p in points)}
     several = {d: _draw_curves(points, d, context, options) for d in options.draws_for}
-    shown = {f"{grid}-timesteps": [*own, *_published(options, grid)] for grid, own in curves.items()}
+    shown = {f"{grid}-timesteps": [*own, *_published(options, grid)] for grid, own in curves.items() if own}
     shown |= {f"{name}-draws": own for name, own in several.items() if own}
     label = f"AUROC, mean of pairs (B = {context.experiment.group_sizes[0]})"
     results = {
         "curves": [{"figure": stem, **_curve_json(c)} for stem, drawn in shown.items() for c in drawn],
-        "points": [_point_json(point, d) for point in points for d in context.experiment.detectors],
+        "points": [_point_json(p, d) for p in points for d in context.experiment.detectors if p.having(d)],
     }
     captions = {stem: _caption(stem, points, options) for stem in shown}
     figures = {stem: curve_figure(drawn, "timestep T", label) for stem, drawn in shown.items()}
@@ -100,16 +107,18 @@ def _points(context: Context, options: Options) -> Iterator[Point]:
             yield Point(case.grid, case.in_dist, case.timestep, draws, tuple(pairs))
 
 
-def _curve(points: Sequence[Point], detector: str, kind: str) -> Curve:
-    """Return the mean over all pairs at every timestep."""
+def _curves(points: Sequence[Point], kind: str, context: Context) -> Iterator[Curve]:
+    """Yield each detector's mean over the pairs that it scored, at every timestep that has some."""
     timesteps = sorted({point.timestep for point in points})
-    pairs = {t: [pair for p in points if p.timestep == t for pair in p.pairs] for t in timesteps}
-    return Curve(detector, kind, timesteps, [average(pairs[t], detector) for t in timesteps])
+    for detector in context.experiment.detectors:
+        pairs = {t: [pair for p in points if p.timestep == t for pair in p.having(detector)] for t in timesteps}
+        means = {t: average(chosen, detector) for t, chosen in pairs.items() if chosen}
+        if means:
+            yield Curve(detector, kind, list(means), list(means.values()))
 
 
 def _mean_curves(points: Sequence[Point], grid: str, context: Context) -> list[Curve]:
-    chosen = [p for p in points if p.grid == grid and p.draws == 1]
-    return [_curve(chosen, detector, "here") for detector in context.experiment.detectors]
+    return list(_curves([p for p in points if p.grid == grid and p.draws == 1], "here", context))
 
 
 def _draw_curves(points: Sequence[Point], in_dist: str, context: Context, options: Options) -> list[Curve]:
@@ -117,10 +126,9 @@ def _draw_curves(points: Sequence[Point], in_dist: str, context: Context, option
     chosen = [p for p in points if p.in_dist == in_dist and p.timestep in several]
     kinds = {1: "one draw", options.draws: f"{options.draws} draws"}
     return [
-        _curve([p for p in chosen if p.draws == draws], detector, kind)
+        curve
         for draws, kind in kinds.items()
-        for detector in context.experiment.detectors
-        if chosen
+        for curve in _curves([p for p in chosen if p.draws == draws], kind, context)
     ]
 
 
@@ -148,7 +156,7 @@ def _point_json(point: Point, detector: str) -> dict[str, Any]:
         "timestep": point.timestep,
         "draws": point.draws,
         "detector": detector,
-        "pairs": {pair.out_dist: asdict(pair.interval(detector)) for pair in point.pairs},
+        "pairs": {pair.out_dist: asdict(pair.interval(detector)) for pair in point.having(detector)},
     }
 
 
@@ -157,7 +165,10 @@ def _caption(stem: str, points: Sequence[Point], options: Options) -> str:
     if kind == "draws":
         return f"The diffusion model of {name}: its term at T with one noise draw and as the mean of {options.draws}."
     count = len({(p.in_dist, pair.out_dist) for p in points if p.grid == name for pair in p.pairs})
-    return f"Mean over {count} pairs of {name} sets, one noise draw, with 95 % bootstrap intervals."
+    return (
+        f"Mean over {count} pairs of {name} sets (of a detector that cannot serve all, over those that it can), "
+        "one noise draw, with 95 % bootstrap intervals."
+    )
 
 
 def _beside_published(drawn: Sequence[Curve], grid: str, options: Options) -> Iterator[str]:

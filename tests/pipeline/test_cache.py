@@ -1,0 +1,80 @@
+"""Kept results are found again by the same code alone; tables that a user made always."""
+
+import logging
+
+import numpy as np
+import pytest
+
+from fisherscope.core.package_code import code_digest
+from fisherscope.core.table import FeatureTable
+from fisherscope.pipeline import cache, extraction
+from fisherscope.pipeline.batches import as_batches
+from fisherscope.pipeline.evaluation import EvaluationSettings, evaluate
+from fisherscope.pipeline.extraction import extract_table
+from fisherscope.pipeline.guard import fit
+from fisherscope.pipeline.reproduce.drawn import _CODE, cached_arrays
+
+
+@pytest.fixture
+def code(monkeypatch):
+    """Return a function that changes the code, as far as caches can tell."""
+
+    def change(digest):
+        monkeypatch.setattr(cache, "code_digest", lambda *parts: digest)
+
+    return change
+
+
+def test_every_part_is_there():
+    assert len({code_digest(*parts) for parts in (cache.FEATURES, cache.SCORES, _CODE)}) == 3
+
+
+def test_an_evaluation_extracts_again_where_the_code_changed_and_says_so_once(
+    target, digits, tmp_path, code, monkeypatch, caplog
+):
+    in_dist, other = (as_batches(digits.select(range(*r)), target) for r in ((0, 80), (80, 100)))
+    other = type(other)(other.x, other.ids, other.keys, "other")
+    settings = EvaluationSettings(("likelihood", "typicality"), replicates=10, tables=tmp_path)
+    code("aaaa")
+    first = evaluate(target, in_dist, [other], settings)
+    with monkeypatch.context() as patch:
+        patch.setattr(extraction, "extract_blocks", pytest.fail)
+        assert evaluate(target, in_dist, [other], settings).records == first.records
+    assert caplog.messages == []
+    code("bbbb")
+    real, calls = extraction.extract_blocks, []
+    monkeypatch.setattr(extraction, "extract_blocks", lambda *a: calls.append(1) or real(*a))
+    with caplog.at_level(logging.WARNING):
+        assert evaluate(target, in_dist, [other], settings).records == first.records
+    assert calls and len(caplog.messages) == 1 and "computed by other code" in caplog.messages[0]
+    assert len(list(tmp_path.glob("*-aaaa.safetensors"))) == len(list(tmp_path.glob("*-bbbb.safetensors"))) == 2
+
+
+def test_unfinished_parts_of_the_same_code_are_no_other_codes(tmp_path, code, caplog):
+    code("aaaa")
+    (tmp_path / "card-aaaa.safetensors.parts").mkdir()
+    cache.cache_file(tmp_path, "card", cache.FEATURES)
+    assert caplog.messages == []
+    code("bbbb")
+    cache.cache_file(tmp_path, "card", cache.FEATURES)
+    assert len(caplog.messages) == 1
+
+
+def test_a_table_that_a_user_made_with_other_code_is_read(target, digits, tmp_path, code, monkeypatch):
+    code("aaaa")
+    data = as_batches(digits.select(range(100)), target)
+    made = extract_table(target, data, out=tmp_path / "mine.safetensors")
+    code("bbbb")
+    monkeypatch.setattr(extraction, "extract_blocks", pytest.fail)
+    again = extract_table(target, data, out=tmp_path / "mine.safetensors")
+    np.testing.assert_array_equal(again.block("grad_norm"), made.block("grad_norm"))
+    guard = fit(target, FeatureTable.load(tmp_path / "mine.safetensors"), detector="layerwise-gaussian", fpr=0.1)
+    assert guard.judge(made).score.shape == (100,)
+
+
+def test_drawn_arrays_are_made_again_where_the_code_changed(tmp_path, code):
+    code("aaaa")
+    assert cached_arrays(tmp_path, {"a": 1}, lambda: {"x": np.zeros(2)})["x"].tolist() == [0, 0]
+    assert cached_arrays(tmp_path, {"a": 1}, lambda: {"x": np.ones(2)})["x"].tolist() == [0, 0]
+    code("bbbb")
+    assert cached_arrays(tmp_path, {"a": 1}, lambda: {"x": np.ones(2)})["x"].tolist() == [1, 1]
