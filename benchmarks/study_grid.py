@@ -28,6 +28,8 @@ RIVALS = ("typicality", "likelihood", "input-complexity-png", "pixel-mahalanobis
 METRICS = ("whitened", "equalised")
 CANDIDATES = (
     "fisher-dose",
+    "gradient-dose",
+    "complexity-dose",
     *(f"fisher-dose@{metric}" for metric in METRICS),
     "rao-sketch",
     "rao-sketch-uncentred",
