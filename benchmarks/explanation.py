@@ -22,15 +22,17 @@ from fisherscope.core.errors import ModelError
 from fisherscope.core.keys import sample_keys
 from fisherscope.core.store import write_atomic
 from fisherscope.data import Samples, load_samples
+from fisherscope.detectors import DEFAULT_DETECTOR
 from fisherscope.evaluation import auroc
 from fisherscope.pipeline.batches import Batches, as_batches
 from fisherscope.pipeline.guard import Guard, fit
-from fisherscope.pipeline.saliency import ExplainSettings, contrast_map, filtered, mean_gradient, positions
+from fisherscope.pipeline.saliency import ExplainSettings, contrast_map, filtered, leverage, mean_gradient, positions
 from fisherscope.pipeline.target import Target, load_target
 
 DOCS = Path(__file__).parents[1] / "docs"
-DETECTORS = ("layerwise-gaussian", "rao-sketch")
+DETECTORS = (DEFAULT_DETECTOR, "rao-sketch")
 LIKELIHOOD, RECONSTRUCTION, CONTRAST = "d log p / dx", "reconstruction error", "contrast alone, no model"
+LEVERAGE = "leverage, no detector"
 WIDTHS = (0.0, 1.0, 2.0, 3.0, 4.0)
 
 HEAD = """# Do heat maps point at what is novel?
@@ -59,6 +61,8 @@ other {chosen} images with patches of {patches}, for every map alike.
 - `positions`: where the parameter gradient that the score reads comes from, signed; it adds up to <d score / d g, g>.
 - `gradient`: |d score / dx|, summed over the channels.{smooth}
 - `{likelihood}` and `{likelihood}, contrast`: the same two of log p, a baseline.
+- `{leverage}`: how unlike those of the fit images the patches are that the model's convolutions read at a place: the
+  mean over the convolutions of the log of (a - mean)' A^-1 (a - mean), A their covariance. It needs no gradient.
 - `{contrast}`: |x less x under the filter|: a map has to beat it, and has to be better on the patch of the other set
   than on the control, before it can be said to find what is novel rather than an edge.
 - `where raised most`: the quarter of the reported images whose score the patch of {patches} raises most.
@@ -105,6 +109,7 @@ class Study:
     target: Target
     guards: dict[str, Guard]
     likelihood: Guard
+    good: Samples
     hosts: NDArray[np.uint8]
     novel: Pasted
     control: Pasted
@@ -131,6 +136,7 @@ class Study:
             target,
             {name: fitted(name) for name in options.detector},
             fitted("likelihood"),
+            good,
             hosts.x,
             paste(hosts.x, donors.x, options.size, options.seed),
             paste(hosts.x, others.x, options.size, options.seed),
@@ -149,6 +155,7 @@ class Study:
             found[f"{name}: contrast"] = contrast_map(slope, pasted.x)
             found[f"{name}: positions"] = positions(guard, batches, None).maps
             found[f"{name}: gradient"] = np.abs(slope).sum(1)
+        found[LEVERAGE] = leverage(self.likelihood, batches, as_batches(self.good, self.target), None)
         found[CONTRAST] = contrast_map(np.ones_like(slope), pasted.x)
         errors = reconstruction_error(self.target, pasted.x, self.options.seed)
         return found if errors is None else {**found, RECONSTRUCTION: errors}
@@ -174,6 +181,7 @@ class Study:
             smooth=f" Gradients are averaged over {options.smooth} perturbed copies." if options.smooth else "",
             likelihood=LIKELIHOOD,
             contrast=CONTRAST,
+            leverage=LEVERAGE,
         )
         widths = {name: self.best_width(values) for name, values in novel.items()}
         shown = {name: filtered(values, widths[name]) for name, values in novel.items()}
@@ -236,7 +244,7 @@ class Study:
         lines.append(f"|---|---|{'---|' * len(FRACTIONS)}")
         for name, guard in self.guards.items():
             kinds = [f"{name}: {kind}" for kind in ("contrast", "positions", "gradient")]
-            orders = {n: novel[n][rows] for n in (*kinds, LIKELIHOOD, CONTRAST)}
+            orders = {n: novel[n][rows] for n in (*kinds, LIKELIHOOD, CONTRAST, LEVERAGE)}
             for order, maps in {**orders, "random": chance}.items():
                 curve = deletion_curve(guard, x, maps)
                 lines.append(f"| {name} | {order} | {' | '.join(f'{v:.3f}' for v in curve)} |")

@@ -359,8 +359,12 @@ def test_explain_draws_the_map_that_is_asked_for(run, folder, tmp_path):
         code, _, err = run(*why, "--map", kind, "--blur", 1)
         assert (code, err) == (0, "")
         assert json.loads((tmp_path / "why" / "explanations.json").read_text())["method"] == kind
+    code, _, err = run(*why, "--map", "leverage")
+    assert code == 2 and "give some as the reference" in err
+    code, _, err = run(*why, "--map", "leverage", "--reference", folder / "pictures")
+    assert (code, err) == (0, "")
     code, _, err = run(*why, "--map", "edges")
-    assert code == 2 and "method is 'edges', expected one of: positions, contrast, gradient" in err
+    assert code == 2 and "method is 'edges', expected one of: positions, contrast, gradient, leverage" in err
 
 
 @pytest.mark.parametrize("case", BAD_DATA)

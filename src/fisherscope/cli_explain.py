@@ -35,13 +35,18 @@ _Signed = Annotated[
 ]
 _Method = Annotated[
     str | None,
-    typer.Option("--map", metavar="KIND", help="Of images: contrast (the default), positions or gradient."),
+    typer.Option("--map", metavar="KIND", help="Of images: contrast (the default), positions, gradient or leverage."),
 ]
 _Blur = Annotated[
     float | None,
     typer.Option(
-        help="Gaussian filter over maps of images, in pixels [default: 1/16 of the side; positions 1/8; gradient 0]."
+        help="Gaussian filter over maps of images, in pixels "
+        "[default: 1/16 of the side; positions, leverage 1/8; gradient 0]."
     ),
+]
+_Reference = Annotated[
+    str | None,
+    typer.Option(metavar="DATA", help="In-distribution samples that the layers, and a map of leverage, compare with."),
 ]
 _Class = Annotated[str | None, typer.Option(metavar="NAME", help="package.module:Class of your own detector.")]
 
@@ -51,9 +56,7 @@ def explain(
     guard: Annotated[Path, typer.Argument(metavar="GUARD", help="Folder that fit wrote.")],
     data: _Data,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for page, heat maps and tables.")],
-    reference: Annotated[
-        str | None, typer.Option(metavar="DATA", help="In-distribution samples to compare the layers with.")
-    ] = None,
+    reference: _Reference = None,
     smooth: _Smooth = 0,
     noise: _Noise = None,
     signed: _Signed = False,
@@ -104,6 +107,7 @@ def rank(
         typer.Option("--in-dist", metavar="DATA", help="Good samples to fit on, for a model that has no guard yet."),
     ] = None,
     detector: Annotated[str | None, typer.Option(help="Detector to fit with --in-dist.", metavar="NAME")] = None,
+    reference: _Reference = None,
     smooth: _Smooth = 0,
     noise: _Noise = None,
     signed: _Signed = False,
@@ -139,6 +143,7 @@ def rank(
         target = load_target(guard_or_model, device=device)
         loaded = _fitted(target, _samples(good, target, None, data_root, None, shape), detector, max_memory)
     samples = _samples(data, loaded.target, split, data_root, limit, shape)
+    known = None if reference is None else _samples(reference, loaded.target, None, data_root, None, shape)
     with progress_bar(f"ranking {data}", "") as update:
         found = rank_groups(
             loaded,
@@ -146,6 +151,7 @@ def rank(
             top=top,
             fdr=fdr,
             settings=settings,
+            reference=known,
             report=lambda done, total: update(done, total, "samples"),
             report_explanation=lambda done, total: update(done, total, "samples explained"),
         )

@@ -25,7 +25,11 @@ from fisherscope.report.heatmap import heatmap_figure
 from fisherscope.report.theme import format_p
 
 _NAME: Final = 40
-_MAP_LABELS: Final = {"positions": "<d score / d g, g> from here", "contrast": "|d score / d pixel x contrast|"}
+_MAP_LABELS: Final = {
+    "positions": "<d score / d g, g> from here",
+    "contrast": "|d score / d pixel x contrast|",
+    "leverage": "log leverage of what the layers read here",
+}
 
 
 def write_explanation(explanation: Explanation, samples: Batches, folder: Path, command: str) -> Path:

@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fisherscope.core.errors import DataError
+from fisherscope.core.errors import DataError, SettingError
 from fisherscope.core.table import FeatureTable
 from fisherscope.detectors import (
     LayerProfile,
@@ -29,6 +29,7 @@ from fisherscope.pipeline.saliency import (
     blurred,
     chosen_method,
     contrast_map,
+    leverage,
     mean_gradient,
     positions,
 )
@@ -82,11 +83,12 @@ def explain_groups(
     causal model's last token is looked up by nothing, so its entry is 0 although its own probability enters the score.
 
     Args:
-        guard: fitted; its detector must have a gradient.
+        guard: fitted; its detector must have a gradient (for a map of leverage it need not).
         x: samples (n, ...); those left over by whole groups are ignored.
         settings: see :class:`ExplainSettings`.
         reference: in-distribution samples, or their table with the block ``grad_norm``, that the layers' z-values
-            compare with. None: what the detector has learnt, else the layers' contributions to the score.
+            compare with. None: what the detector has learnt, else the layers' contributions to the score. A map of
+            leverage compares with them too, and needs the samples.
         report: called with (gradients done, gradients in all).
 
     Raises:
@@ -96,7 +98,10 @@ def explain_groups(
         ModelError: log p cannot be differentiated as the method needs it.
     """
     settings = settings or ExplainSettings()
-    require_differentiable(guard.detector)
+    if settings.method != "leverage":
+        require_differentiable(guard.detector)
+    elif reference is None or isinstance(reference, FeatureTable):
+        raise SettingError("a map of leverage compares with in-distribution samples; give some as the reference")
     if isinstance(x, FeatureTable):
         raise DataError("a feature table holds no samples to differentiate by; give the samples themselves")
     batches = as_batches(x, guard.target)
@@ -105,8 +110,11 @@ def explain_groups(
     table = guard.extract(batches)
     verdict = guard.judge(table)
     method = chosen_method(batches, settings)
-    if method == "positions":
-        found: InputGradient | PositionMap = positions(guard, batches, report)
+    found: InputGradient | PositionMap | Array
+    if method == "leverage":
+        found = leverage(guard, batches, as_batches(reference, guard.target), report)
+    elif method == "positions":
+        found = positions(guard, batches, report)
     else:
         found = mean_gradient(guard, batches, settings, report)
     maps, kind = _maps(found, batches, method, settings)
@@ -123,11 +131,11 @@ def explain_groups(
 
 
 def _maps(
-    found: InputGradient | PositionMap, batches: Batches, method: Method, settings: ExplainSettings
+    found: InputGradient | PositionMap | Array, batches: Batches, method: Method, settings: ExplainSettings
 ) -> tuple[Array, Kind]:
     """Return maps (n, ...) and what they are of."""
-    if isinstance(found, PositionMap):
-        return blurred(found.maps, method, settings), "pixels"
+    if not isinstance(found, InputGradient):
+        return blurred(found.maps if isinstance(found, PositionMap) else found, method, settings), "pixels"
     signed = settings.aggregate == "sum"
     if found.tokens is not None:
         assert found.embedded is not None
@@ -144,7 +152,7 @@ def _maps(
 
 
 def _profile(
-    guard: Guard, table: FeatureTable, batches: Batches, found: InputGradient | PositionMap, reference: Any
+    guard: Guard, table: FeatureTable, batches: Batches, found: InputGradient | PositionMap | Array, reference: Any
 ) -> LayerProfile | None:
     if reference is not None:
         known = reference if isinstance(reference, FeatureTable) else _norms(guard, reference)
@@ -152,7 +160,7 @@ def _profile(
         require_fitting_table(mine.card, {_NORMS: mine.columns[_NORMS]}, (_NORMS,), known)
         return reference_profile(known, mine)
     learnt = learnt_profile(guard.detector, table)
-    if learnt is not None or not found.contributions.any():
+    if learnt is not None or isinstance(found, np.ndarray) or not found.contributions.any():
         return learnt
     return LayerProfile("contribution", found.layers, found.contributions)
 

@@ -22,6 +22,9 @@ from fisherscope.pipeline.target import Target
 
 ReportProgress = Callable[[int, int], None]
 
+DEFAULT_BLOCKS: Final = ("grad_norm", "log_p", "code_length")
+"""What the default detector reads."""
+
 _BATCH: Final = 64
 _BATCHES_PER_SHARD: Final = 8
 
@@ -157,7 +160,7 @@ def _card(target: Target, data: Batches, settings: ExtractSettings, extractors: 
 def extract_table(
     target: Target,
     data: Batches,
-    blocks: Iterable[str] = ("grad_norm", "log_p"),
+    blocks: Iterable[str] = DEFAULT_BLOCKS,
     settings: ExtractSettings | None = None,
     *,
     metrics: Iterable[FisherMetric] = (),
@@ -172,7 +175,7 @@ def extract_table(
     Args:
         target: the model.
         data: samples; those that do not fill a last group are left out.
-        blocks: which blocks to fill.
+        blocks: which blocks to fill; by default those that the default detector reads.
         settings: group size, seed, memory, sketches.
         metrics: fitted ones, for blocks measured in them.
         out: file for the table. An interrupted run leaves its finished shards in ``<out>.parts`` and goes on there.

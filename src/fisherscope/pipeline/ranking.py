@@ -71,6 +71,7 @@ def rank_groups(
     top: int = 100,
     fdr: float = 0.1,
     settings: ExplainSettings | None = None,
+    reference: Any = None,
     report: Report | None = None,
     report_explanation: Report | None = None,
 ) -> Ranking:
@@ -82,6 +83,7 @@ def rank_groups(
         top: length of the list.
         fdr: false discovery rate, see :func:`fisherscope.detectors.adjusted_p_values`.
         settings: of the heat maps, see :class:`ExplainSettings`.
+        reference: in-distribution samples that layers and maps compare with, see :func:`explain_groups`.
         report: called with (samples done, samples in all).
         report_explanation: called with (gradients done, gradients in all).
 
@@ -101,8 +103,8 @@ def rank_groups(
     size = guard.card.group_size
     chosen = batches.select((order[:, None] * size + np.arange(size)).ravel())
     explanation = None
-    if is_differentiable(guard.detector):
-        explanation = explain_groups(guard, chosen, settings, report=report_explanation)
+    if is_differentiable(guard.detector) or (settings is not None and settings.method == "leverage"):
+        explanation = explain_groups(guard, chosen, settings, reference=reference, report=report_explanation)
     return Ranking(
         name=batches.name,
         ids=tuple(verdict.ids[i] for i in order),

@@ -17,6 +17,7 @@ from fisherscope.detectors import score_cotangent
 from fisherscope.detectors.cotangent import Cotangent
 from fisherscope.features.extractors import Request, gradient_features
 from fisherscope.features.input_gradient import InputGradient, input_gradient
+from fisherscope.features.leverage_map import LeverageMap
 from fisherscope.features.metrics.feature import GradientFeature
 from fisherscope.features.perturbation import perturbed
 from fisherscope.features.position_map import PositionMap, position_map
@@ -26,13 +27,19 @@ from fisherscope.pipeline.guard import Guard
 Array = NDArray[np.float64]
 Report = Callable[[int, int], None]
 
-Method = Literal["positions", "contrast", "gradient"]
+Method = Literal["positions", "contrast", "gradient", "leverage"]
 
 NOISE_SHARE: Final = 0.02
 CONTRAST_SHARE: Final = 3 / 32
-BLUR_SHARES: Final[Mapping[Method, float]] = {"positions": 1 / 8, "contrast": 1 / 16, "gradient": 0.0}
+BLUR_SHARES: Final[Mapping[Method, float]] = {
+    "positions": 1 / 8,
+    "contrast": 1 / 16,
+    "gradient": 0.0,
+    "leverage": 1 / 8,
+}
 """Widths of the filter over a map, in shares of the image's shorter side (chosen on cifar10 with patches of gtsrb)."""
 
+MOST_REFERENCES: Final = 200
 _BATCH: Final = 64
 
 
@@ -51,10 +58,12 @@ class ExplainSettings:
             after the sum over the channels: to first order, what smoothing that pixel would change in the score.
             ``positions``: where the parameter gradient that the score reads comes from, signed, without what the score
             draws from log p or from pixels, which has no position, see
-            :func:`~fisherscope.features.position_map.position_map`. ``gradient``: as ``aggregate`` says. None:
-            ``contrast`` for images, ``gradient`` for all else.
+            :func:`~fisherscope.features.position_map.position_map`. ``gradient``: as ``aggregate`` says. ``leverage``:
+            where the model's convolutions read what they do not read in the reference, whatever the detector, see
+            :class:`~fisherscope.features.leverage_map.LeverageMap`. None: ``contrast`` for images, ``gradient`` for
+            all else.
         blur: standard deviation in pixels of a Gaussian filter over the map of an image; None: 1/8 of the shorter side
-            for positions, 1/16 for contrast, 0 for a gradient.
+            for positions and leverage, 1/16 for contrast, 0 for a gradient.
     """
 
     smooth: int = 0
@@ -75,7 +84,7 @@ class ExplainSettings:
             raise SettingError(f"method is '{self.method}', expected one of: {', '.join(BLUR_SHARES)}")
         if self.blur is not None and not 0 <= self.blur < math.inf:
             raise SettingError(f"blur is {self.blur}, expected a standard deviation in pixels, 0 for none")
-        if self.method == "positions" and self.smooth:
+        if self.method in ("positions", "leverage") and self.smooth:
             raise SettingError("only gradients are averaged over perturbed copies; leave smooth at 0")
 
 
@@ -136,6 +145,29 @@ def positions(guard: Guard, batches: Batches, report: Report | None) -> Position
     )
 
 
+def leverage(guard: Guard, batches: Batches, reference: Batches, report: Report | None) -> Array:
+    """Return the map of leverage of every image, (n, H, W).
+
+    Args:
+        guard: whose model reads the images.
+        batches: the images.
+        reference: in-distribution samples; of more than 200, as many evenly spaced ones are read.
+        report: called with (images done, images in all).
+
+    Raises:
+        ModelError: the model has no such map.
+    """
+    count = min(len(reference), MOST_REFERENCES)
+    chosen = reference.select(np.linspace(0, len(reference), count, endpoint=False).astype(np.intp))
+    known = LeverageMap(_request(guard, part) for part in _parts(guard, chosen))
+    maps: list[Array] = []
+    for part in _parts(guard, batches):
+        maps.append(known.maps(_request(guard, part)))
+        if report is not None:
+            report(sum(map(len, maps)), len(batches))
+    return np.concatenate(maps)
+
+
 def _parts(guard: Guard, batches: Batches) -> Iterator[Batches]:
     """Yield runs of whole groups, about ``_BATCH`` samples each."""
     size = guard.card.group_size
@@ -194,7 +226,11 @@ def _gradient(guard: Guard, batches: Batches) -> InputGradient:
 def _question(guard: Guard, batches: Batches) -> tuple[Request, Cotangent, list[GradientFeature]]:
     """Return the samples, d score / d block, and what fills the blocks."""
     cotangent = score_cotangent(guard.detector, guard.extract(batches))
-    request = Request(
+    return _request(guard, batches), cotangent, gradient_features(guard.settings.sketch, guard.metrics)
+
+
+def _request(guard: Guard, batches: Batches) -> Request:
+    return Request(
         module=guard.target.module,
         log_prob=guard.target.log_prob,
         x=batches.x,
@@ -202,7 +238,6 @@ def _question(guard: Guard, batches: Batches) -> tuple[Request, Cotangent, list[
         group_size=guard.card.group_size,
         seed=guard.card.seed,
     )
-    return request, cotangent, gradient_features(guard.settings.sketch, guard.metrics)
 
 
 def _combined(combine: Callable[..., Array], parts: Sequence[InputGradient]) -> InputGradient:
