@@ -16,6 +16,7 @@ from fisherscope.features.extractors import Request, choose_extractors, extract_
 from fisherscope.features.gradients import gradient_pass
 from fisherscope.features.input_gradient import input_gradient
 from fisherscope.features.metrics import SketchSettings, fit_metrics, make_metric
+from fisherscope.features.second_gradient import second_gradient
 from fisherscope.models.language import ByteTransformer
 from fisherscope.models.noise import keys_of, normal_noise
 
@@ -281,3 +282,17 @@ def test_refusals():
     request = Request(Crooked(), None, x, sample_keys(x))
     with pytest.raises(ModelError, match="cannot be differentiated twice"):
         input_gradient(request, {"grad_norm": np.ones((2, 1))}, gradient_features(SKETCH))
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+)
+def test_a_lack_of_memory_is_not_taken_for_a_missing_derivative(monkeypatch, error):
+    def grad(*args, **kwargs):
+        raise error
+
+    value = torch.ones((), requires_grad=True)
+    monkeypatch.setattr(torch.autograd, "grad", grad)
+    with pytest.raises(RuntimeError, match="memory") as caught:
+        second_gradient(value.square(), [value])
+    assert caught.value is error

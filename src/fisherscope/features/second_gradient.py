@@ -24,6 +24,8 @@ def second_gradient(objective: Tensor | float, wanted: Sequence[Tensor]) -> list
     try:
         return list(torch.autograd.grad(objective, wanted, allow_unused=True, retain_graph=True))
     except RuntimeError as cause:
+        if isinstance(cause, torch.OutOfMemoryError) or "allocate memory" in str(cause):  # on the CPU a plain one
+            raise
         raise _once_only(str(cause).splitlines()[0]) from None
 
 
