@@ -33,6 +33,7 @@ from fisherscope.pipeline.target import Target, load_target
 
 COLOUR = ("cifar10", "gtsrb")
 MODELS = tuple(f"{family}-{name}" for family in FAMILIES for name in (*GREY, *COLOUR))
+GREY_MODELS = tuple(f"{family}-{name}" for family in FAMILIES for name in GREY)
 GRADIENTS = "gradient-dose"
 PARTS = (GRADIENTS, "complexity-dose")
 """The default without code lengths, and without gradients."""
@@ -71,6 +72,7 @@ class Settings:
         limit: OOD samples a set; twice as many are taken in-distribution (half fit, a quarter calibrate and test).
         extra: OOD samples, and as many in-distribution ones, of what needs other noise or untrained models; 0 leaves
             it out.
+        extra_models: the models that it is done for.
         shorter: folders of models that were trained for fewer steps, by name.
     """
 
@@ -80,6 +82,7 @@ class Settings:
     data_root: str | None
     limit: int
     extra: int = 0
+    extra_models: tuple[str, ...] = GREY_MODELS
     shorter: Mapping[str, Path] = field(default_factory=dict)
 
 
@@ -115,11 +118,11 @@ class Study:
     Attributes:
         main: every named detector and every change of the default on the tables of the whole limit.
         fit_sizes: fewer fit samples; one case a subset.
-        extra: averages over noise draws (grey sets), and untrained models.
+        extra: averages over noise draws, and untrained models.
         controls: cases by control; the default alone is scored.
         components: numbers of components that each variant had, in the order of the main cases.
         shorter: models that were trained for fewer steps.
-        missing: models that are not there.
+        missing: models that are not there, or whose other set is not.
     """
 
     main: list[Case] = field(default_factory=list)
@@ -134,13 +137,13 @@ class Study:
 def run_study(settings: Settings) -> Study:
     """Score everything on the models that are there."""
     context = make_context(settings)
-    places = [place for place in context.cases if place.model in settings.models]
+    places = [place for place in context.cases if place.model in settings.models and place.out_dists]
     study = Study(missing=tuple(m for m in settings.models if m not in {place.model for place in places}))
     for place in sorted(places, key=lambda place: FAMILIES.index(place.family)):
         target = context.target(place)
         for group in groups(context, place, target, settings.limit):
             _score_main(study, place.family, group, weight_names(target.module))
-        if settings.extra and place.in_dist in GREY:
+        if settings.extra and place.model in settings.extra_models:
             study.extra += extra_cases(context, place, target, settings)
         for name, folder in settings.shorter.items():
             study.shorter += short_cases(context, place, target, name, folder)
@@ -194,7 +197,7 @@ def _score_main(study: Study, family: str, group: GroupResult, weights: Collecti
             for size in FIT_SIZES
             if size < len(parts["fit"]) * group.group_size
         }
-        study.fit_sizes.append(Case(family, resampled(with_scores(pair, scored))))
+        study.fit_sizes.append(Case(family, resampled(with_scores(only_named(pair, BASES), scored))))
     for name, control in controls(group).items():
         study.controls.setdefault(name, []).append(Case(family, resampled(control)))
 
@@ -333,6 +336,12 @@ def with_scores(pair: PairScores, scores: Mapping[str, tuple[Scores, Scores]]) -
         scores_in={**pair.scores_in, **{name: both[0] for name, both in scores.items()}},
         scores_out={**pair.scores_out, **{name: both[1] for name, both in scores.items()}},
     )
+
+
+def only_named(pair: PairScores, names: Collection[str]) -> PairScores:
+    """Return the pair with the named scores alone: every one costs a thousand resamples."""
+    inside, outside = ({n: scores[n] for n in names} for scores in (pair.scores_in, pair.scores_out))
+    return replace(pair, scores_in=inside, scores_out=outside)
 
 
 def resampled(pair: PairScores) -> ResampledPair:

@@ -21,6 +21,7 @@ from study_ablation_scores import (
     DRAWS,
     FIT_SIZES,
     GRADIENTS,
+    GREY_MODELS,
     LAYERS,
     MODELS,
     MODES,
@@ -93,7 +94,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         type=int,
         default=0,
         metavar="N",
-        help="measure other noise and untrained models too, of grey sets, with N samples a set (500 is enough)",
+        help="measure other noise and untrained models too, with N samples a set (at least 200)",
+    )
+    parser.add_argument(
+        "--extra-models",
+        nargs="+",
+        choices=MODELS,
+        default=GREY_MODELS,
+        metavar="NAME",
+        help="for which models; those of grey sets by default",
     )
     parser.add_argument(
         "--shorter",
@@ -112,6 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             data_root=options.data_root,
             limit=options.limit,
             extra=options.extra,
+            extra_models=tuple(options.extra_models),
             shorter=dict(options.shorter),
         )
     )
@@ -134,6 +144,8 @@ def command(options: argparse.Namespace) -> str:
     given = [f"--limit={options.limit}"] * (options.limit != LIMIT) + [f"--extra={options.extra}"] * bool(options.extra)
     given += ["--zoo=DIR"] * (options.zoo != zoo_root())
     given += ["--models", *options.models] * (tuple(options.models) != MODELS)
+    other = options.extra and tuple(options.extra_models) != GREY_MODELS
+    given += ["--extra-models", *options.extra_models] * bool(other)
     given += ["--shorter", *(f"{name}=DIR" for name, _ in options.shorter)] * bool(options.shorter)
     return shlex.join(["python", "benchmarks/study_ablations.py", *given])
 
@@ -235,7 +247,7 @@ def models(study: Study) -> str:
         n_out = f"{case.pair.n_out:,} OOD samples"
         lines.append(f"- {case.family}: {case.sets[0]} → {case.sets[1]}, {case.pair.n_in:,} test samples, {n_out}")
     if study.missing:
-        lines.append(f"\nNot there: {', '.join(study.missing)}. The means are over the others.")
+        lines.append(f"\nNot there, or without the other set: {', '.join(study.missing)}.")
     high = [c for c in study.main if c.pair.estimates[DEFAULT_DETECTOR]["auroc"] >= CEILING]
     lines.append(
         f"\nOf these models and pairs at both group sizes ({len(study.main)}) the default has an AUROC of at least "
@@ -337,13 +349,16 @@ def extra(study: Study, figures: dict[str, Any]) -> str:
     """Return the sections of noise draws and untrained models."""
     if not study.extra:
         return "## 6. Noise draws, and untrained models\n\nNot measured in this run: they need `--extra`.\n"
-    sizes = sorted({(c.pair.n_in, c.pair.n_out) for c in study.extra if c.pair.group_size == 1})
-    counts = "; ".join(f"{n_in:,} test and {n_out:,} OOD samples" for n_in, n_out in sizes)
-    untrained = f"{UNTRAINED_TEXT}\n\n{needless(study.extra, figures)}"
+    counts = "; ".join(
+        f"{c.family}: {c.sets[0]} → {c.sets[1]}, {c.pair.n_in:,} test and {c.pair.n_out:,} OOD samples"
+        for c in study.extra
+        if c.pair.group_size == 1
+    )
+    untrained = f"{UNTRAINED_TEXT} Models and samples are those of section 6.\n\n{needless(study.extra, figures)}"
     return "\n".join(
         [
-            section("6. Noise draws", f"{DRAWS_TEXT} Grey sets: {counts}.", study.extra, draw_rows(), figures),
-            section("7. Untrained models", f"{untrained} Grey sets: {counts}.", study.extra, untrained_rows(), figures),
+            section("6. Noise draws", f"{DRAWS_TEXT}\n\n{counts}.", study.extra, draw_rows(), figures),
+            section("7. Untrained models", untrained, study.extra, untrained_rows(), figures),
         ]
     )
 

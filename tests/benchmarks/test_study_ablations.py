@@ -184,7 +184,7 @@ def test_the_page(scores, page):
     controls = {"halves": 0.0, "labels shuffled": 30.0, "fitted on the OOD set": -20.0}
     study = study_of(scores, named, controls)
     text, figures = page.write_page(study, "python some.py")
-    assert "Written by `python some.py`" in text and "Not there: glow-mnist." in text
+    assert "Written by `python some.py`" in text and "Not there, or without the other set: glow-mnist." in text
     assert "| **fisher-dose** |" in text and "| fisher-dose, k ≤ 5 [2 to 3] |" in text
     assert "fisher-dose, 100 fit samples" in text and "fisher-dose, 200 fit samples" not in text
     assert "Not measured in this run: they need `--extra`" in text and "Training length" not in text
@@ -218,9 +218,13 @@ def test_what_untrained_models_have_already(scores, page):
 def test_the_command_line_names_no_place(page, tmp_path):
     (tmp_path / "model.json").write_text("{}")
     name, folder = page.named_folder(f"half={tmp_path}")
-    options = argparse.Namespace(zoo=tmp_path, limit=500, extra=100, models=["vae-mnist"], shorter=[(name, folder)])
+    options = argparse.Namespace(
+        zoo=tmp_path, limit=500, extra=100, models=["vae-mnist"], extra_models=["glow-mnist"], shorter=[(name, folder)]
+    )
     line = page.command(options)
     assert str(tmp_path) not in line
-    assert line.endswith("--limit=500 --extra=100 --zoo=DIR --models vae-mnist --shorter half=DIR")
+    assert line.endswith(
+        "--limit=500 --extra=100 --zoo=DIR --models vae-mnist --extra-models glow-mnist --shorter half=DIR"
+    )
     with pytest.raises(argparse.ArgumentTypeError, match="is not NAME=DIR with the folder of a saved model"):
         page.named_folder("half=nowhere")
