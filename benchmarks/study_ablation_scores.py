@@ -310,7 +310,8 @@ def controls(group: GroupResult) -> dict[str, PairScores]:
     """
     parts, out, pair = of_pair(group)
     inside, outside = pair.scores_in[DEFAULT_DETECTOR], pair.scores_out[DEFAULT_DETECTOR]
-    rng = np.random.default_rng([SEED, 2])
+    # a draw of its own for every model, pair and B: one draw in all of them would not average out
+    rng = np.random.default_rng([SEED, int(out.card.digest(), 16)])
     first, second = np.array_split(rng.permutation(inside), 2)
     mixed = rng.permutation(np.concatenate([inside, outside]))
     split = split_in_dist(len(out), 1, SEED, clusters=pair.clusters_out)
