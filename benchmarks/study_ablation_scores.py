@@ -18,7 +18,7 @@ from fisherscope.data import load_samples
 from fisherscope.detectors import DEFAULT_DETECTOR, make_detector
 from fisherscope.detectors.base import Scores
 from fisherscope.detectors.fisher_dose import FisherDose
-from fisherscope.evaluation import PairScores, ResampledPair, resample_pair, split_in_dist
+from fisherscope.evaluation import Bootstrap, PairScores, ResampledPair, auroc, resample_pair, split_in_dist
 from fisherscope.models.base import make_model
 from fisherscope.models.files import Head, read_head
 from fisherscope.models.protocols import InitialisedFromData
@@ -199,7 +199,7 @@ def _score_main(study: Study, family: str, group: GroupResult, weights: Collecti
         }
         study.fit_sizes.append(Case(family, resampled(with_scores(only_named(pair, BASES), scored))))
     for name, control in controls(group).items():
-        study.controls.setdefault(name, []).append(Case(family, resampled(control)))
+        study.controls.setdefault(name, []).append(Case(family, control))
 
 
 def fit_and_score(
@@ -301,33 +301,45 @@ def averaged(tables: Sequence[Table]) -> Table:
     return replace(tables[0], blocks={**tables[0].blocks, **means})
 
 
-def controls(group: GroupResult) -> dict[str, PairScores]:
+def controls(group: GroupResult) -> dict[str, ResampledPair]:
     """Return what must come out at 0.5, or below it for the last one, by name.
 
     The in-distribution test part against itself, in random halves; all scores of the pair with shuffled labels; and
     the default fitted on half of the OOD set (whole clusters at B = 1), tested on in-distribution test part and the
-    other half.
+    other half. One draw of halves or labels is off by chance, so the first two are means over many draws, with their
+    spread in place of a bootstrap's.
     """
     parts, out, pair = of_pair(group)
     inside, outside = pair.scores_in[DEFAULT_DETECTOR], pair.scores_out[DEFAULT_DETECTOR]
-    # a draw of its own for every model, pair and B: one draw in all of them would not average out
-    rng = np.random.default_rng([SEED, int(out.card.digest(), 16)])
-    first, second = np.array_split(rng.permutation(inside), 2)
-    mixed = rng.permutation(np.concatenate([inside, outside]))
     split = split_in_dist(len(out), 1, SEED, clusters=pair.clusters_out)
     rest = np.concatenate([split.calibration, split.test])
     _, swapped = fit_and_score(FisherDose, out.select(split.fit), parts["test"], out.select(rest))
+    bare = replace(pair, scores_calibration={}, clusters_in=None, clusters_out=None)
+    ends = replace(bare, scores_in={DEFAULT_DETECTOR: swapped[0]}, scores_out={DEFAULT_DETECTOR: swapped[1]})
+    # draws of its own for every model, pair and B: the same ones in all of them would not average out
+    rng = np.random.default_rng([SEED, int(out.card.digest(), 16)])
     return {
-        "halves of the in-distribution test part": _plain(pair, first, second),
-        "labels shuffled": _plain(pair, *np.split(mixed, [len(inside)])),
-        "fitted on the OOD set": _plain(pair, *swapped),
+        "halves of the in-distribution test part": shuffled(pair, inside, len(inside) // 2, rng),
+        "labels shuffled": shuffled(pair, np.concatenate([inside, outside]), len(inside), rng),
+        "fitted on the OOD set": resampled(ends),
     }
 
 
-def _plain(pair: PairScores, inside: Scores, outside: Scores) -> PairScores:
-    """Return the scores as those of the default, resampled sample by sample."""
-    bare = replace(pair, scores_calibration={}, clusters_in=None, clusters_out=None)
-    return replace(bare, scores_in={DEFAULT_DETECTOR: inside}, scores_out={DEFAULT_DETECTOR: outside})
+def shuffled(pair: PairScores, scores: Scores, n_in: int, rng: np.random.Generator) -> ResampledPair:
+    """Return the AUROC of scores of which a random n_in are called in-distribution: mean and all draws."""
+    draws = np.array([auroc(*np.split(rng.permutation(scores), [n_in])) for _ in range(REPLICATES)])
+    return without_splits(
+        ResampledPair(
+            pair.in_dist,
+            pair.out_dist,
+            pair.group_size,
+            n_in,
+            len(scores) - n_in,
+            Bootstrap(SEED, REPLICATES),
+            {DEFAULT_DETECTOR: {"auroc": float(draws.mean())}},
+            {DEFAULT_DETECTOR: {"auroc": draws}},
+        )
+    )
 
 
 def with_scores(pair: PairScores, scores: Mapping[str, tuple[Scores, Scores]]) -> PairScores:
