@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test test-slow lint format docs reproduce bench bench-engine bench-glow bench-zoo clean
+.PHONY: help demo test test-slow lint format docs reproduce bench bench-engine bench-glow bench-zoo bench-cost bench-ablations clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -60,6 +60,12 @@ bench-glow: $(VENV)/dev.stamp  ## Time training steps of Glow beside normflows (
 
 bench-zoo: $(VENV)/dev.stamp  ## Measure the zoo's models on test data (docs/zoo.md and their cards; needs FISHERSCOPE_DATA)
 	$(BIN)/python benchmarks/zoo.py
+
+bench-cost: $(VENV)/dev.stamp  ## Time what the default costs on the zoo's models (docs/default_cost.md; needs FISHERSCOPE_DATA)
+	$(BIN)/python benchmarks/default_cost.py
+
+bench-ablations: $(VENV)/dev.stamp  ## Measure what each part of the default is worth (docs/study_ablations.md; hours)
+	$(BIN)/python benchmarks/study_ablations.py --extra 500
 
 clean:  ## Remove the virtual environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

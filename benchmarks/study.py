@@ -108,17 +108,17 @@ def _verdict(cases: Sequence[Case], figures: dict[str, Any]) -> str:
             if not chosen:
                 continue
             rows = [
-                f"| {name} | {_mean(chosen, name).estimate:.3f} | {_signed(_difference(chosen, name))} |"
+                f"| {name} | {_mean(chosen, name).estimate:.3f} | {signed(_difference(chosen, name))} |"
                 for name in (PAPER, *RIVALS)
             ]
             mine = _mean(chosen, DEFAULT_DETECTOR)
             lines.append(
-                f"{called}, B = {size}, {len(chosen)} models and pairs: {DEFAULT_DETECTOR} {_plain(mine)}.\n\n"
+                f"{called}, B = {size}, {len(chosen)} models and pairs: {DEFAULT_DETECTOR} {plain(mine)}.\n\n"
                 "| against | its mean AUROC | the default minus it |\n| --- | :-: | :-: |\n" + "\n".join(rows) + "\n"
             )
             figures.setdefault("verdict", []).append(
-                {"role": role, "group_size": size, "n": len(chosen), "default": _json(mine)}
-                | {name: _json(_difference(chosen, name)) for name in (PAPER, *RIVALS)}
+                {"role": role, "group_size": size, "n": len(chosen), "default": as_json(mine)}
+                | {name: as_json(_difference(chosen, name)) for name in (PAPER, *RIVALS)}
             )
     return "\n".join(lines)
 
@@ -132,14 +132,20 @@ def _losses(cases: Sequence[Case], figures: dict[str, Any]) -> str:
             if difference.high < 0:
                 rows.append((case, name, difference))
     figures["losses"] = [
-        {"family": c.family, "sets": list(c.sets), "group_size": c.pair.group_size, "to": name, "difference": _json(d)}
+        {
+            "family": c.family,
+            "sets": list(c.sets),
+            "group_size": c.pair.group_size,
+            "to": name,
+            "difference": as_json(d),
+        }
         for c, name, d in rows
     ]
     if not rows:
         return "## Where it loses\n\nNowhere with an interval below 0.\n"
     table = [
         f"| {c.family}: {c.sets[0]} → {c.sets[1]}, B = {c.pair.group_size} ({c.role}) | {name} "
-        f"| {_mean([c], DEFAULT_DETECTOR).estimate:.3f} | {_mean([c], name).estimate:.3f} | {_signed(d)} |"
+        f"| {_mean([c], DEFAULT_DETECTOR).estimate:.3f} | {_mean([c], name).estimate:.3f} | {signed(d)} |"
         for c, name, d in sorted(rows, key=lambda row: row[2].estimate)
     ]
     return (
@@ -161,8 +167,8 @@ def _choice(cases: Sequence[Case], figures: dict[str, Any]) -> str:
     if not scored:
         return ""
     order = sorted(scored, key=lambda name: -scored[name][0].estimate)
-    figures["choice"] = [{"detector": n, "b1": _json(scored[n][0]), "b5": _json(scored[n][1])} for n in order]
-    rows = [f"| {_bold(n)} | {_plain(scored[n][0])} | {_plain(scored[n][1])} |" for n in order]
+    figures["choice"] = [{"detector": n, "b1": as_json(scored[n][0]), "b5": as_json(scored[n][1])} for n in order]
+    rows = [f"| {_bold(n)} | {plain(scored[n][0])} | {plain(scored[n][1])} |" for n in order]
     return (
         "## The choice of the default\n\n"
         "All scores of the gradient on the development pairs, every family together:\n\n"
@@ -182,10 +188,10 @@ def _means(cases: Sequence[Case], role: str, figures: dict[str, Any]) -> str:
         order = sorted(names, key=lambda n: -sum(m.estimate for m in means[n].values()) / len(means[n]))
         rows = []
         for name in order:
-            cells = [_plain(means[name][k]) if k in means[name] else "–" for k in parts]
+            cells = [plain(means[name][k]) if k in means[name] else "–" for k in parts]
             rows.append(f"| {_bold(name)} | {' | '.join(cells)} |")
             figures["means"].append(
-                {"role": role, "group_size": size, "detector": name} | {k: _json(m) for k, m in means[name].items()}
+                {"role": role, "group_size": size, "detector": name} | {k: as_json(m) for k, m in means[name].items()}
             )
         head = f"| detector | {' | '.join(parts)} |\n| --- |{' :-: |' * len(parts)}\n"
         sections.append(f"B = {size}, {len(chosen)} models and pairs:\n\n{head}" + "\n".join(rows) + "\n")
@@ -202,7 +208,7 @@ def _cells(cases: Sequence[Case], figures: dict[str, Any]) -> str:
         figures["cells"].append(
             {"family": case.family, "in_dist": case.sets[0], "out_dist": case.sets[1], "role": case.role}
             | {"group_size": case.pair.group_size, "n_in": case.pair.n_in}
-            | {"n_out": case.pair.n_out, "auroc": {n: _json(_mean([case], n)) for n in names}}
+            | {"n_out": case.pair.n_out, "auroc": {n: as_json(_mean([case], n)) for n in names}}
         )
         cells = [f"{_mean([case], n).estimate:.3f}" for n in shown]
         rows.append(
@@ -232,15 +238,18 @@ def _bold(name: str) -> str:
     return f"**{name}**" if name == DEFAULT_DETECTOR else name
 
 
-def _plain(interval: Interval) -> str:
+def plain(interval: Interval) -> str:
+    """Format a mean with its interval."""
     return f"{interval.estimate:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
 
 
-def _signed(interval: Interval) -> str:
+def signed(interval: Interval) -> str:
+    """Format a difference with its interval."""
     return f"{interval.estimate:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
 
 
-def _json(interval: Interval) -> list[float]:
+def as_json(interval: Interval) -> list[float]:
+    """Return estimate, lower and upper end."""
     return [round(v, 4) for v in (interval.estimate, interval.low, interval.high)]
 
 

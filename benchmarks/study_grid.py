@@ -123,9 +123,9 @@ def run_grid(settings: Settings) -> tuple[list[Case], list[str]]:
         seed=settings.seed,
         replicates=REPLICATES,
     )
-    context = Context(experiment, run, _report)
+    context = Context(experiment, run, print_progress)
     cases = [
-        Case(case.family, _without_splits(pair))
+        Case(case.family, without_splits(pair))
         for case in sorted(context.cases, key=lambda case: FAMILIES.index(case.family))
         for pair in score_case(context, case)
     ]
@@ -133,9 +133,11 @@ def run_grid(settings: Settings) -> tuple[list[Case], list[str]]:
     return cases, [name for name in models if f"model {name}" in context.ledger.skipped]
 
 
-def _report(what: str, done: int, total: int) -> None:
+def print_progress(what: str, done: int, total: int) -> None:
+    """Print how far the extraction is, in one line."""
     print(f"\r{what} {done}/{total}    ", end="" if done < total else "\n", flush=True)
 
 
-def _without_splits(pair: ResampledPair) -> ResampledPair:
+def without_splits(pair: ResampledPair) -> ResampledPair:
+    """Return the pair under the names of its sets alone."""
     return replace(pair, in_dist=pair.in_dist.partition("[")[0], out_dist=pair.out_dist.partition("[")[0])

@@ -5,10 +5,10 @@ import pytest
 from sklearn.mixture import GaussianMixture
 from tables import table_of
 
-from fisherscope.core.errors import DataError
+from fisherscope.core.errors import DataError, SettingError
 from fisherscope.detectors import make_detector
 from fisherscope.detectors.cotangent import score_cotangent
-from fisherscope.detectors.fisher_dose import COMPONENTS
+from fisherscope.detectors.fisher_dose import COMPONENTS, FisherDose
 from fisherscope.evaluation.metrics import auroc
 
 
@@ -121,3 +121,15 @@ def test_its_slope_is_the_derivative_of_its_score(rng, name):
             copy[block][place] += sign * step
             moved.append(detector.score(table_of(2, **copy))[1])
         assert slope[block][place] == pytest.approx((moved[0] - moved[1]) / (2 * step), rel=1e-5)
+
+
+def test_components_and_normals_can_be_fewer(rng):
+    fit = table_of(**correlated(rng, 400))
+    few = FisherDose(most_components=2, most_modes=1).fit(fit)
+    assert few.axes_.shape == (14, 2)
+    assert len(few.weights_) == len(few.summary_weights_) == 1
+    same = FisherDose(most_components=COMPONENTS, most_modes=4).fit(fit)
+    np.testing.assert_array_equal(same.score(fit), make_detector("fisher-dose").fit(fit).score(fit))
+    for none in ({"most_components": 0}, {"most_modes": 0}):
+        with pytest.raises(SettingError, match="at least one of each"):
+            FisherDose(**none)

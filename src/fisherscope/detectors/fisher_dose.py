@@ -7,11 +7,13 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from fisherscope.core.errors import SettingError
 from fisherscope.core.table import FeatureTable
 from fisherscope.detectors.base import Detector, Scores
 from fisherscope.detectors.cotangent import Cotangent, Differentiable
 from fisherscope.detectors.densities.base import standardise
 from fisherscope.detectors.densities.components import (
+    MOST_MODES,
     components,
     fit_modes,
     layer_slope,
@@ -43,6 +45,11 @@ class FisherDose(KeptLayers, KeptSummary, Detector, Differentiable, LayerStandar
         name: how tables call it.
         block: which layers' numbers to read, (N, L): f_l, or those of another metric.
         coded: whether to look at code lengths.
+        most_components: largest k.
+        most_modes: most normals in either mixture.
+
+    Raises:
+        SettingError: no component or no normal.
     """
 
     min_fit = 20
@@ -54,15 +61,28 @@ class FisherDose(KeptLayers, KeptSummary, Detector, Differentiable, LayerStandar
     centres_: Array
     precisions_: Array
 
-    def __init__(self, name: str = "fisher-dose", block: str = "grad_norm", coded: bool = True) -> None:
+    def __init__(
+        self,
+        name: str = "fisher-dose",
+        block: str = "grad_norm",
+        coded: bool = True,
+        most_components: int = COMPONENTS,
+        most_modes: int = MOST_MODES,
+    ) -> None:
+        if most_components < 1 or most_modes < 1:
+            raise SettingError(
+                f"{name} was given at most {most_components} components and {most_modes} normals; "
+                "give at least one of each"
+            )
         self.name = name
+        self._most_components, self._most_modes = most_components, most_modes
         self.requires = (block, "log_p", "code_length") if coded else (block, "log_p")
 
     def _fit(self, table: FeatureTable) -> None:
         self._keep(table)
-        self._keep_summary(table)
-        self._take(principal_axes(self.log_norms(table), COMPONENTS))
-        self._take(fit_modes(self._points(table)))
+        self._keep_summary(table, self._most_modes)
+        self._take(principal_axes(self.log_norms(table), self._most_components))
+        self._take(fit_modes(self._points(table), self._most_modes))
 
     def _points(self, table: FeatureTable) -> Array:
         """Return the statistics, (N, k + 1 or 2), log p at k."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from fisherscope.core.errors import DataError
 from fisherscope.core.table import FeatureTable
-from fisherscope.detectors.densities.components import fit_modes
+from fisherscope.detectors.densities.components import MOST_MODES, fit_modes
 from fisherscope.detectors.layers import Array, relative_round_off
 
 _CODE: Final = "code_length"
@@ -36,7 +36,7 @@ class KeptSummary:
     summary_centres_: Array
     summary_precisions_: Array
 
-    def _keep_summary(self, table: FeatureTable) -> bool:
+    def _keep_summary(self, table: FeatureTable, most_modes: int = MOST_MODES) -> bool:
         """Learn scales and density; return whether any of the numbers varies over the fit groups."""
         self.coded_ = int(_CODE in self.requires and bool(table.block(_CODE).all()))
         values = self._values(table)
@@ -45,7 +45,7 @@ class KeptSummary:
         size = np.abs(values).max(0)
         flat = self.scale_ <= relative_round_off(table.card.dtype) * size
         self.scale_[flat] = np.maximum(size[flat], 1.0)
-        for key, value in fit_modes(self.summary(table)).items():
+        for key, value in fit_modes(self.summary(table), most_modes).items():
             setattr(self, f"summary_{key}_", value)
         return not flat.all()
 

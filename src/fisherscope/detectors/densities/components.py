@@ -36,16 +36,17 @@ def components(v: Array, learnt: Learnt) -> Array:
     return found
 
 
-def fit_modes(points: Array) -> dict[str, Array]:
-    """Return the mixture of one to four normals of the lowest BIC (McLachlan & Peel 2000) of points (N, k).
+def fit_modes(points: Array, most: int = MOST_MODES) -> dict[str, Array]:
+    """Return the mixture of one to ``most`` normals of the lowest BIC (McLachlan & Peel 2000) of points (N, k).
 
     Never more of them than there are different points, and at least ten points a dimension for each.
     """
     from sklearn.mixture import GaussianMixture
 
     different = len(np.unique(points, axis=0))
-    most = max(1, min(MOST_MODES, different, len(points) // (SAMPLES_PER_COMPONENT * points.shape[1])))
-    fits = [GaussianMixture(m, reg_covar=1e-3, max_iter=1000, random_state=0).fit(points) for m in range(1, most + 1)]
+    allowed = max(1, min(most, different, len(points) // (SAMPLES_PER_COMPONENT * points.shape[1])))
+    sizes = range(1, allowed + 1)
+    fits = [GaussianMixture(m, reg_covar=1e-3, max_iter=1000, random_state=0).fit(points) for m in sizes]
     best = min(fits, key=lambda mixture: mixture.bic(points))
     return {"weights": best.weights_, "centres": best.means_, "precisions": best.precisions_cholesky_}
 

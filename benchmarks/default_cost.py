@@ -1,0 +1,303 @@
+"""Write docs/default_cost.md: what the default detector costs over an ordinary forward and backward pass.
+
+Command: python benchmarks/default_cost.py [--rounds N] [--samples N] [--zoo DIR] [--data-root DIR]
+CPU time on one thread. In every round everything runs once, so that drift of the machine hits all alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import platform
+import shlex
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from threadpoolctl import threadpool_limits
+
+from fisherscope.core.store import write_atomic, write_json
+from fisherscope.data import Samples, load_samples
+from fisherscope.detectors import DEFAULT_DETECTOR, make_detector
+from fisherscope.models.base import GenerativeModel, load_model, make_model
+from fisherscope.models.protocols import InitialisedFromData
+from fisherscope.models.zoo import PREFIX, zoo_entries, zoo_root
+from fisherscope.pipeline.batches import Batches, as_batches
+from fisherscope.pipeline.extraction import extract_table
+from fisherscope.pipeline.guard import fit
+from fisherscope.pipeline.target import Target
+from fisherscope.pipeline.versions import versions
+
+DOCS = Path(__file__).parents[1] / "docs"
+BATCH = 32
+ROUNDS = 15
+SAMPLES = 1000
+FIT_ROUNDS = 3
+WIDE = 128
+WIDE_TARGET, NARROW_TARGET, FIT_TARGET = 1.0, 1.15, 1.5
+WIDE_GLOW = {"data_shape": (3, 32, 32), "levels": 3, "steps": 8, "hidden": WIDE}
+WIDE_SET = "cifar10"
+
+HEAD = """# The cost of the default
+
+Written by `{command}`; do not edit by hand. All figures are in
+[default_cost.json](default_cost.json). {machine}
+
+What `{detector}` costs on the zoo's models and on a Glow of {wide} channels with its initial weights, in CPU time on
+one thread.
+
+- **Extraction** is `extract_table` with just the blocks that the detector reads
+  ({blocks}), as `fisherscope.fit` and a guard call it, over ONE ordinary
+  batched forward and backward pass of the model's `log_prob` by all its parameters. Both go through every term of log p
+  once. Batch {batch}, medians over {rounds} rounds in which each runs once, after one call of each; in brackets the
+  quartiles of the rounds' own ratios.
+- **Fit** is `fisherscope.fit` on a table of {samples:,} extracted samples, half of which fit the detector and half
+  calibrate it, over the extraction of those samples. Median over {fit_rounds} runs.
+
+Wanted are at most {wide_target:.2f} for models of {wide} or more channels, {narrow_target:.2f} for smaller ones, and
+{fit_target:.1f} for the fit. Channels are the widest hidden layer's, by the model's settings.
+"""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the default costs on one model; seconds of CPU time.
+
+    Attributes:
+        model: its name.
+        channels: of the widest hidden layer.
+        terms: of log p, each with a pass through the network.
+        base: one ordinary forward and backward pass of a batch.
+        extraction: of the same batch.
+        ratio: of the two.
+        low: lower quartile of the rounds' ratios.
+        high: upper quartile.
+        code: the code lengths of the batch alone.
+        table: extraction of the samples to fit on.
+        fit: fit on them.
+    """
+
+    model: str
+    channels: int
+    terms: int
+    base: float
+    extraction: float
+    ratio: float
+    low: float
+    high: float
+    code: float
+    table: float
+    fit: float
+
+    @property
+    def target(self) -> float:
+        """Largest ratio that is wanted."""
+        return WIDE_TARGET if self.channels >= WIDE else NARROW_TARGET
+
+    @property
+    def fit_ratio(self) -> float:
+        """Fit over extraction of the same samples."""
+        return self.fit / self.table
+
+    @property
+    def missed(self) -> list[str]:
+        """What is missed, in words."""
+        found = []
+        if self.ratio > self.target:
+            found.append(f"extraction {self.ratio:.2f}, wanted {self.target:.2f}")
+        if self.fit_ratio > FIT_TARGET:
+            found.append(f"fit {self.fit_ratio:.2f}, wanted {FIT_TARGET:.1f}")
+        return found
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure every model and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="in which everything runs once")
+    parser.add_argument("--samples", type=int, default=SAMPLES, help="to fit on")
+    parser.add_argument("--zoo", type=Path, default=zoo_root(), help="folder of the models")
+    parser.add_argument("--data-root", default=os.environ.get("FISHERSCOPE_DATA"), help="folder of named sets")
+    parser.add_argument("--docs", type=Path, default=DOCS, help="where the page goes")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    costs = []
+    with threadpool_limits(1):
+        for name, model, data in models(options):
+            costs.append(measure(name, model, data, options.rounds))
+            print(costs[-1], flush=True)
+    # Where models and data lie differs from machine to machine and is no part of the result.
+    given = [
+        f"--{key}={value}"
+        for key, value in (("rounds", options.rounds), ("samples", options.samples))
+        if value != parser.get_default(key)
+    ]
+    command = shlex.join(["python", "benchmarks/default_cost.py", *given])
+    page, figures = write_page(costs, command, options)
+    write_json(options.docs / "default_cost.json", figures)
+    write_atomic(options.docs / "default_cost.md", page.encode())
+    print(page)
+
+
+def models(options: argparse.Namespace):
+    """Yield name, model and test samples of the zoo's models and of a wide Glow."""
+    load = partial(load_samples, data_root=options.data_root, limit=options.samples, seed=0)
+    for entry in zoo_entries(options.zoo):
+        name = entry.name.removeprefix(PREFIX)
+        yield name, load_model(options.zoo / name), load(entry.card.data.replace("[train]", "[test]"))
+    wide, data = make_model("glow", **WIDE_GLOW), load(f"{WIDE_SET}[test]")
+    if isinstance(wide, InitialisedFromData):
+        wide.initialise(torch.from_numpy(data.x[:BATCH]), keys=data.keys[:BATCH])
+    yield f"glow of {WIDE} channels, initial weights", wide.eval(), data
+
+
+def measure(name: str, model: GenerativeModel, data: Samples, rounds: int) -> Cost:
+    """Return the cost on one model."""
+    target = Target(model, None, name)
+    samples, blocks = as_batches(data, target), make_detector(DEFAULT_DETECTOR).requires
+    batch = samples.select(range(BATCH))
+    runs = {
+        "base": ordinary(model, batch),
+        "extraction": partial(extract_table, target, batch, blocks),
+        "code": partial(extract_table, target, batch, ("code_length",)),
+    }
+    seconds = rounds_of(runs, rounds)
+    ratios = [a / b for a, b in zip(seconds["extraction"], seconds["base"], strict=True)]
+    low, _, high = statistics.quantiles(ratios, n=4)
+    middle = {key: statistics.median(values) for key, values in seconds.items()}
+    table, whole = timed(partial(extract_table, target, samples, blocks))
+    fits = rounds_of({"fit": partial(fit, target, table)}, FIT_ROUNDS)["fit"]
+    return Cost(
+        model=name,
+        channels=channels(model.config()),
+        terms=terms(model.config()),
+        base=middle["base"],
+        extraction=middle["extraction"],
+        ratio=middle["extraction"] / middle["base"],
+        low=low,
+        high=high,
+        code=middle["code"],
+        table=whole,
+        fit=statistics.median(fits),
+    )
+
+
+def ordinary(model: GenerativeModel, batch: Batches) -> Callable[[], Any]:
+    """Return a forward and backward pass of log p of a batch by all parameters."""
+    x, parameters = torch.from_numpy(np.asarray(batch.x)).float(), list(model.parameters())
+    return lambda: torch.autograd.grad(model.log_prob(x, seed=0, keys=batch.keys).sum(), parameters, allow_unused=True)
+
+
+def rounds_of(runs: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+    """Return the CPU seconds of every run in each of several rounds, after one round that is not counted."""
+    found: dict[str, list[float]] = {name: [] for name in runs}
+    for run in runs.values():
+        run()
+    for _ in range(rounds):
+        for name, run in runs.items():
+            found[name].append(timed(run)[1])
+    return found
+
+
+def timed(run: Callable[[], Any]) -> tuple[Any, float]:
+    """Return what a call returns and the CPU seconds that it takes."""
+    gc.collect()
+    start = time.process_time()
+    result = run()
+    return result, time.process_time() - start
+
+
+def channels(config: Mapping[str, Any]) -> int:
+    """Return the channels of a model's widest hidden layer, by its settings."""
+    if "multipliers" in config:
+        return int(config["channels"]) * max(config["multipliers"])
+    return int(config["hidden"])
+
+
+def terms(config: Mapping[str, Any]) -> int:
+    """Return how many passes through the network a model's log p takes, by its settings."""
+    if "timesteps" in config:
+        return len(config["timesteps"]) * int(config["draws"])
+    return int(config.get("importance_samples", 1))
+
+
+def write_page(costs: Sequence[Cost], command: str, options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
+    """Return the page and its figures."""
+    made_with = versions()
+    machine = (
+        f"{platform.machine()}, {os.cpu_count()} cores; Python {made_with['python']}, torch {made_with['torch']}; "
+        "float32."
+    )
+    head = HEAD.format(
+        command=command,
+        machine=machine,
+        detector=DEFAULT_DETECTOR,
+        wide=WIDE,
+        blocks=", ".join(f"`{block}`" for block in make_detector(DEFAULT_DETECTOR).requires),
+        batch=BATCH,
+        rounds=options.rounds,
+        samples=options.samples,
+        fit_rounds=FIT_ROUNDS,
+        wide_target=WIDE_TARGET,
+        narrow_target=NARROW_TARGET,
+        fit_target=FIT_TARGET,
+    )
+    figures = {
+        "detector": DEFAULT_DETECTOR,
+        "versions": made_with,
+        "batch": BATCH,
+        "rounds": options.rounds,
+        "samples": options.samples,
+        "costs": [asdict(cost) | {"target": cost.target, "fit_ratio": cost.fit_ratio} for cost in costs],
+    }
+    return "\n".join([head, missed(costs), extraction_table(costs), fit_table(costs)]), figures
+
+
+def missed(costs: Sequence[Cost]) -> str:
+    """Say which targets are missed."""
+    lines = [f"- {cost.model}: {'; '.join(cost.missed)}." for cost in costs if cost.missed]
+    verdict = (
+        f"Missed on {len(lines)} of {len(costs)} models:\n\n" + "\n".join(lines) if lines else "Missed on no model."
+    )
+    return f"## What is missed\n\n{verdict}\n"
+
+
+def extraction_table(costs: Sequence[Cost]) -> str:
+    """Return the section of the extraction."""
+    rows = [
+        f"| {c.model} | {c.channels} | {c.terms} | {1e3 * c.base:.0f} | {c.ratio:.2f} [{c.low:.2f}, {c.high:.2f}] "
+        f"| {c.target:.2f} | {_met(c.ratio, c.target)} | {100 * c.code / c.extraction:.1f} % |"
+        for c in costs
+    ]
+    return (
+        "## Extraction over one ordinary pass\n\n"
+        "| model | channels | terms of log p | ordinary pass, ms | extraction | wanted | met | code lengths' share |\n"
+        "| --- | :-: | :-: | :-: | :-: | :-: | :-: | :-: |\n" + "\n".join(rows) + "\n"
+    )
+
+
+def fit_table(costs: Sequence[Cost]) -> str:
+    """Return the section of the fit."""
+    rows = [
+        f"| {c.model} | {c.table:.1f} | {c.fit:.2f} | {c.fit_ratio:.2f} | {_met(c.fit_ratio, FIT_TARGET)} |"
+        for c in costs
+    ]
+    return (
+        "## Fit over the extraction of its samples\n\n"
+        f"| model | extraction, s | fit, s | fit over extraction (wanted {FIT_TARGET:.1f}) | met |\n"
+        "| --- | :-: | :-: | :-: | :-: |\n" + "\n".join(rows) + "\n"
+    )
+
+
+def _met(value: float, target: float) -> str:
+    return "yes" if value <= target else "**no**"
+
+
+if __name__ == "__main__":
+    main()
