@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fisherscope.features.gradients import kernels
-from fisherscope.features.gradients.forms import GradientForm, KroneckerFactors, summed_instances
+from fisherscope.features.gradients.forms import GradientForm, KroneckerFactors, left_product, summed_instances
 from fisherscope.features.gradients.geometry import Geometry
 
 LARGE_INPUT: Final = 40_000
@@ -68,7 +68,7 @@ class ConvForm(GradientForm):
         large = self.geometry.dense_unit and self.x[0].numel() >= LARGE_INPUT
         if left is not None and (right is None or large):
             return self._project_left_first(left, right)
-        rows = self.g.flatten(2) if left is None else torch.matmul(left, self.g.flatten(2))
+        rows = self.g.flatten(2) if left is None else left_product(left, self.g.flatten(2))
         return summed_instances(torch.bmm(rows, self._filtered(right).flatten(2).mT), self._n_groups)
 
     def kronecker(self) -> KroneckerFactors | None:
@@ -84,7 +84,7 @@ class ConvForm(GradientForm):
 
     def _project_left_first(self, left: Tensor, right: Tensor | None) -> Tensor:
         """The weight gradient for ``left @ g``, a convolution of q output channels, then ``right``."""
-        g = torch.matmul(left, self.g.flatten(2)).reshape(len(self.g), len(left), *self.g.shape[2:])
+        g = left_product(left, self.g.flatten(2)).reshape(len(self.g), len(left), *self.g.shape[2:])
         weight = torch.Size((len(left), *self.geometry.weight[1:]))
         narrow = kernels.weight_gradient(self.x, g, replace(self.geometry, weight=weight), self._n_groups).flatten(2)
         return narrow if right is None else torch.matmul(narrow, right.mT)
@@ -94,13 +94,16 @@ class ConvForm(GradientForm):
         weight, groups = self.geometry.weight, self.geometry.groups
         columns = math.prod(weight[1:])
         matrix = torch.eye(columns, dtype=self.x.dtype, device=self.x.device) if right is None else right
-        filters = matrix.reshape(-1, *weight[1:]).repeat(groups, *(1,) * (len(weight) - 1))
+        filters = matrix.reshape(-1, *weight[1:])
+        if groups > 1:
+            filters = filters.repeat(groups, *(1,) * (len(weight) - 1))
         convolve = (F.conv1d, F.conv2d, F.conv3d)[len(self.geometry.kernel) - 1]
         out = convolve(
             self.x, filters, None, self.geometry.stride, self.geometry.padding, self.geometry.dilation, groups
         )
-        for axis, size in enumerate(self.g.shape[2:]):
-            out = out.narrow(2 + axis, 0, size)
+        if out.shape[2:] != self.g.shape[2:]:  # a transposed convolution with output padding
+            for axis, size in enumerate(self.g.shape[2:]):
+                out = out.narrow(2 + axis, 0, size)
         return out
 
     def _project_rows(self, left: Tensor | None) -> Tensor:
