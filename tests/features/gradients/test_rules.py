@@ -209,6 +209,26 @@ def test_group_norm_of_samples_folded_with_their_frames(time_first, frozen):
     assert_equals_loop(model, 3 + normal(6, 3, 4, 5), call)
 
 
+@pytest.mark.parametrize("how", ["checkpointed", "overwritten", "unreached", "tied"])
+def test_group_norm_beside_what_could_disturb_its_stand_ins(how):
+    """A checkpoint runs it twice, an op writes into its output, its output may not matter, two may share weights."""
+
+    def run(m, x):
+        h = m.first(x)
+        if how == "checkpointed":
+            h = checkpoint(lambda h: torch.tanh(m.norm(h)), h, use_reentrant=False)
+        elif how == "overwritten":
+            h = m.norm(h).mul_(2).relu_()
+        elif how == "unreached":
+            h = h + 0 * m.norm(h)
+        else:
+            h = m.norm(torch.tanh(m.norm(h)))
+        return m.last(h)
+
+    layers = {"first": nn.Conv2d(3, 4, 1), "norm": nn.GroupNorm(2, 4), "last": nn.Conv2d(4, 2, 3)}
+    assert_equals_loop(Model(run, **layers), normal(6, 3, 4, 4), call)
+
+
 def test_masked_weights():
     layer = nn.Conv2d(3, 4, 3, padding=1)
     mask = (torch.arange(9).view(3, 3) < 4).double()

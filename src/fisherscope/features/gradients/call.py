@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -54,9 +54,12 @@ class Call:
         graph: tells weight-like tensors from others.
         fold: where the samples lie in the output, and how they are grouped.
         sliceable: whether every data operand is (n, ...), so that samples can be cut out of all of them.
+        replaceable: whether an equal op may run in the place of this one, with other tensors in the graph.
     """
 
-    def __init__(self, operands: Operands, graph: _Weights, fold: Fold, sliceable: bool) -> None:
+    def __init__(
+        self, operands: Operands, graph: _Weights, fold: Fold, sliceable: bool, replaceable: bool = False
+    ) -> None:
         func, args, kwargs, weights = operands
         self.func = func
         self.name: str = getattr(func, "__name__", str(func))
@@ -64,9 +67,12 @@ class Call:
         self.kwargs = kwargs
         self.fold = fold
         self.sliceable = sliceable
+        self.replaceable = replaceable
         self.in_place = is_in_place(self.name)
         self.run = func
         """What to run: the function itself, or one equal to it that also keeps what the rule needs."""
+        self.stand_ins: list[Tensor] = []
+        """Leaves that ``run`` put in the place of weights; the rule receives their gradients, not the output's."""
         self.nbytes = 0
         self._weights = weights
         self._graph = graph
@@ -100,6 +106,17 @@ class Call:
         self._watched.append((kept, kept._version))
         self.nbytes += kept.numel() * kept.element_size()
         return kept
+
+    def stand_in(self, weight: Tensor, shape: Sequence[int]) -> Tensor:
+        """Return a detached weight, expanded to one a sample, as a leaf whose gradient autograd itself computes."""
+        leaf = weight.expand(shape).requires_grad_()
+        self.stand_ins.append(leaf)
+        return leaf
+
+    def take_stand_ins(self) -> list[Tensor]:
+        """Return the stand-ins and let go of them, as their hooks will hold on to this call."""
+        taken, self.stand_ins = self.stand_ins, []
+        return taken
 
     def serve(self, backward: Backward) -> None:
         """Set what turns the output gradients into forms, and let go of the operands."""

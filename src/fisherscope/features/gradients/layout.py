@@ -153,8 +153,9 @@ class Fold:
             per_sample = self.layout.batch_first(summed, self.n)
             if not self.layout.plain:
                 per_sample = per_sample.sum((axis + 1, axis + 2))
-            grouped = per_sample.reshape(self.n_groups, self.group_size, *shape)
-            return grouped.sum(1) if self.group_size > 1 else grouped[:, 0]
+            if self.group_size == 1:
+                return per_sample.reshape(self.n_groups, *shape)
+            return per_sample.reshape(self.n_groups, self.group_size, *shape).sum(1)
         # the parameter itself runs along the batch: each group owns only its own entries of it
         return self.blocks(summed).reshape(self.n_groups, *shape)
 

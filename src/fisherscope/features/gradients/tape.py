@@ -13,6 +13,7 @@ The user's tensors carry no marks afterwards and no parameter's ``.grad`` is wri
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from time import perf_counter
 from typing import Any, Final
 
@@ -21,7 +22,7 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.overrides import TorchFunctionMode
 
-from fisherscope.features.gradients import rules
+from fisherscope.features.gradients import hooks, rules
 from fisherscope.features.gradients.arguments import detached, operands, tensors_of
 from fisherscope.features.gradients.call import Call, Operands, is_in_place
 from fisherscope.features.gradients.component import UnsupportedError, scaling_of
@@ -219,7 +220,10 @@ class Tape(TorchFunctionMode):
         fold = self._folds.get(plan.layout)
         if fold is None:
             fold = self._folds[plan.layout] = Fold(self._n, self._group_size, plan.layout)
-        use.call = Call(operands, self.graph, fold, plan.sliceable)
+        # a checkpoint runs the user's op again and must meet the same tensors; an assumed layout is confirmed by the
+        # gradient of the user's own output
+        replaceable = plan.layout.axis == 0 and not plan.assumed and not hooks.tensors_are_packed()
+        use.call = Call(operands, self.graph, fold, plan.sliceable, replaceable)
         use.rule = rules.prepare(use.call)
         use.nbytes = use.call.nbytes
         return use
@@ -237,21 +241,13 @@ class Tape(TorchFunctionMode):
             return
         use.shape = heard[0].shape
         self._check_shape(use)
-        node, slot = heard[0].grad_fn, heard[0].output_nr
-        if len(outputs) == 1 and node is not None:  # a hook on the node costs a third of one on the tensor
-            node.register_prehook(lambda gradients: self._fire_if_reached(use, gradients[slot]))
+        receive = partial(self._fire, use)
+        if use.call is not None and use.call.stand_ins:
+            hooks.on_leaves(use.call.take_stand_ins(), receive)
+        elif len(outputs) == 1 and heard[0].grad_fn is not None:
+            hooks.on_output(heard[0], receive)
         else:
-            slots = [i for i, t in enumerate(outputs) if t.requires_grad]
-            zeros = [torch.zeros_like(t) for t in heard]
-            count = len(outputs)
-
-            def hook(gradients: Sequence[Tensor | None]) -> None:
-                full: list[Tensor | None] = [None] * count
-                for slot, gradient, zero in zip(slots, gradients, zeros, strict=True):
-                    full[slot] = zero if gradient is None else gradient
-                self._fire(use, full)
-
-            torch.autograd.graph.register_multi_grad_hook(heard, hook)
+            hooks.on_outputs(outputs, receive)
 
     def _check_shape(self, use: Use) -> None:
         if self._plan is None:
@@ -265,11 +261,6 @@ class Tape(TorchFunctionMode):
         for gradient in gradients:
             if gradient is not None:
                 self.revived |= set(gradient.flatten(1).any(1).nonzero().flatten().tolist())
-
-    def _fire_if_reached(self, use: Use, gradient: Tensor | None) -> None:
-        """Serve a use of one output; its node may run for another output's sake, with no gradient of this one."""
-        if gradient is not None:
-            self._fire(use, [gradient])
 
     def _fire(self, use: Use, gradients: list[Tensor | None]) -> None:
         """Serve one use, now that its output gradient is known."""

@@ -18,8 +18,8 @@ def group_norm(call: Call) -> Backward | None:
     """``torch.group_norm(input, num_groups, weight, bias, eps)``."""
     bound = call.bind(*_GROUP_NORM)
     groups, eps = bound["num_groups"], _or(bound["eps"], 1e-5)
-    if call.fold.layout.axis == 0 and _plain_floats(call, bound):
-        return _fused_group_norm(call, bound, groups, eps)
+    if call.replaceable and _plain_floats(call, bound):
+        return _expanded_group_norm(call, bound, groups, eps)
     return _affine(call, bound, lambda x: torch.group_norm(x, groups, None, None, eps), channel_axis=1)
 
 
@@ -28,34 +28,31 @@ def _plain_floats(call: Call, bound: dict[str, Any]) -> bool:
     return not call.is_weight(bound["input"]) and {t.dtype for t in tensors} in ({torch.float32}, {torch.float64})
 
 
-def _fused_group_norm(call: Call, bound: dict[str, Any], groups: int, eps: float) -> Backward:
-    """Torch's own backward kernel sums over the batch; with every sample's channels side by side it sums none."""
-    x, weight, bias, fold = bound["input"], bound["weight"], bound["bias"], call.fold
+def _expanded_group_norm(call: Call, bound: dict[str, Any], groups: int, eps: float) -> Backward:
+    """With every sample's channels side by side, torch's own backward kernel sums over no samples."""
+    x, fold = bound["input"], call.fold
     n, channels, positions = len(x), x.shape[1], x[0, 0].numel()
-    kept = call.saved(x)
-    statistics: list[Tensor] = []
+    trained = [name for name in ("weight", "bias") if call.is_weight(bound[name])]
+
+    def expanded(name: str, value: Tensor | None) -> Tensor | None:
+        if value is None:
+            return None
+        return (call.stand_in(value, (n, channels)) if name in trained else value.expand(n, channels)).reshape(-1)
 
     def run(*args: Any, **kwargs: Any) -> Tensor:
         given: dict[str, Any] = dict(zip(_GROUP_NORM, args, strict=False)) | kwargs
-        y, *found = torch.native_group_norm(
-            given["input"].contiguous(), given.get("weight"), given.get("bias"), n, channels, positions, groups, eps
-        )
-        statistics.extend(t.detach().view(1, -1) for t in found)
+        scale, shift = (expanded(name, given.get(name)) for name in ("weight", "bias"))
+        x = given["input"].contiguous()
+        y, _, _ = torch.native_group_norm(x, scale, shift, 1, n * channels, positions, n * groups, eps)
         return y
 
     def backward(gradients: list[Tensor | None]) -> Gradients:
-        (g,) = gradients
-        assert g is not None
-        side_by_side = (t.contiguous().view(1, n * channels, positions) for t in (g, kept))
-        ones = g.new_ones(()).expand(n * channels)
-        _, scale, shift = torch.ops.aten.native_group_norm_backward(
-            *side_by_side, *statistics, ones, 1, n * channels, positions, n * groups, [False, True, True]
-        )
-        for parameter, sums in ((weight, scale), (bias, shift)):
-            if call.is_weight(parameter):
-                yield parameter, DenseForm(fold.sum_to(sums.view(n, channels), parameter.shape))
+        for name, per_sample in zip(trained, gradients, strict=True):
+            assert per_sample is not None
+            yield bound[name], DenseForm(fold.sum_to(per_sample, (channels,)))
 
     call.run = run
+    call.nbytes = x.numel() * x.element_size()  # kept by autograd
     return backward
 
 
