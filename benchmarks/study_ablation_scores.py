@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from study_grid import FAMILIES, GREY, REPLICATES, Case, print_progress, without_splits
+from study_grid import FAMILIES, GREY, REPLICATES, Case, grid_context, without_splits
+from study_grid import Settings as GridSettings
 from torch import nn
 
-from fisherscope.config import ExperimentConfig, GridTable
 from fisherscope.core.table import FeatureTable
 from fisherscope.data import load_samples
 from fisherscope.detectors import DEFAULT_DETECTOR, make_detector
@@ -27,7 +27,6 @@ from fisherscope.pipeline.cache import FEATURES, cache_file
 from fisherscope.pipeline.evaluation import GroupResult, score_sets
 from fisherscope.pipeline.extraction import ExtractSettings, extract_table, table_card
 from fisherscope.pipeline.reproduce.case import Case as Place
-from fisherscope.pipeline.reproduce.case import RunSettings
 from fisherscope.pipeline.reproduce.context import Context
 from fisherscope.pipeline.target import Target, load_target
 
@@ -152,26 +151,8 @@ def run_study(settings: Settings) -> Study:
 
 def make_context(settings: Settings) -> Context:
     """Return the context of a run: the development pairs alone."""
-    experiment = ExperimentConfig(
-        runner="study",
-        makes="Changes of the default on the development pairs.",
-        minutes=600,
-        grids=(
-            GridTable(name="grey", families=FAMILIES, in_dist=GREY),
-            GridTable(name="colour", families=FAMILIES, in_dist=COLOUR),
-        ),
-        group_sizes=(1, 5),
-        limit=settings.limit,
-        detectors=NAMED,
-    )
-    run = RunSettings(
-        data_root=None if settings.data_root is None else Path(settings.data_root),
-        models=settings.zoo,
-        tables=settings.work / "tables",
-        seed=SEED,
-        replicates=REPLICATES,
-    )
-    return Context(experiment, run, print_progress)
+    grid = GridSettings(settings.zoo, settings.work, settings.data_root, settings.limit, SEED)
+    return grid_context(grid, "Changes of the default on the development pairs.", NAMED, COLOUR)
 
 
 def groups(context: Context, place: Place, target: Target, limit: int) -> Iterator[GroupResult]:

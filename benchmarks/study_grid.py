@@ -102,19 +102,21 @@ class Case:
         return "seen" if self.sets in SEEN else "headline"
 
 
-def run_grid(settings: Settings) -> tuple[list[Case], list[str]]:
-    """Return the cases of all models that are there, and the names of those that are not."""
+def grid_context(
+    settings: Settings, makes: str, detectors: tuple[str, ...], colour: tuple[str, ...] = COLOUR
+) -> Context:
+    """Return the context of a run over the grey sets and some colour ones, each kind for itself."""
     experiment = ExperimentConfig(
         runner="study",
-        makes="Every detector on every model and pair of sets.",
+        makes=makes,
         minutes=600,
         grids=(
             GridTable(name="grey", families=FAMILIES, in_dist=GREY),
-            GridTable(name="colour", families=FAMILIES, in_dist=COLOUR),
+            GridTable(name="colour", families=FAMILIES, in_dist=colour),
         ),
         group_sizes=(1, 5),
         limit=settings.limit,
-        detectors=DETECTORS,
+        detectors=detectors,
     )
     run = RunSettings(
         data_root=None if settings.data_root is None else Path(settings.data_root),
@@ -123,7 +125,12 @@ def run_grid(settings: Settings) -> tuple[list[Case], list[str]]:
         seed=settings.seed,
         replicates=REPLICATES,
     )
-    context = Context(experiment, run, print_progress)
+    return Context(experiment, run, print_progress)
+
+
+def run_grid(settings: Settings) -> tuple[list[Case], list[str]]:
+    """Return the cases of all models that are there, and the names of those that are not."""
+    context = grid_context(settings, "Every detector on every model and pair of sets.", DETECTORS)
     cases = [
         Case(case.family, without_splits(pair))
         for case in sorted(context.cases, key=lambda case: FAMILIES.index(case.family))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from fisherscope.core.errors import DataError
 from fisherscope.core.table import FeatureTable
-from fisherscope.detectors.base import Detector, Scores
+from fisherscope.detectors.base import Scores
 from fisherscope.detectors.cotangent import Cotangent, Differentiable
 from fisherscope.detectors.densities.components import modes_novelty, modes_slope
 from fisherscope.detectors.summary import KeptSummary
 
 
-class ComplexityDose(KeptSummary, Detector, Differentiable):
+class ComplexityDose(KeptSummary, Differentiable):
     """score = -log q(log p, log c), q a mixture of one to four normals, c the length of the sample's Lempel-Ziv code.
 
     Input complexity (Serra et al. 2020) subtracts the two and knows one direction; the density knows which pairs of

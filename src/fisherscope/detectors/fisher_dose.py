@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from fisherscope.core.errors import SettingError
 from fisherscope.core.table import FeatureTable
-from fisherscope.detectors.base import Detector, Scores
+from fisherscope.detectors.base import Scores
 from fisherscope.detectors.cotangent import Cotangent, Differentiable
 from fisherscope.detectors.densities.base import standardise
 from fisherscope.detectors.densities.components import (
@@ -28,7 +28,7 @@ from fisherscope.detectors.summary import KeptSummary
 COMPONENTS: Final = 10
 
 
-class FisherDose(KeptLayers, KeptSummary, Detector, Differentiable, LayerStandardising):
+class FisherDose(KeptLayers, KeptSummary, Differentiable, LayerStandardising):
     """score = -log q(u_1, ..., u_k, a) - log r(a), a = (log p, log c), q and r mixtures of one to four normals by BIC.
 
     u are the first k principal components of log f_l over the layers (95 % of the variance, at most 10 and a tenth of

@@ -8,14 +8,15 @@ import numpy as np
 
 from fisherscope.core.errors import DataError
 from fisherscope.core.table import FeatureTable
+from fisherscope.detectors.base import Detector
 from fisherscope.detectors.densities.components import MOST_MODES, fit_modes
 from fisherscope.detectors.layers import Array, relative_round_off
 
 _CODE: Final = "code_length"
 
 
-class KeptSummary:
-    """What a detector is too when it reads log p and, where it requires ``code_length``, the log of that.
+class KeptSummary(Detector):
+    """A detector that reads log p and, where it requires ``code_length``, the log of that.
 
     Both are means over the group's members, standardised on the fit set. Samples without a code (floating numbers) are
     summed up by log p alone.
@@ -27,8 +28,6 @@ class KeptSummary:
         summary_weights_, summary_centres_, summary_precisions_: density of the summary, see :func:`fit_modes`.
     """
 
-    name: str
-    requires: tuple[str, ...]
     centre_: Array
     scale_: Array
     coded_: int
