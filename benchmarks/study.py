@@ -1,6 +1,7 @@
 """Write docs/study.md: which score tells best what a model has never learnt, and by how much.
 
-Command: python benchmarks/study.py [--zoo DIR] [--data-root DIR] [--work DIR] [--limit N]
+Command: python benchmarks/study.py [--models NAME ...] [--anew] [--zoo DIR] [--data-root DIR] [--work DIR] [--limit N]
+Scores are kept in benchmarks/scores: a run scores the models that have none and writes the page of all that have some.
 """
 
 from __future__ import annotations
@@ -8,11 +9,11 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from study_grid import CANDIDATES, FAMILIES, PAPER, REPLICATES, RIVALS, Case, Settings, run_grid
+from study_grid import CANDIDATES, FAMILIES, PAPER, REPLICATES, RIVALS, Case, Grid, Settings, run_grid
 
 from fisherscope.core.store import write_atomic, write_json
 from fisherscope.detectors import DEFAULT_DETECTOR
@@ -42,23 +43,36 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data-root", default=os.environ.get("FISHERSCOPE_DATA"), help="folder of named sets")
     parser.add_argument("--work", type=Path, default=Path("runs/study"), help="folder for feature tables and scores")
     parser.add_argument("--limit", type=int, default=1000, help="OOD samples a set; twice as many in-distribution")
+    parser.add_argument(
+        "--models", nargs="*", metavar="NAME", help="which models to score if they have no scores yet; by default all"
+    )
+    parser.add_argument("--anew", action="store_true", help="score them although they have scores")
     options = parser.parse_args(arguments)
-    cases, missing = run_grid(Settings(options.zoo, options.work, options.data_root, options.limit))
+    settings = Settings(options.zoo, options.work, options.data_root, options.limit)
+    grid = run_grid(settings, options.models, anew=options.anew)
     # Where models and data lie differs from machine to machine and is no part of the result.
     given = [f"--limit={options.limit}"] * (options.limit != 1000) + ["--zoo=DIR"] * (options.zoo != zoo_root())
     command = shlex.join(["python", "benchmarks/study.py", *given])
-    page, figures = write_page(cases, missing, command)
+    page, figures = write_page(grid, command)
     write_json(DOCS / "study.json", figures)
     write_atomic(DOCS / "study.md", page.encode())
     print(page)
 
 
-def write_page(cases: Sequence[Case], missing: Sequence[str], command: str) -> tuple[str, dict[str, Any]]:
+def write_page(grid: Grid, command: str) -> tuple[str, dict[str, Any]]:
     """Return the page and its figures."""
-    figures: dict[str, Any] = {"missing_models": list(missing), "default": DEFAULT_DETECTOR, "means": [], "cells": []}
+    cases = grid.cases
+    figures: dict[str, Any] = {
+        "missing_models": dict(grid.missing),
+        "made_by": dict(grid.made_by),
+        "default": DEFAULT_DETECTOR,
+        "means": [],
+        "cells": [],
+    }
     sections = [
         HEAD.format(command=command, replicates=REPLICATES, samples=_samples(cases)),
-        _missing(cases, missing),
+        _missing(cases, grid.missing),
+        _made_by(grid.made_by),
         _verdict(cases, figures),
         _losses(cases, figures),
         _choice(cases, figures),
@@ -79,16 +93,27 @@ def _range(counts: Sequence[int]) -> str:
     return " to ".join(f"{n:,}" for n in dict.fromkeys((counts[0], counts[-1]))) if counts else "no"
 
 
-def _missing(cases: Sequence[Case], missing: Sequence[str]) -> str:
+def _missing(cases: Sequence[Case], missing: Mapping[str, str]) -> str:
     """Say what is not measured, so that no mean is taken for more than it is."""
     if not missing:
         return ""
     done = {role: len(_select(cases, 1, role)) for role in ("development", "seen", "headline")}
     return (
-        f"Models that this run was without: {', '.join(missing)}. Measured are {done['development']} of the 12 "
-        f"combinations of a family and a development pair, {done['seen']} of 6 seen ones and {done['headline']} of the "
-        "24 headline ones; the means below are over those.\n"
+        f"Models that the page is without: {', '.join(f'{name} ({why})' for name, why in missing.items())}. Measured "
+        f"are {done['development']} of the 12 combinations of a family and a development pair, {done['seen']} of 6 "
+        f"seen ones and {done['headline']} of the 24 headline ones; the means below are over those.\n"
     )
+
+
+def _made_by(made_by: Mapping[str, Mapping[str, str]]) -> str:
+    """Say which code scored which model."""
+    models: dict[str, list[str]] = {}
+    for model, by in made_by.items():
+        versions = ", ".join(f"{name} {version}" for name, version in by.items() if name != "code")
+        models.setdefault(f"{versions}, code `{by['code']}`", []).append(model)
+    if len(models) < 2:
+        return "".join(f"All scored by {by}.\n" for by in models)
+    return "".join(f"Scored by {by}: {', '.join(names)}.\n" for by, names in models.items())
 
 
 def _select(cases: Sequence[Case], size: int, role: str = "all", family: str | None = None) -> list[Case]:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+
+from kept_scores import FOLDER, find, keep
 
 from fisherscope.config import ExperimentConfig, GridTable
 from fisherscope.evaluation import ResampledPair
+from fisherscope.pipeline.reproduce.case import Case as ModelCase
 from fisherscope.pipeline.reproduce.case import RunSettings
 from fisherscope.pipeline.reproduce.context import Context
 from fisherscope.pipeline.reproduce.scores import score_case
@@ -73,6 +78,7 @@ class Settings:
         data_root: folder of named sets.
         limit: OOD samples a set; twice as many are taken in-distribution (half fit, a quarter calibrate and test).
         seed: of split, groups, noise and bootstrap.
+        kept: folder of the scores that are kept for good.
     """
 
     zoo: Path
@@ -80,6 +86,7 @@ class Settings:
     data_root: str | None
     limit: int
     seed: int = 0
+    kept: Path = FOLDER
 
 
 @dataclass(frozen=True)
@@ -128,16 +135,63 @@ def grid_context(
     return Context(experiment, run, print_progress)
 
 
-def run_grid(settings: Settings) -> tuple[list[Case], list[str]]:
-    """Return the cases of all models that are there, and the names of those that are not."""
+@dataclass(frozen=True)
+class Grid:
+    """What a run of the study has.
+
+    Attributes:
+        cases: of all models that were scored, now or before.
+        missing: names of the models that were not, each with the reason.
+        made_by: by model, the versions and the code that scored it.
+    """
+
+    cases: tuple[Case, ...]
+    missing: Mapping[str, str]
+    made_by: Mapping[str, Mapping[str, str]]
+
+
+def run_grid(settings: Settings, models: Collection[str] | None = None, *, anew: bool = False) -> Grid:
+    """Score what has no kept scores, keep them, and return all there are.
+
+    Args:
+        settings: of the grid.
+        models: names of those that may be scored; all of the folder by default.
+        anew: score them although they have kept scores.
+    """
     context = grid_context(settings, "Every detector on every model and pair of sets.", DETECTORS)
-    cases = [
-        Case(case.family, without_splits(pair))
-        for case in sorted(context.cases, key=lambda case: FAMILIES.index(case.family))
-        for pair in score_case(context, case)
-    ]
-    models = [f"{family}-{name}" for family in FAMILIES for name in (*GREY, *COLOUR)]
-    return cases, [name for name in models if f"model {name}" in context.ledger.skipped]
+    cases: list[Case] = []
+    made_by: dict[str, Mapping[str, str]] = {}
+    missing = {}
+    for case in sorted(context.cases, key=lambda case: FAMILIES.index(case.family)):
+        chosen = models is None or case.model in models
+        what = _what(context, case)
+        kept = None if chosen and anew else find(settings.kept, case.model, what)
+        if kept is None and chosen:
+            pairs = [without_splits(pair) for pair in score_case(context, case)]
+            keep(settings.kept, case.model, what, pairs)
+            kept = find(settings.kept, case.model, what)
+        if kept is None:
+            missing[case.model] = "not scored yet"
+            continue
+        made_by[case.model] = kept.made_by
+        cases += [Case(case.family, pair) for pair in kept.pairs]
+    names = [f"{family}-{name}" for family in FAMILIES for name in (*GREY, *COLOUR)]
+    absent = {name: "not in the zoo" for name in names if f"model {name}" in context.ledger.skipped}
+    return Grid(tuple(cases), absent | missing, made_by)
+
+
+def _what(context: Context, case: ModelCase) -> dict[str, Any]:
+    """Return all that the scores of a model depend on beside code and versions."""
+    target = context.target(case)
+    sets = (context.in_dist(case, target), *(context.batches(name, target) for name in case.out_dists))
+    return {
+        "model": target.fingerprint(),
+        "sets": [[data.name, data.fingerprint] for data in sets],
+        "detectors": list(context.experiment.detectors),
+        "group_sizes": list(context.experiment.group_sizes),
+        "seed": context.settings.seed,
+        "replicates": context.settings.replicates,
+    }
 
 
 def print_progress(what: str, done: int, total: int) -> None:

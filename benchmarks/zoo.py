@@ -1,8 +1,9 @@
 """Write docs/zoo.md: every trained model of the zoo with its bits/dim on test data, and a picture of its samples.
 
-Command: python benchmarks/zoo.py [--limit N] [--data-root DIR] [--undertrained NAME ...]
-The bits/dim go into the models' cards too, which leaves their fingerprints alone. Look at the pictures, and name those
-models whose samples do not look like their data after --undertrained.
+Command: python benchmarks/zoo.py [--limit N] [--data-root DIR] [--undertrained NAME ...] [--anew]
+The bits/dim go into docs/zoo.json, from which a later run takes those of models that have not changed, and into the
+models' cards, which leaves their fingerprints alone. Look at the pictures, and name those models whose samples do not
+look like their data after --undertrained.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -23,7 +24,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fisherscope.core.store import write_atomic
+from fisherscope.core.store import read_json, write_atomic, write_json
 from fisherscope.data import Samples, load_samples
 from fisherscope.models.base import GenerativeModel, load_model
 from fisherscope.models.diffusion import Diffusion
@@ -51,7 +52,7 @@ PUBLISHED: Final[Mapping[str, str]] = {
 
 HEAD: Final = """# The zoo
 
-Written by `{command}`; do not edit by hand.
+Written by `{command}`; do not edit by hand. All figures are in [zoo.json](zoo.json).
 
 Trained models that come with the package: give `zoo:NAME` wherever a model is wanted. They are small, and were
 trained for the minutes below on a part of each set's training images (`fisherscope info zoo:NAME` has the command).
@@ -93,19 +94,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
     entries = zoo_entries(options.zoo)
     if not entries:
         sys.exit(f"{options.zoo} holds no model")
+    figures = options.docs / "zoo.json"
+    known = read_json(figures) if figures.is_file() and not options.anew else {}
     rows, pictures = [], []
     for entry in entries:
         name = entry.name.removeprefix(PREFIX)
         folder = options.zoo / name
-        measured = measure(folder, options)
+        shown = options.docs / "images" / "zoo" / f"{name}.png"
+        what = how_measured(folder, options)
+        measured = Measured(**known[name]["measured"]) if known.get(name, {}).get("what") == what else None
+        if measured is None or not shown.is_file():
+            measured = measure(folder, options)
+            write_atomic(shown, picture(load_model(folder)))
+            known = {**known, name: {"what": what, "measured": asdict(measured)}}
+            # after every model, so that an interrupted run goes on where it stopped
+            write_json(figures, dict(sorted(known.items())))
         if not options.keep_cards:
             write_card(folder, measured.mean)
-        write_atomic(options.docs / "images" / "zoo" / f"{name}.png", picture(load_model(folder)))
         print(
             f"{name}: {measured.mean:.3f} ± {measured.error:.3f} bits/dim on {measured.images} test images", flush=True
         )
         rows.append(row(name, entry, measured))
         pictures.append(section(name, undertrained=name in options.undertrained))
+    names = {entry.name.removeprefix(PREFIX) for entry in entries}
+    write_json(figures, {name: said for name, said in known.items() if name in names})
     notes = NOTES.format(latents=options.latents, draws=options.draws)
     page = HEAD.format(command=command(given, options)) + table(rows) + notes + "".join(pictures)
     write_atomic(options.docs / "zoo.md", page.encode())
@@ -118,6 +130,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--latents", type=int, default=64, help="latents of a VAE's bound")
     parser.add_argument("--draws", type=int, default=16, help="timesteps an image of a diffusion model's bound")
     parser.add_argument("--undertrained", nargs="*", default=[], metavar="NAME", help="models to call so")
+    parser.add_argument("--anew", action="store_true", help="measure models that have not changed, too")
     parser.add_argument("--keep-cards", action="store_true", help="leave the models' cards as they are")
     parser.add_argument("--data-root", default=os.environ.get("FISHERSCOPE_DATA"), help="folder of named sets")
     parser.add_argument("--zoo", type=Path, default=zoo_root(), help="folder of the models")
@@ -129,6 +142,16 @@ def command(given: Sequence[str], options: argparse.Namespace) -> str:
     """Return the command line without the places of data and files, which differ from machine to machine."""
     places = {str(v) for v in (options.data_root, options.zoo, options.docs)} | {"--data-root", "--zoo", "--docs"}
     return shlex.join(["python", "benchmarks/zoo.py", *(word for word in given if word not in places)])
+
+
+def how_measured(folder: Path, options: argparse.Namespace) -> dict[str, str | int]:
+    """Return all that the bits/dim of a model depend on."""
+    return {
+        "fingerprint": read_head(folder).fingerprint,
+        "limit": options.limit,
+        "latents": options.latents,
+        "draws": options.draws,
+    }
 
 
 @torch.no_grad()
@@ -197,20 +220,7 @@ def row(name: str, entry: ZooEntry, measured: Measured) -> list[str]:
 
 def table(rows: Sequence[Sequence[str]]) -> str:
     """Return a Markdown table."""
-    columns = (
-        "name",
-        "family",
-        "data",
-        "parameters",
-        "MiB",
-        "steps",
-        "minutes",
-        "seed",
-        "bits/dim",
-        "images",
-        "published",
-    )
-    lines = [columns, ["---"] * len(columns), *rows]
+    lines = [COLUMNS, ["---"] * len(COLUMNS), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 

@@ -2,6 +2,7 @@
 
 import importlib
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
+from fisherscope.core.errors import ModelError
 from fisherscope.data import load_samples
 from fisherscope.models.base import load_model
-from fisherscope.models.files import read_head
+from fisherscope.models.files import read_head, write_head
 from fisherscope.models.training import TrainSettings
 from fisherscope.pipeline.training import train_on
 
@@ -52,3 +54,29 @@ def test_the_page(zoo, tmp_path, monkeypatch):
     digits = load_samples("digits[test]", limit=40)
     log_p = load_model(zoo / "glow-digits").log_prob(torch.from_numpy(digits.x), keys=digits.keys)
     assert float(found["glow-digits"]) == pytest.approx(float(-log_p.detach().mean()) / 64 / np.log(2), abs=1e-3)
+
+
+def test_figures_are_found_again_until_the_model_or_the_settings_change(zoo, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    script = importlib.import_module("zoo")
+    measured = []
+    measure = script.measure
+    monkeypatch.setattr(
+        script, "measure", lambda folder, options: measured.append(folder.name) or measure(folder, options)
+    )
+
+    def run(*more):
+        measured.clear()
+        script.main(["--limit", "8", "--zoo", str(zoo), "--docs", str(tmp_path), *more])
+        return sorted(measured), (tmp_path / "zoo.md").read_text()
+
+    first, page = run()
+    assert first == sorted(path.name for path in zoo.iterdir())
+    assert run() == ([], page)
+    assert run("--latents", "2")[0] == first
+    assert run("--latents", "2", "--anew")[0] == first
+    head = read_head(zoo / "vae-digits")
+    write_head(zoo / "vae-digits", replace(head, fingerprint="0" * len(head.fingerprint)))
+    with pytest.raises(ModelError, match="does not belong"):  # it was asked for again, and is not what its head says
+        run("--latents", "2")
+    write_head(zoo / "vae-digits", head)
