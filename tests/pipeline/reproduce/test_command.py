@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -182,6 +183,34 @@ def test_the_page(tiny, tmp_path):
         result_folders(tmp_path)
     with pytest.raises(DataError, match="holds no results of an experiment; run one first"):
         result_folders(tmp_path / "page")
+
+
+def test_a_page_keeps_the_experiments_of_earlier_runs(tiny, tmp_path):
+    grid = {"families": ("vae",), "in_dist": ("digits",), "out_dist": ("faces",)}
+    page = tmp_path / "page"
+    tiny("table-auroc", grid)
+    write_page([tmp_path / "table-auroc"], page, "first")
+    assert sorted(p.name for p in page.iterdir()) == [
+        *("index.html", "index.md"),
+        *("table-auroc-colour-b1.png", "table-auroc-colour-b5.png", "table-auroc.json"),
+    ]
+    first = (page / "index.md").read_text().partition("## table-auroc")[2]
+    shutil.move(tmp_path / "table-auroc", tmp_path / "elsewhere")
+    (page / "other.json").write_text("[1]")
+    tiny("figure-timesteps", grid | {"families": ("diffusion",)}, timesteps=(2, 16), options={})
+    write_page([tmp_path / "figure-timesteps"], page, "second")
+    both = (page / "index.md").read_text()
+    assert both.index("## figure-timesteps") < both.index("## table-auroc") and both.endswith(first)
+    assert json.loads((page / "table-auroc.json").read_text()) == json.loads(
+        (tmp_path / "elsewhere" / "results.json").read_text()
+    )
+    # made again with one picture less: it is replaced, and the picture that it has no more goes
+    tiny("table-auroc", grid, group_sizes=(1,))
+    write_page([tmp_path / "table-auroc"], page, "third")
+    assert sorted(p.name for p in page.glob("*.png")) == [
+        *("figure-timesteps-colour-timesteps.png", "table-auroc-colour-b1.png"),
+    ]
+    assert "b5.png" not in (page / "index.md").read_text()
 
 
 def test_the_page_of_ones_own_experiment_wherever_its_results_are(run, models, own, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -32,12 +33,14 @@ def result_folders(root: Path) -> list[Path]:
 
 
 def write_page(results: Sequence[Path], folder: Path, command: str) -> list[Path]:
-    """Write ``index.html``, ``index.md`` and the pictures of experiments.
+    """Write ``index.html``, ``index.md``, the pictures of experiments and their numbers, ``NAME.json``.
+
+    Experiments that are on the page already and not among the results stay there: a page can be made in several goes.
 
     Args:
-        results: folders of one experiment's results each, in the order of the page; no experiment twice.
+        results: folders of one experiment's results each; no experiment twice.
         folder: where the page goes.
-        command: command line that made all of it.
+        command: command line that wrote it.
 
     Returns:
         The two pages.
@@ -45,23 +48,40 @@ def write_page(results: Sequence[Path], folder: Path, command: str) -> list[Path
     Raises:
         DataError: some results are of another version, or the pictures take more than 8 MiB.
     """
-    found = {place: _read(place / RESULTS) for place in results}
-    pictures = {
-        f"{value['experiment']}-{stem}.png": place / f"{stem}.png"
-        for place, value in found.items()
+    found = [(_read(place / RESULTS), place) for place in results]
+    new = {value["experiment"]: value for value, _ in found}
+    old = {path.stem: _read(path) for path in folder.glob("*.json") if _is_experiment(path)}
+    content = {
+        _picture(value, stem): _compact((place / f"{stem}.png").read_bytes())
+        for value, place in found
         for stem in value["figures"]
     }
-    content = {name: _compact(path.read_bytes()) for name, path in pictures.items()}
-    size = sum(map(len, content.values()))
+    staying = {_picture(value, stem) for name, value in old.items() if name not in new for stem in value["figures"]}
+    size = sum(map(len, content.values())) + sum((folder / name).stat().st_size for name in staying)
     if size > MOST_BYTES:
-        raise DataError(f"the page's {len(content)} pictures take {size:,} bytes, more than {MOST_BYTES:,}; draw fewer")
-    entries = [_entry(value) for value in found.values()]
+        count = len(content) + len(staying)
+        raise DataError(f"the page's {count} pictures take {size:,} bytes, more than {MOST_BYTES:,}; draw fewer")
+    entries = [_entry(value) for _, value in sorted((old | new).items())]
     pages = {folder / "index.html": html_page(entries, command), folder / "index.md": markdown_page(entries, command)}
     for name, data in content.items():
         write_atomic(folder / name, data)
+    for name, value in new.items():
+        write_atomic(folder / f"{name}.json", (json.dumps(value, allow_nan=False) + "\n").encode())
     for path, text in pages.items():
         write_atomic(path, text.encode())
+    for name in {_picture(value, stem) for value in old.values() for stem in value["figures"]} - {*content, *staying}:
+        (folder / name).unlink(missing_ok=True)
     return list(pages)
+
+
+def _is_experiment(path: Path) -> bool:
+    """Whether a file holds an experiment's results under its name; what else a reader keeps beside the page may stay."""
+    value = read_json(path)
+    return isinstance(value, dict) and value.get("experiment") == path.stem
+
+
+def _picture(value: Mapping[str, Any], stem: str) -> str:
+    return f"{value['experiment']}-{stem}.png"
 
 
 def _compact(png: bytes) -> bytes:
@@ -91,7 +111,7 @@ def _entry(value: Mapping[str, Any]) -> PageEntry:
         paper=value["paper"],
         note=value["note"],
         comment=value["comment"],
-        figures={f"{name}-{stem}.png": captions.get(stem, stem) for stem in value["figures"]},
+        figures={_picture(value, stem): captions.get(stem, stem) for stem in value["figures"]},
         tables={stem: (captions.get(stem, stem), _table(table)) for stem, table in value["tables"].items()},
         details=tuple(value["details"]),
         models=list(value["models"]),
