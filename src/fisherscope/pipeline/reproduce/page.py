@@ -75,7 +75,7 @@ def write_page(results: Sequence[Path], folder: Path, command: str) -> list[Path
 
 
 def _is_experiment(path: Path) -> bool:
-    """Whether a file holds an experiment's results under its name; what else a reader keeps beside the page may stay."""
+    """Whether a file holds the results of the experiment that it is called by; other files are none of ours."""
     value = read_json(path)
     return isinstance(value, dict) and value.get("experiment") == path.stem
 
