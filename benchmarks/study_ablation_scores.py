@@ -23,9 +23,9 @@ from fisherscope.models.base import make_model
 from fisherscope.models.files import Head, read_head
 from fisherscope.models.protocols import InitialisedFromData
 from fisherscope.pipeline.batches import Batches
-from fisherscope.pipeline.cache import FEATURES, cache_file
 from fisherscope.pipeline.evaluation import GroupResult, score_sets
-from fisherscope.pipeline.extraction import ExtractSettings, extract_table, table_card
+from fisherscope.pipeline.extraction import ExtractSettings
+from fisherscope.pipeline.kept_tables import kept_table
 from fisherscope.pipeline.reproduce.case import Case as Place
 from fisherscope.pipeline.reproduce.context import Context
 from fisherscope.pipeline.target import Target, load_target
@@ -380,9 +380,8 @@ def noise_table(context: Context, target: Target, data: Batches, table: Table, s
     row_of = {name: row for row, name in enumerate(data.ids)}
     chosen = data.select([row_of[name] for ids in table.ids for name in ids])
     blocks, how = make_detector(DEFAULT_DETECTOR).requires, ExtractSettings(table.card.group_size, seed)
-    out = cache_file(context.settings.tables, table_card(target, chosen, how, blocks).digest(), FEATURES)
     progress = context.progress(f"{target.name}, noise {seed}")
-    return extract_table(target, chosen, blocks, how, out=out, report=partial(progress, data.name))
+    return kept_table(context.settings.tables, target, chosen, blocks, how, report=partial(progress, data.name))
 
 
 def untrained(head: Head, data_root: str | None) -> nn.Module:

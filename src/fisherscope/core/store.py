@@ -92,14 +92,31 @@ def read_arrays(
     path: Path, error: Callable[[str], FisherscopeError] = DataError
 ) -> tuple[dict[str, NDArray[Any]], JSON]:
     """Read what :func:`write_arrays` wrote; ``error`` is what a missing, truncated or foreign file raises."""
+    with _opened(path, error) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, _card_in(path, file, error)  # noqa: SIM118 (not a mapping)
+
+
+def read_card(path: Path, error: Callable[[str], FisherscopeError] = DataError) -> JSON:
+    """Read the card of what :func:`write_arrays` wrote without its arrays; ``error`` as in :func:`read_arrays`."""
+    with _opened(path, error) as file:
+        return _card_in(path, file, error)
+
+
+@contextmanager
+def _opened(path: Path, error: Callable[[str], FisherscopeError]) -> Iterator[Any]:
     if not path.is_file():
         raise error(f"{path} does not exist or is not a file")
     try:
         with safe_open(path, framework="numpy") as file:
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-            metadata = file.metadata() or {}
+            yield file
+    except FisherscopeError:
+        raise
     except (SafetensorError, OSError, ValueError) as cause:
         raise error(f"{path} is truncated or not a safetensors file ({cause}); write it again") from None
+
+
+def _card_in(path: Path, file: Any, error: Callable[[str], FisherscopeError]) -> JSON:
+    metadata = file.metadata() or {}
     if "card" not in metadata:
         raise error(f"{path} holds no fisherscope card; it was written by something else")
-    return arrays, json.loads(metadata["card"])
+    return json.loads(metadata["card"])

@@ -31,12 +31,17 @@ def cache_file(folder: Path, name: str, code: tuple[str, ...]) -> Path:
         name: hash of all that the result depends on beside the code.
         code: parts of the package that it depends on, as :func:`~fisherscope.core.package_code.code_digest` takes them.
     """
-    path = folder / f"{name}-{code_digest(*code)}.safetensors"
+    path = folder / f"{name}{file_ending(code)}"
     # whole ones, and folders of parts of unfinished ones
     there = {found.name.partition(".")[0] for found in folder.glob(f"{name}*")}
     if there - {path.stem} and not path.exists():
         _tell(folder)
     return path
+
+
+def file_ending(code: tuple[str, ...]) -> str:
+    """Return how the names of files of some parts of the code end now."""
+    return f"-{code_digest(*code)}.safetensors"
 
 
 @cache

@@ -19,9 +19,9 @@ from fisherscope.features.companions import Companion
 from fisherscope.features.metrics import FisherMetric, make_metric
 from fisherscope.models.base import require_not_trained_on
 from fisherscope.pipeline.batches import Batches
-from fisherscope.pipeline.cache import FEATURES, cache_file
 from fisherscope.pipeline.companions import require_companions_not_trained_on
-from fisherscope.pipeline.extraction import ExtractSettings, extract_table, fit_metrics_on, metrics_in, table_card
+from fisherscope.pipeline.extraction import ExtractSettings, extract_table, fit_metrics_on, metrics_in
+from fisherscope.pipeline.kept_tables import kept_table
 from fisherscope.pipeline.target import Target
 
 ReportProgress = Callable[[str, int, int], None]
@@ -265,12 +265,12 @@ class _Evaluation:
     def _table(self, data: Batches, rows: np.typing.NDArray[np.intp], size: int) -> FeatureTable:
         blocks, settings = self.settings.blocks, self._extraction(size)
         chosen = data.select(rows)
-        out = None
-        if self.settings.tables is not None:
-            card = table_card(self.target, chosen, settings, blocks, self.metrics)
-            out = cache_file(self.settings.tables, card.digest(), FEATURES)
         report = self._progress(f"{data.name}, B = {size}")
-        return extract_table(self.target, chosen, blocks, settings, metrics=self.metrics, out=out, report=report)
+        if self.settings.tables is None:
+            return extract_table(self.target, chosen, blocks, settings, metrics=self.metrics, report=report)
+        return kept_table(
+            self.settings.tables, self.target, chosen, blocks, settings, metrics=self.metrics, report=report
+        )
 
 
 def _score_all(detectors: Mapping[str, Detector], table: FeatureTable) -> dict[str, Scores]:

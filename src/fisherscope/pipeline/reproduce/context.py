@@ -15,9 +15,9 @@ from fisherscope.evaluation.protocol import FIT_SHARE
 from fisherscope.features.companions import Companion
 from fisherscope.models.zoo import PREFIX, zoo_root
 from fisherscope.pipeline.batches import Batches, as_batches
-from fisherscope.pipeline.cache import FEATURES, cache_file
 from fisherscope.pipeline.evaluation import Evaluation, EvaluationSettings, ReportProgress, evaluate
-from fisherscope.pipeline.extraction import ExtractSettings, extract_table, table_card
+from fisherscope.pipeline.extraction import ExtractSettings
+from fisherscope.pipeline.kept_tables import kept_table
 from fisherscope.pipeline.reproduce.case import Case, Ledger, NothingLeftError, RunSettings
 from fisherscope.pipeline.target import Target, load_target
 
@@ -207,13 +207,15 @@ class Context:
         self, target: Target, data: Batches, blocks: Iterable[str] = ("grad_norm", "log_p"), *, group_size: int = 1
     ) -> FeatureTable:
         """Return features of consecutive groups of samples, from the cache where they are there."""
-        blocks = tuple(blocks)
         settings = ExtractSettings(group_size, self.settings.seed, max_memory=self.settings.max_memory)
-        card = table_card(target, data, settings, blocks)
-        out = cache_file(self.settings.tables, card.digest(), FEATURES)
         progress = self.progress(target.name)
-        return extract_table(
-            target, data, blocks, settings, out=out, report=lambda done, total: progress(data.name, done, total)
+        return kept_table(
+            self.settings.tables,
+            target,
+            data,
+            blocks,
+            settings,
+            report=lambda done, total: progress(data.name, done, total),
         )
 
     def progress(self, prefix: str) -> ReportProgress:

@@ -1,0 +1,101 @@
+"""Features are taken from whatever kept tables hold them; only what no table holds is extracted."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from fisherscope.features.metrics import SketchSettings
+from fisherscope.pipeline import extraction, kept_tables
+from fisherscope.pipeline.batches import as_batches
+from fisherscope.pipeline.extraction import ExtractSettings, extract_table, fit_metrics_on
+from fisherscope.pipeline.kept_tables import kept_table
+
+LARGE = ("grad_norm", "log_p", "sketch", "pixels")
+
+
+@pytest.fixture
+def data(target, digits):
+    return as_batches(digits.select(range(20)), target)
+
+
+@pytest.fixture
+def extracted(monkeypatch):
+    """The blocks of every extraction, in order."""
+    asked = []
+    real = extraction.extract_table
+
+    def extract(target, data, blocks, *arguments, **settings):
+        asked.append(set(blocks))
+        return real(target, data, blocks, *arguments, **settings)
+
+    monkeypatch.setattr(kept_tables, "extract_table", extract)
+    return asked
+
+
+def require_same(found, made):
+    assert found.card == made.card and found.ids == made.ids and found.columns == made.columns
+    assert found.blocks.keys() == made.blocks.keys()
+    for name, block in made.blocks.items():
+        np.testing.assert_allclose(found.block(name), block, rtol=1e-6, atol=0, err_msg=name)
+    np.testing.assert_array_equal(found.keys, made.keys)
+
+
+def test_a_larger_table_serves_a_smaller_one_and_a_larger_one_takes_what_there_is(target, data, tmp_path, extracted):
+    settings = ExtractSettings(2)
+    require_same(kept_table(tmp_path, target, data, LARGE, settings), extract_table(target, data, LARGE, settings))
+    for blocks in (("grad_norm",), ("log_p",), ("sketch", "pixels")):
+        require_same(
+            kept_table(tmp_path, target, data, blocks, settings), extract_table(target, data, blocks, settings)
+        )
+    assert extracted == [set(LARGE)]
+    more = ("grad_norm", "code_length", "pixels")
+    for _ in range(2):
+        require_same(kept_table(tmp_path, target, data, more, settings), extract_table(target, data, more, settings))
+    assert extracted == [set(LARGE), {"code_length"}]
+
+
+@pytest.mark.parametrize(
+    "other", [ExtractSettings(1), ExtractSettings(2, seed=1), ExtractSettings(2, sketch=SketchSettings(size=64))]
+)
+def test_tables_of_other_settings_are_not_taken(target, data, tmp_path, extracted, other):
+    kept_table(tmp_path, target, data, LARGE, ExtractSettings(2, sketch=SketchSettings(size=32)))
+    found = kept_table(tmp_path, target, data, ("sketch",), other)
+    assert len(extracted) == 2
+    require_same(found, extract_table(target, data, ("sketch",), other))
+
+
+def test_the_size_of_sketches_concerns_only_sketches(target, data, tmp_path, extracted):
+    kept_table(tmp_path, target, data, LARGE, ExtractSettings(sketch=SketchSettings(size=32)))
+    settings = ExtractSettings(sketch=SketchSettings(size=64))
+    found = kept_table(tmp_path, target, data, LARGE, settings)
+    assert extracted == [set(LARGE), {"sketch"}]
+    require_same(found, extract_table(target, data, LARGE, settings))
+
+
+def test_tables_of_other_samples_are_not_taken(target, data, tmp_path, extracted):
+    kept_table(tmp_path, target, data, LARGE, ExtractSettings())
+    kept_table(tmp_path, target, data.select(range(1, 20)), ("log_p",), ExtractSettings())
+    # copies keep the keys, and with them the noise, of their samples
+    copies = replace(data, x=255 - data.x, name="negatives")
+    found = kept_table(tmp_path, target, copies, ("log_p",), ExtractSettings())
+    assert len(extracted) == 3
+    require_same(found, extract_table(target, copies, ("log_p",)))
+
+
+def test_a_block_in_the_metric_of_another_fit_is_not_taken(target, data, tmp_path, extracted):
+    blocks, settings = ("metric:diagonal", "grad_norm"), ExtractSettings()
+    fits = [fit_metrics_on(target, data.select(rows), ("diagonal",)) for rows in (range(10), range(10, 20))]
+    tables = [kept_table(tmp_path, target, data, blocks, settings, metrics=metrics) for metrics in fits]
+    assert extracted == [set(blocks) | {"log_p"}, {"metric:diagonal"}]
+    for table, metrics in zip(tables, fits, strict=True):
+        require_same(table, extract_table(target, data, blocks, settings, metrics=metrics))
+    assert not np.allclose(tables[0].block("metric:diagonal"), tables[1].block("metric:diagonal"), rtol=1e-3)
+
+
+def test_files_of_other_kinds_are_left_alone(target, data, tmp_path, extracted):
+    ending = kept_tables.file_ending(kept_tables.FEATURES)
+    (tmp_path / f"broken{ending}").write_bytes(b"no table")
+    kept_table(tmp_path, target, data, ("log_p",), ExtractSettings())
+    kept_table(tmp_path, target, data, ("log_p",), ExtractSettings())
+    assert len(extracted) == 1 and (tmp_path / f"broken{ending}").read_bytes() == b"no table"
