@@ -22,13 +22,14 @@ def code_length(sample: bytes) -> float:
     costs a pointer to an earlier one and a letter: c (log c + log 256), Cover & Thomas, section 13.5. Unlike the file
     size of a compression library it is the same with every version on every machine.
     """
+    # The loop runs for every byte: phrases are numbered in steps of 256, so that their letters need only be added.
     phrases: dict[int, int] = {}
-    node = 0
+    find, node = phrases.get, 0
     for letter in sample:
-        longer = node * _LETTERS + letter
-        known = phrases.get(longer)
+        longer = node + letter
+        known = find(longer)
         if known is None:
-            phrases[longer] = len(phrases) + 1
+            phrases[longer] = (len(phrases) + 1) * _LETTERS
             node = 0
         else:
             node = known
@@ -59,6 +60,8 @@ class CodeLength(Extractor):
 
 def _bytes(values: NDArray[Any]) -> bytes:
     """Return the lowest bytes of all numbers, then the next ones, without the planes that are zero at the end."""
+    if values.dtype in (np.uint8, np.bool_):
+        return values.tobytes()
     planes = np.ascontiguousarray(values.ravel().astype("<i8")).view(np.uint8).reshape(-1, 8)
     used = np.flatnonzero(planes.any(0))
     return planes[:, : max(1, used[-1] + 1) if len(used) else 1].T.tobytes()
