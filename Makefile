@@ -46,8 +46,8 @@ $(VENV)/docs.stamp: pyproject.toml constraints.txt
 docs: $(VENV)/docs.stamp  ## Build the documentation strictly (docs/_build/index.html)
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build
 
-reproduce: $(VENV)/dev.stamp  ## Make the paper's tables and figures from what is there (docs/reproduction; hours)
-	$(BIN)/fisherscope reproduce all --page docs/reproduction
+reproduce: $(VENV)/dev.stamp  ## Make the paper's tables and figures from the sets below FISHERSCOPE_DATA (docs/reproduction; hours)
+	FISHERSCOPE_DATA="$${FISHERSCOPE_DATA:-$(wildcard ../shared/data)}" $(BIN)/fisherscope reproduce all --page docs/reproduction
 
 bench: bench-engine bench-glow  ## Run all benchmarks; they write the tables in docs/
 

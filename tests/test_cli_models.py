@@ -73,10 +73,51 @@ def test_the_zoo_is_listed(run):
         (("train", "glow", "--data", "digits", "--out", "m"), "give either steps or minutes"),
         (("train", "--config", "none.toml", "--out", "m"), "none.toml does not exist"),
         (("info", "zoo:gan-digits"), "is not in the zoo"),
-        (("samples", "nowhere", "--out", "x.png"), "is not a saved model"),
+        (("samples", "nowhere", "--out", "x.png"), "is no folder of a saved model"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(run, arguments, message, tmp_path):
     code, _, err = run(*arguments)
     assert code == 2 and message in err and len(err.strip().splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_setting_of_another_type_is_one_line(run):
+    for setting in ("hidden=abc", "steps=1.5", "hidden=[1]"):
+        code, _, err = run("train", "glow", *SMALL, "--steps", "2", "--set", setting, "--out", "m")
+        assert code == 2 and "glow cannot be made with" in err and len(err.strip().splitlines()) == 1, err
+
+
+FACTORIES = """
+import torch
+from fisherscope.models.base import make_model
+def own():
+    return make_model("vae", data_shape=(1, 4, 4), hidden=2, latents=2)
+def plain():
+    return torch.nn.Linear(2, 1), lambda model, x: -model(x)[:, 0].square()
+"""
+
+
+def test_info_and_samples_of_a_factory(run, tmp_path, monkeypatch):
+    (tmp_path / "factories_of_mine.py").write_text(FACTORIES)
+    monkeypatch.syspath_prepend(tmp_path)
+    code, out, err = run("info", "factories_of_mine:own", "--json")
+    assert code == 0 and json.loads(out)["family"] == "vae", err
+    code, _, err = run("samples", "factories_of_mine:own", "--out", "grid.png", "-n", "4")
+    assert code == 0 and (tmp_path / "grid.png").is_file(), err
+    code, _, err = run("info", "factories_of_mine:plain")
+    assert code == 2 and "makes a plain Linear; this command needs a GenerativeModel" in err
+
+
+def test_token_ids_are_data_of_a_model_of_transformers(run, tmp_path):
+    transformers = pytest.importorskip("transformers", reason="needs fisherscope[language]")
+    sizes = {"vocab_size": 300, "n_positions": 16, "n_embd": 8, "n_layer": 1, "n_head": 2}
+    config = transformers.GPT2Config(**sizes, bos_token_id=0, eos_token_id=0)
+    transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt2")
+    np.save(tmp_path / "tokens.npy", np.random.default_rng(0).integers(0, 300, (12, 9)))
+    options = ("--set", "window=9", "--out", "t.safetensors")
+    code, _, err = run("extract", "gpt2", "--data", "tokens.npy", *options)
+    assert code == 0, err
+    (tmp_path / "a.txt").write_text("some words " * 20)
+    code, _, err = run("extract", "gpt2", "--data", "a.txt", *options)
+    assert code == 2 and "an array of token ids (N, T)" in err

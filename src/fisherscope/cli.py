@@ -456,5 +456,8 @@ def main() -> None:
         console.print(f"fisherscope: {error}", markup=False)
         sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
-        console.print("fisherscope: interrupted; what was finished is kept, the same command resumes", markup=False)
+        console.print(
+            "fisherscope: interrupted; what was finished is kept, the same command goes on (train: with --resume)",
+            markup=False,
+        )
         sys.exit(130)

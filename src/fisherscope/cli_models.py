@@ -232,7 +232,11 @@ def samples(
 
 
 def _load(name: str, device: str = "cpu") -> GenerativeModel:
-    from fisherscope.models.base import load_model
-    from fisherscope.pipeline.target import parse_device
+    from fisherscope.core.errors import ModelError
+    from fisherscope.models.base import GenerativeModel
+    from fisherscope.pipeline.target import load_target
 
-    return load_model(name, device=parse_device(device))
+    module = load_target(name, device=device).module
+    if not isinstance(module, GenerativeModel):
+        raise ModelError(f"{name} makes a plain {type(module).__name__}; this command needs a GenerativeModel")
+    return module

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from fisherscope.cli_options import DataRoot, Device, Limit, MaxMemory, Seed
 
@@ -18,8 +19,30 @@ if TYPE_CHECKING:
 
 app = typer.Typer(rich_markup_mode=None)
 
+_SEVERAL = frozenset({"--family", "--id-datasets", "--datasets", "--detectors"})
 
-@app.command()
+
+class _SeveralWords(TyperCommand):
+    """Takes ``--datasets a b c`` too, as the original repository's command line does."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Join the words after an option that takes names by commas, up to the next option or the experiment."""
+        from fisherscope.pipeline.reproduce.experiments import experiment_names
+
+        joined: list[str] = []
+        experiments, open_list = {*experiment_names(), "all"}, False
+        for word in args:
+            ends = word.startswith("-") or word in experiments or word.endswith(".toml")
+            if open_list and not ends and joined[-1] not in _SEVERAL:
+                joined[-1] += f",{word}"
+            else:
+                # the first word after the option is its value, whatever it is called
+                open_list = word in _SEVERAL or (open_list and joined[-1] in _SEVERAL)
+                joined.append(word)
+        return super().parse_args(ctx, joined)
+
+
+@app.command(cls=_SeveralWords)
 def reproduce(
     context: typer.Context,
     name: Annotated[

@@ -23,13 +23,22 @@ def test_channel_layouts_of_images_agree():
     assert np.array_equal(samples_from_array(x, "x").keys, samples_from_array(x.transpose(0, 2, 3, 1), "x").keys)
 
 
+def test_tokens_keep_their_dtype():
+    for dtype in (np.int32, np.int64):
+        tokens = np.array([[1, 50_000, 3], [4, 5, 6]], dtype)
+        samples = samples_from_array(tokens, "x", ReadOptions(limit=1, seed=0))
+        assert samples.x.dtype == dtype and samples.x.tolist() in ([[1, 50_000, 3]], [[4, 5, 6]])
+    with pytest.raises(DataError, match="only uint8 images can be resized"):
+        samples_from_array(tokens, "x", ReadOptions(resize=(1, 2, 2)))
+
+
 @pytest.mark.parametrize(
     ("array", "message"),
     [
         (noise(4, 3, 5, 3), "can be read as channels first and as channels last"),
         (noise(4, 2, 5, 2), "has no axis of 1 or 3 channels"),
         (noise(4, 10), "reshape images, or cast rows to float32"),
-        (np.zeros((4, 3), np.int64), "is int64 of shape"),
+        (np.zeros((4, 3, 2), np.int64), "is int64 of shape"),
         (np.zeros((4, 3), bool), "is bool of shape"),
         (np.zeros(4, np.float32), "expected uint8"),
         (np.float32(3), "expected uint8"),

@@ -43,7 +43,23 @@ def equal(one: GenerativeModel, other: GenerativeModel) -> bool:
     return all(torch.equal(v, state(other)[k]) for k, v in state(one).items())
 
 
-def test_a_resumed_run_is_the_straight_run_to_the_bit(tmp_path: Path) -> None:
+TINY: dict[str, dict[str, object]] = {
+    "glow": {"steps": 2, "hidden": 4},
+    "vae": {"hidden": 2, "latents": 2},
+    "pixelcnn": {"hidden": 4, "layers": 1},
+    "diffusion": {"channels": 16, "multipliers": (1,), "diffusion_steps": 20, "timesteps": (2,)},
+}
+
+
+@pytest.mark.parametrize("family", TINY)
+@pytest.mark.parametrize("autocast", [False, True], ids=["float32", "autocast"])
+def test_a_resumed_run_is_the_straight_run_to_the_bit(family: str, autocast: bool, tmp_path: Path) -> None:
+    def small() -> GenerativeModel:
+        return make_model(family, data_shape=(1, 4, 4), **TINY[family])
+
+    def settings(**changes: object) -> TrainSettings:
+        return globals()["settings"](autocast=autocast, **changes)
+
     data = training_set()
     straight = train(small(), data, settings(), tmp_path / "straight")
     train(small(), data, settings(steps=5), tmp_path / "halves")

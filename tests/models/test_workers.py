@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,36 +19,41 @@ from fisherscope.models.training.trainer import Trainer
 from fisherscope.models.training.workers import Workers
 
 SCRIPT = """
-import sys, numpy as np, torch
+import json, sys, numpy as np, torch
 from fisherscope.core.keys import sample_keys
-from fisherscope.models.glow import Glow
+from fisherscope.models.base import make_model
 from fisherscope.models.training import TrainingSet, TrainSettings, train
 torch.set_num_threads(1)
 rng = np.random.default_rng(0)
 x = rng.integers(0, 256, (40, 1, 4, 4)).astype(np.uint8)
 settings = TrainSettings(steps=int(sys.argv[2]), batch_size=int(sys.argv[3]), validate_every=4, validation_fraction=0.2)
-model = Glow((1, 4, 4), steps=2, hidden=4).double()
-train(model, TrainingSet(x, sample_keys(x), "noise"), settings, sys.argv[1], resume=len(sys.argv) > 4)
+family, config = json.loads(sys.argv[4])
+model = make_model(family, data_shape=(1, 4, 4), **config).double()
+train(model, TrainingSet(x, sample_keys(x), "noise"), settings, sys.argv[1], resume=len(sys.argv) > 5)
 """
+GLOW = ("glow", {"steps": 2, "hidden": 4})
+DIFFUSION = ("diffusion", {"channels": 16, "multipliers": [1], "diffusion_steps": 20, "timesteps": [2]})
 
 
-def run(folder: Path, steps: int, batch: int = 8, processes: int = 2, resume: bool = False) -> str:
+def run(folder: Path, steps: int, batch: int = 8, processes: int = 2, resume: bool = False, model: Any = GLOW) -> str:
     launcher = [sys.executable, "-W", "ignore"]
     if processes > 1:
         launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     script = folder.parent / "script.py"
     script.write_text(SCRIPT)
-    command = [*launcher, str(script), str(folder), str(steps), str(batch), *(["--resume"] if resume else [])]
+    options = [str(folder), str(steps), str(batch), json.dumps(model), *(["--resume"] if resume else [])]
+    command = [*launcher, str(script), *options]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
     return "" if done.returncode == 0 else done.stderr
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
-def test_two_processes_train_the_model_of_one(tmp_path: Path) -> None:
-    assert run(tmp_path / "one", 8, processes=1) == ""
-    assert run(tmp_path / "two", 5) == ""
-    assert run(tmp_path / "two", 8, resume=True) == ""
+@pytest.mark.parametrize("model", [GLOW, DIFFUSION], ids=lambda model: model[0])
+def test_two_processes_train_the_model_of_one(model: Any, tmp_path: Path) -> None:
+    assert run(tmp_path / "one", 8, processes=1, model=model) == ""
+    assert run(tmp_path / "two", 5, model=model) == ""
+    assert run(tmp_path / "two", 8, resume=True, model=model) == ""
     one, two = (load_model(tmp_path / name, dtype=torch.float64) for name in ("one", "two"))
     for (name, p), q in zip(one.named_parameters(), two.parameters(), strict=True):
         assert torch.allclose(p, q, rtol=1e-9, atol=1e-11), name

@@ -13,7 +13,8 @@ from fisherscope.core.errors import DataError
 from fisherscope.data.images import resize_array
 from fisherscope.data.samples import DEFAULTS, Array, ReadOptions, Samples
 
-_LAYOUTS = "uint8 (N, C, H, W), (N, H, W, C) or (N, H, W) with C 1 or 3, or float (N, ...)"
+_LAYOUTS = "uint8 (N, C, H, W), (N, H, W, C) or (N, H, W) with C 1 or 3, float (N, ...) or tokens int64 (N, T)"
+_TOKENS = (np.int32, np.int64)
 
 
 def read_array_file(path: Path, name: str, options: ReadOptions = DEFAULTS, *, entry: str | None = None) -> Samples:
@@ -44,19 +45,19 @@ def samples_from_array(array: Array, name: str, options: ReadOptions = DEFAULTS)
     """Return the samples of an array; they are called ``name[row]``.
 
     Args:
-        array: uint8 images (N, C, H, W), (N, H, W, C) or (N, H, W) with C 1 or 3, or float rows (N, ...), which
-            keep their dtype.
+        array: uint8 images (N, C, H, W), (N, H, W, C) or (N, H, W) with C 1 or 3, float rows (N, ...) or tokens
+            (N, T), int32 or int64; rows and tokens keep their dtype.
         name: name of the set.
         options: subset and conversion.
 
     Raises:
         DataError: another dtype or layout, one that can be read both ways, NaN or inf, or ``options.resize`` of
-            float rows.
+            anything but images.
     """
     rows = options.rows(len(array) if array.ndim else 0)
     if array.dtype == np.uint8:
         x = resize_array(np.ascontiguousarray(_channels_first(array, name)[rows]), options.resize)
-    elif array.dtype in (np.float32, np.float64) and array.ndim >= 2:
+    elif (array.dtype in (np.float32, np.float64) and array.ndim >= 2) or (array.dtype in _TOKENS and array.ndim == 2):
         if options.resize is not None:
             raise DataError(f"{name} is {array.dtype}; only uint8 images can be resized")
         x = np.array(array[rows])

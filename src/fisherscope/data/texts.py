@@ -32,7 +32,7 @@ def read_text(path: Path, name: str, options: ReadOptions = DEFAULTS, *, split: 
     if options.window is None:
         raise DataError(
             f"{name} is a text, which is cut into windows of bytes, and the model does not say how long they are; "
-            "give --window, such as --window 128"
+            "give --window, such as --window 128, or to a model of tokens (transformers) an array of token ids (N, T)"
         )
     try:
         content = path.read_bytes()

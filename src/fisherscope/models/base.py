@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fisherscope.core.errors import DataError, ModelError, SettingError
+from fisherscope.core.errors import DataError, FisherscopeError, ModelError, SettingError
 from fisherscope.core.keys import KeyArray, fingerprint_arrays
 from fisherscope.core.store import read_arrays, write_arrays
 from fisherscope.models.files import Head, ModelCard, load_state, read_head, stored_state, write_head, write_state
@@ -150,13 +150,23 @@ def family_class(name: str) -> type[GenerativeModel]:
 
 
 def make_model(family: str, **config: Any) -> GenerativeModel:
-    """Return a new, untrained model of a family; ``config`` are its constructor's arguments."""
+    """Return a new, untrained model of a family; ``config`` are its constructor's arguments.
+
+    Raises:
+        SettingError: there is no such family or setting, or a setting is of another type.
+    """
     kind = family_class(family)
     known = list(inspect.signature(kind).parameters)
     unknown = sorted(set(config) - set(known))
     if unknown:
         raise SettingError(f"{family} has no setting {', '.join(unknown)}; its settings: {', '.join(known)}")
-    return kind(**config)
+    try:
+        return kind(**config)
+    except FisherscopeError:
+        raise
+    except (TypeError, ValueError) as cause:
+        given = ", ".join(f"{name}={value!r}" for name, value in config.items())
+        raise SettingError(f"{family} cannot be made with {given}: {cause}; check the types of its settings") from None
 
 
 def load_model(
@@ -212,7 +222,7 @@ def _load_saved(folder: Path, changes: Mapping[str, Any]) -> GenerativeModel:
     family_class(head.family)
     try:
         model = make_model(head.family, **head.config)
-    except (SettingError, TypeError, ValueError) as cause:
+    except SettingError as cause:
         raise ModelError(f"{folder / 'model.json'} describes no {head.family}: {cause}") from None
     load_state(model, folder)
     if model_fingerprint(model) != head.fingerprint:

@@ -105,6 +105,10 @@ def recorded(run, monkeypatch):
 
 def test_the_recorded_command_is_what_was_parsed(recorded, own, tmp_path, monkeypatch):
     assert recorded("table-auroc", "--models", "zoo", "--seed", 3) == ["fisherscope reproduce table-auroc --seed 3"]
+    # several words after an option, as the original's example has them, end at an option or at the experiment
+    joined = ["fisherscope reproduce table-auroc --family glow,vae --datasets gtsrb,celeba --limit 50"]
+    assert recorded("--datasets", "gtsrb", "celeba", "table-auroc", "--family", "glow", "vae", "--limit", 50) == joined
+    assert recorded("table-auroc", "--datasets", "gtsrb,celeba", "--family", "glow,vae", "--limit", 50) == joined
     assert recorded("table-auroc", "--models=zoo", "--detectors", "all") == [
         "fisherscope reproduce table-auroc --detectors all"
     ]
