@@ -76,7 +76,9 @@ def _piece(job: Job, plan: Plan, batch: Batch) -> Tensor:
     try:
         log_p, tape = tape_pass(job.bound, batch, job.parameters, job.reductions, job.seed, plan.uses, skipped)
     except UnsupportedError as reason:
-        raise ModelError(f"the batched pass failed in the middle ({reason}); pass method='loop'") from reason
+        raise ModelError(
+            f"the batched pass failed in the middle ({reason}); pass method='loop' to gradient_pass or gradient_norms"
+        ) from reason
     if tape.revived:
         _confirm(job, plan, batch.rows(sorted(tape.revived)[: PROBE_SIZES[0]]))
     if plan.looped:
