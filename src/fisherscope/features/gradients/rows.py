@@ -74,7 +74,7 @@ def _along_rows(values: Tensor, dim: int | None, n: int) -> bool:
         return True
     axis = dim % max(1, values.dim())
     # samples may lie on another axis than the first (time first)
-    return axis == 0 or (len(values) % n != 0 and values.shape[axis] % n == 0)
+    return axis == 0 or (len(values) % n != 0 and values.shape[axis] == n)
 
 
 def _picks_rows(values: Tensor, index: Any, is_data: IsData) -> bool:
