@@ -3,11 +3,13 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import typer
 
 from fisherscope.models.base import FAMILIES
 
@@ -68,6 +70,34 @@ def test_command_line_blocks_run_one_after_another(tmp_path):
     assert "of 50 novel" in printed and "80 groups of 5" in printed and "AUROC" in printed
     assert len((tmp_path / "runs" / "scores.csv").read_text().splitlines()) == 51
     assert (tmp_path / "runs" / "report" / "index.html").is_file()
+
+
+def command_lines():
+    """Return every line of a block that calls the command line, continued lines joined, with its page."""
+    found = []
+    for page in PAGES:
+        shown = False
+        for line in page.read_text().replace("\\\n", " ").splitlines():
+            if line.startswith("```"):
+                shown = not shown
+            elif shown and line.startswith("fisherscope "):
+                found.append((page.name, line.split("#")[0]))
+    return found
+
+
+def test_every_command_of_the_docs_is_complete():
+    """They parse: the command exists, takes these options, and has what it needs; nothing is run."""
+    from fisherscope import cli
+
+    read = typer.main.get_command(cli.app)
+    lines = command_lines()
+    assert len(lines) > 20
+    for page, line in lines:
+        name, *words = shlex.split(line.replace("...", ""))[1:]
+        command = read.commands[name]
+        context = command.make_context(name, words)
+        if name == "train" and context.params["config"] is None:
+            assert context.params["minutes"] or context.params["steps"], f"{page}: {line} has no budget"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
