@@ -482,7 +482,7 @@ def test_the_zoos_flows_invert_in_single_precision(name: str) -> None:
 def test_half_precision_in_the_file_is_below_what_tells_samples_apart(name: str) -> None:
     """The zoo's parameters were rounded to 11 bits: rounding them at random once more is as large a change.
 
-    It moves log f_l by less than a fifth of what samples differ in (.13 on the Glow), and log p by less than a twentieth.
+    It moves log f_l by less than a fifth of what samples differ in (.13 on the Glow), log p by less than a twentieth.
     """
     model, again = load_model(f"zoo:{name}"), load_model(f"zoo:{name}")
     generator = torch.Generator().manual_seed(0)
