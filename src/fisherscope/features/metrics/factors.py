@@ -95,6 +95,10 @@ def eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def whitening(matrix: Tensor, damping: float) -> Tensor:
-    """Return W with W^T W = (C + damping * mean eigenvalue * I)^-1, (k, k)."""
+    """Return the symmetric W with W W = (C + damping * mean eigenvalue * I)^-1, (k, k).
+
+    Of all roots only this one is determined by C: the eigenvectors of a repeated eigenvalue, such as the 0 of a factor
+    of low rank, are any basis of their space, and none has a sign.
+    """
     values, rows = eigen(matrix)
-    return rows / (values + damping * values.mean()).sqrt()[:, None]
+    return rows.mT @ (rows / (values + damping * values.mean()).sqrt()[:, None])
