@@ -43,11 +43,11 @@ def samples(n, seed=0, scale=1.0, dtype=np.float64):
     return (scale * np.random.default_rng(seed).normal(size=(n, 5))).astype(dtype)
 
 
-def fitted(name, n=60, dtype=torch.float64):
+def fitted(name, n=60, dtype=torch.float64, split=20):
     metric, module = make_metric(name, SKETCH), make_model(dtype)
 
     def run(reductions, limit):
-        for part in torch.from_numpy(samples(n)).to(dtype).split(20):
+        for part in torch.from_numpy(samples(n)).to(dtype).split(split):
             gradient_pass(module, part, reductions, log_prob=log_prob)
 
     fit_metrics([metric], run)
@@ -109,6 +109,12 @@ def test_the_fit_does_not_depend_on_the_order_of_the_samples(name, n):
     other = make_metric(name, SKETCH)
     fit_metrics([other], lambda r, limit: gradient_pass(module, torch.from_numpy(x), r, log_prob=log_prob))
     assert_measure_alike(other, metric)
+
+
+@pytest.mark.parametrize("split", [1, 32, [1, 30, 2]], ids=["ones", "32 and 1", "uneven"])
+@pytest.mark.parametrize("name", NAMES)
+def test_the_fit_does_not_depend_on_how_the_samples_are_split(name, split):
+    assert_measure_alike(fitted(name, 33, split=split), fitted(name, 33, split=33))
 
 
 @pytest.mark.parametrize("name", NAMES)

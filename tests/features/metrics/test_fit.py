@@ -5,7 +5,7 @@ import pytest
 import torch
 from metric_reference import Tiny, log_prob, measured, passes_over, samples
 
-from fisherscope.core.errors import CardMismatchError, DataError, NotFittedError, SettingError
+from fisherscope.core.errors import CardMismatchError, DataError, ModelError, NotFittedError, SettingError
 from fisherscope.core.store import read_arrays, write_arrays
 from fisherscope.features.gradients import gradient_pass
 from fisherscope.features.metrics import (
@@ -98,6 +98,35 @@ def test_a_silent_parameter_is_left_out():
         if name == "diagonal":
             block = measured(metric, module, x)["metric:diagonal"][:, 0]
             assert not block[:, 0].any() and block[:, 1:].all()
+
+
+NEED_FACTORS = ("kfac", "ekfac-uncentred", "whitened", "whitened-inputs", "whitened-outputs")
+
+
+@pytest.mark.parametrize("name", NEED_FACTORS)
+def test_a_model_without_factors_is_refused_by_name(name):
+    class Bare(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.ones(4).double())
+            self.shift = torch.nn.Parameter(torch.zeros(4).double())
+
+        def log_prob(self, x):
+            return -(self.scale * x[:, 0] - self.shift).square().sum(1)
+
+    with pytest.raises(ModelError, match=f"'{name}' needs the Kronecker factors .* none .*: scale, shift; measure in"):
+        fit_metrics([make_metric(name)], passes_over(Bare(), samples(20)))
+
+
+@pytest.mark.parametrize("name", NEED_FACTORS)
+def test_factors_of_some_samples_only_are_refused(module, name):
+    def run(reductions, limit):
+        for start, method in ((0, "batched"), (12, "loop")):
+            part = torch.from_numpy(samples(20)[start : start + 12])
+            gradient_pass(module, part, reductions, log_prob=log_prob, method=method)
+
+    with pytest.raises(ModelError, match=r"'.*' got Kronecker factors of .*conv.weight for 12 of 20 samples"):
+        fit_metrics([make_metric(name)], run)
 
 
 def test_a_metric_must_be_fitted_first():

@@ -102,7 +102,7 @@ def test_equalised_tensors_have_equal_mean_squared_size(module):
 def test_whitened_projections_invert_the_factors(module):
     """With no random rows (small tensors) left and right are roots of the damped inverse factors."""
     metric = fitted("whitened", module, n=20)
-    factors = metric._factors.factors()
+    factors = metric._factors.factors("whitened")
     assert set(factors) == {"conv.weight", "linear.weight"}
     for name, f in factors.items():
         for side, matrix in (("left", f.outputs), ("right", f.inputs)):

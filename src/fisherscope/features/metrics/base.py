@@ -47,6 +47,7 @@ class FisherMetric(ABC):
 
         Raises:
             DataError: the gradients of all fit samples are the same, or zero.
+            ModelError: the metric needs Kronecker factors, and no parameter has any.
         """
 
     @abstractmethod

@@ -13,6 +13,7 @@ class Several(Reduction):
 
     def __init__(self, members: Sequence[Reduction]) -> None:
         self._members = tuple(members)
+        self.needs_factors = any(member.needs_factors for member in members)
 
     @property
     def whole_batch(self) -> bool:

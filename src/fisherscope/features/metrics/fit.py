@@ -29,6 +29,7 @@ def fit_metrics(metrics: Sequence[FisherMetric], run_pass: RunPass) -> None:
 
     Raises:
         DataError: the gradients of all fit samples are the same.
+        ModelError: a metric needs Kronecker factors, and no parameter has any.
     """
     for stage in range(max((m.stages for m in metrics), default=0)):
         _run_stage([m for m in metrics if stage < m.stages], stage, run_pass)
