@@ -16,6 +16,7 @@ from fisherscope.features.metrics import (
     save_metric,
     update_metrics,
 )
+from fisherscope.features.metrics.low_rank import LowRank
 
 TOGETHER = ("diagonal", "kfac", "ekfac", "low-rank", "whitened")
 
@@ -35,7 +36,7 @@ def test_metrics_fitted_together_share_passes_and_learn_the_same(module):
 
     together = [make_metric(name) for name in TOGETHER]
     fit_metrics(together, counting)
-    assert passes == [(4, None), (1, 256), (1, None)]  # the sketch sees fewer; EKFAC alone takes a second pass
+    assert passes == [(3, None), (2, 256), (1, None)]  # two see fewer; EKFAC alone takes a second pass
     for name, metric in zip(TOGETHER, together, strict=True):
         alone = make_metric(name)
         fit_metrics([alone], run)
@@ -64,6 +65,26 @@ def test_an_update_keeps_bases_and_dampings(module):
             if key.startswith(("left:", "right:", "damping:")):
                 np.testing.assert_array_equal(old[key], new[key])
     assert after[0]["count:scale"] == 40 and after[1]["rows:scale"].shape == (40, 6)
+
+
+@pytest.mark.parametrize("n", [10, 8], ids=["full", "two places left"])
+def test_an_update_that_finds_no_room_is_refused(module, n):
+    metric = LowRank("a", max_samples=10)
+    fit_metrics([metric], passes_over(module, samples(n)))
+    before = metric.state()
+    with pytest.raises(DataError, match=rf"'a' keeps .* at most 10 .* room for {10 - n} more; .*fit it again"):
+        update_metrics([metric], passes_over(module, samples(3, seed=1)))
+    for name, value in before.items():
+        np.testing.assert_array_equal(metric.state()[name], value)
+
+
+def test_nothing_is_taken_in_when_a_metric_is_full(module):
+    full, other = LowRank("a", max_samples=10), make_metric("diagonal")
+    fit_metrics([full, other], passes_over(module, samples(12)))
+    before = metric_fingerprint(other)
+    with pytest.raises(DataError, match="keeps the gradients of at most 10"):
+        update_metrics([other, full], passes_over(module, samples(3, seed=1)))
+    assert metric_fingerprint(other) == before
 
 
 def test_constant_gradients_are_refused(module):

@@ -38,15 +38,21 @@ def fit_metrics(metrics: Sequence[FisherMetric], run_pass: RunPass) -> None:
 def update_metrics(metrics: Sequence[FisherMetric], run_pass: RunPass) -> None:
     """Let fitted metrics take in further in-distribution samples; projections, bases and dampings stay as they are.
 
-    Tables measured in them before have to be extracted again, and guards calibrated again.
+    Tables measured in them before have to be extracted again, and guards calibrated again. Sketches learn nothing but
+    projections and so stay as they are.
+
+    Raises:
+        DataError: a low-rank metric has no room for the new samples. What was in the pass when it ran full has taken in
+            a part of them: load or fit those metrics again.
     """
     for stage in sorted({s for m in metrics for s in m.growing}):
         _run_stage([m for m in metrics if stage in m.growing], stage, run_pass)
 
 
 def _run_stage(metrics: Sequence[FisherMetric], stage: int, run_pass: RunPass) -> None:
-    for limit in dict.fromkeys(m.max_samples for m in metrics):
-        run_pass([m.collector(stage) for m in metrics if m.max_samples == limit], limit)
+    collectors = [(metric.max_samples, metric.collector(stage)) for metric in metrics]
+    for limit in dict.fromkeys(limit for limit, _ in collectors):
+        run_pass([collector for of, collector in collectors if of == limit], limit)
     for metric in metrics:
         metric.finish(stage)
 
