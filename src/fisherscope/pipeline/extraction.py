@@ -82,7 +82,7 @@ def fit_metrics_on(
 
     Raises:
         SettingError: there is no such metric.
-        DataError: the gradients of all samples are the same.
+        DataError: the gradients of all samples are the same, or one is NaN or infinite.
         ModelError: a metric needs Kronecker factors, and no parameter has any.
     """
     settings = settings or ExtractSettings()

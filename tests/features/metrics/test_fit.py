@@ -13,6 +13,7 @@ from fisherscope.features.metrics import (
     load_metric,
     make_metric,
     metric_fingerprint,
+    metric_names,
     save_metric,
     update_metrics,
 )
@@ -119,6 +120,32 @@ def test_a_silent_parameter_is_left_out():
         if name == "diagonal":
             block = measured(metric, module, x)["metric:diagonal"][:, 0]
             assert not block[:, 0].any() and block[:, 1:].all()
+
+
+class Root(torch.nn.Module):
+    """Its log p of a sample of zeros is 0, the gradient NaN; so is that of the other layer for a sample of ones."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.scale = torch.nn.Parameter(torch.rand(4).double())
+        self.linear = torch.nn.Linear(4, 3, bias=False).double()
+
+    def log_prob(self, x):
+        root = (x[:, 0] * self.scale).square().sum(1).sqrt()
+        return -root - self.linear(x[:, 0] - 1).square().sum(1).sqrt()
+
+
+LEARNING = [n for n in metric_names() if make_metric(n).stages and n != "countsketch"]
+
+
+@pytest.mark.parametrize(("value", "parameter"), [(0.0, "scale"), (1.0, "linear.weight")])
+@pytest.mark.parametrize("name", LEARNING)
+def test_a_gradient_that_is_not_finite_is_refused_by_name(name, value, parameter):
+    x = samples(20)
+    x[16] = value
+    with pytest.raises(DataError, match=f"gradient of '{parameter}' is NaN or infinite for fit sample 16 "):
+        fit_metrics([make_metric(name)], passes_over(Root(), x))
 
 
 NEED_FACTORS = ("kfac", "ekfac-uncentred", "whitened", "whitened-inputs", "whitened-outputs")

@@ -40,6 +40,8 @@ class FisherMetric(ABC):
 
         They are all fit samples, or :attr:`max_samples` of them.
 
+        It raises a :class:`DataError` that names the parameter where a gradient is NaN or infinite.
+
         Raises:
             DataError: it can take in no more samples.
         """

@@ -15,6 +15,7 @@ from fisherscope.core.errors import ModelError
 from fisherscope.features.gradients import Reduction
 from fisherscope.features.gradients.forms import GradientForm, KroneckerFactors
 from fisherscope.features.metrics.base import State
+from fisherscope.features.metrics.collectors import require_finite
 from fisherscope.features.metrics.frames import part
 
 
@@ -53,9 +54,12 @@ class FactorSums(Reduction):
 
     def update(self, name: str, form: GradientForm) -> None:
         old, new = self._sums.get(name), form.kronecker()
-        self._seen[name] = self._seen.get(name, 0) + form.n_groups
+        seen = self._seen.get(name, 0)
+        self._seen[name] = seen + form.n_groups
         if new is None:
             return
+        require_finite(new.inputs, name, form, seen)
+        require_finite(new.outputs, name, form, seen)
         inputs, outputs = new.inputs.double(), new.outputs.double()
         positions, groups = new.positions, new.groups
         if old is not None:

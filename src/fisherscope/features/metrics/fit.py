@@ -28,7 +28,7 @@ def fit_metrics(metrics: Sequence[FisherMetric], run_pass: RunPass) -> None:
             fit samples, or for a representative choice of so many of them, and the reductions it is given.
 
     Raises:
-        DataError: the gradients of all fit samples are the same.
+        DataError: the gradients of all fit samples are the same, or one is NaN or infinite.
         ModelError: a metric needs Kronecker factors, and no parameter has any.
     """
     for stage in range(max((m.stages for m in metrics), default=0)):

@@ -14,6 +14,7 @@ from fisherscope.core.errors import DataError
 from fisherscope.features.gradients import Reduction
 from fisherscope.features.gradients.forms import GradientForm
 from fisherscope.features.metrics.base import FisherMetric, State
+from fisherscope.features.metrics.collectors import require_finite
 from fisherscope.features.metrics.feature import GradientFeature, trainable_names
 from fisherscope.features.metrics.frames import ROUND_OFF, part, shares
 
@@ -95,6 +96,7 @@ class _Rows(Reduction):
     def update(self, name: str, form: GradientForm) -> None:
         self.require_room(form.n_groups, name)
         old, new = self.rows.get(name), form.dense().flatten(1).clone()
+        require_finite(new, name, form, 0 if old is None else len(old))
         self.rows[name] = new if old is None else torch.cat([old, new.to(old.device)])
 
     def require_room(self, n: int, name: str | None = None) -> None:
