@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 import typer
 
+from fisherscope.detectors import detector_names
+from fisherscope.detectors.registry import is_built_in
+from fisherscope.features.metrics import metric_names
 from fisherscope.models.base import FAMILIES
 
 ROOT = Path(__file__).parents[1]
@@ -61,6 +64,13 @@ def test_python_blocks_run(tmp_path, page):
 def test_every_family_has_an_example():
     text = "".join(python_pages()["models.md"])
     assert all(f'"{family}"' in text or f"import {family}" in text for family in FAMILIES)
+
+
+def test_every_metric_is_documented():
+    page = (ROOT / "docs" / "metrics.md").read_text()
+    assert not [name for name in metric_names() if f"`{name}`" not in page]
+    able = [n for n in detector_names() if is_built_in(f"{n}@kfac") and not n.startswith("layerwise-")]
+    assert not [name for name in able if f"`{name}`" not in page]
 
 
 def test_command_line_blocks_run_one_after_another(tmp_path):

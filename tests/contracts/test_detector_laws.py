@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fisherscope.core.errors import DataError, NotFittedError, SettingError
+from fisherscope.core.errors import CardMismatchError, DataError, NotFittedError, SettingError
 from fisherscope.core.store import read_arrays, write_arrays
 from fisherscope.core.table import Card, FeatureTable
 from fisherscope.detectors import (
@@ -207,6 +207,46 @@ def test_refusals(name):
     empty = FeatureTable({}, {}, full.ids, full.keys, full.card)
     with pytest.raises(DataError, match="the table has no block"):
         fitted(name).score(empty)
+
+
+GRADIENT_NAMES = [n for n in NAMES if n not in GRADIENT_FREE]
+
+
+def with_layers(table, places):
+    """The table of a model of other layers; sketches of another size."""
+    columns = {k: v if k == "codec_bytes" else tuple(v[i] for i in places) for k, v in table.columns.items()}
+    blocks = {k: v[..., places] if k.partition(":")[0] in GRADIENT_BLOCKS else v for k, v in table.blocks.items()}
+    return replace(table, blocks=blocks, columns=columns)
+
+
+def gradient_block(name):
+    (block,) = [b for b in make_detector(name).requires if b.partition(":")[0] in GRADIENT_BLOCKS]
+    return block
+
+
+@pytest.mark.parametrize("places", [range(LAYERS - 2), [*range(LAYERS), 0, 1]], ids=["fewer", "more"])
+@pytest.mark.parametrize("name", GRADIENT_NAMES)
+def test_a_table_of_other_layers_is_refused(name, places, tmp_path):
+    detector, other = fitted(name), with_layers(world(5), list(places))
+    message = rf"'size of {gradient_block(name)}'.*expected '.*', found '.*'; {name} was fitted on"
+    write_arrays(tmp_path / "d.safetensors", detector.state(), {})
+    restored = make_detector(name).restore(read_arrays(tmp_path / "d.safetensors")[0])
+    for one in (detector, restored):
+        with pytest.raises(CardMismatchError, match=message):
+            one.score(other)
+    if is_differentiable(detector):
+        with pytest.raises(CardMismatchError, match=message):
+            score_cotangent(detector, other)
+
+
+@pytest.mark.parametrize("name", [n for n in GRADIENT_NAMES if gradient_block(n) in world(1).columns])
+def test_a_table_of_layers_by_other_names_is_refused(name):
+    detector, table, block = fitted(name), world(5), gradient_block(name)
+    other = replace(table, columns={**table.columns, block: ("l0", "l1", "l2", "l3", "other", "l5")})
+    with pytest.raises(CardMismatchError, match=f"'column 4 of {block}'.*expected 'l4', found 'other'; {name} was"):
+        detector.score(other)
+    nameless = replace(table, columns={"codec_bytes": CODECS})
+    np.testing.assert_array_equal(detector.score(nameless), detector.score(table))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -52,7 +52,12 @@ class RaoSketch(Detector, Differentiable):
         self.damping_ = choose_damping(flat - self.mean_, centred=self._centred)
 
     def partial_fit(self, table: FeatureTable) -> Self:
-        """Take in further in-distribution groups; the damping stays. Calibrate again afterwards."""
+        """Take in further in-distribution groups; the damping stays. Calibrate again afterwards.
+
+        Raises:
+            CardMismatchError: the table's sketches are not of the fit table's size.
+        """
+        self.require_same_columns(table)
         sketches = self._sketches(table)
         new = moments(sketches.reshape(-1, sketches.shape[2]), self._centred)
         old = (int(self.count_), self.mean_, self.covariance_)

@@ -78,6 +78,32 @@ def test_interacting_integer_samples_are_refused():
         gradient_norms(model, torch.arange(12).view(6, 2) % 5, log_prob=call)
 
 
+def root_model() -> Model:
+    """Its log p of a sample of zeros is finite, the gradient of ``a.weight`` is not."""
+    torch.manual_seed(0)
+    layers = {"a": nn.Linear(4, 3, bias=False), "b": nn.Linear(4, 3)}
+    return Model(lambda m, x: -m.a(x).square().sum(1, keepdim=True).sqrt() - m.b(x).square(), **layers)
+
+
+@pytest.mark.parametrize(("group_size", "said"), [(1, "sample 3"), (2, "samples 2 to 3")])
+@pytest.mark.parametrize("method", ["batched", "loop"])
+def test_norms_that_are_not_finite_are_refused_by_name(method, group_size, said):
+    x = normal(6, 4)
+    x[3] = 0
+    with pytest.raises(DataError, match=f"squared gradient norm of 'a.weight' for {said} is NaN or infinite"):
+        gradient_norms(root_model(), x, log_prob=call, group_size=group_size, method=method)
+    with pytest.raises(DataError, match=f"gradient sketch for {said} is NaN or infinite"):
+        gradient_sketch(root_model(), x, log_prob=call, size=8, group_size=group_size)
+    with pytest.raises(DataError, match=f"gradient sketch of 'a.weight' for {said} is NaN or infinite"):
+        gradient_sketch(root_model(), x, log_prob=call, size=8, group_size=group_size, per_layer=True)
+
+
+def test_a_finite_gradient_whose_square_is_not_is_refused():
+    model = linear_model(lambda m, x: 1e12 * m.a(x)).float()
+    with pytest.raises(DataError, match=r"squared gradient norm of 'a\.\w+' for sample 0 .* range of the model's"):
+        gradient_norms(model, normal(4, 4).float(), log_prob=call)
+
+
 def test_noise_without_keys_is_refused_and_with_keys_is_not():
     def unkeyed(module, x):
         return module(x + torch.randn_like(x))

@@ -39,7 +39,8 @@ class Job:
 
 def batched_pass(job: Job, batch: Batch, max_memory: int | None) -> Tensor:
     """Feed the reductions; return log p (n,)."""
-    if batch.n_groups == 1:
+    # one group costs least by plain autograd, which however knows nothing but the gradient itself
+    if batch.n_groups == 1 and not any(reduction.needs_factors for reduction in job.reductions):
         return looped_pass(job, batch)
     plan = job.plan(batch)
     pieces = micro_batches(batch, plan, max_memory)
