@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test test-slow lint format docs reproduce bench bench-engine bench-glow bench-zoo bench-cost bench-ablations clean
+.PHONY: help demo test test-slow lint format docs reproduce bench bench-engine bench-glow bench-zoo bench-cost bench-study bench-ablations clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -63,6 +63,9 @@ bench-zoo: $(VENV)/dev.stamp  ## Measure the zoo's models on test data (docs/zoo
 
 bench-cost: $(VENV)/dev.stamp  ## Time what the default costs on the zoo's models (docs/default_cost.md; needs FISHERSCOPE_DATA)
 	$(BIN)/python benchmarks/default_cost.py
+
+bench-study: $(VENV)/dev.stamp  ## Score the zoo's models that have no scores yet and write docs/study.md (hours)
+	$(BIN)/python benchmarks/study.py
 
 bench-ablations: $(VENV)/dev.stamp  ## Measure what each part of the default is worth (docs/study_ablations.md; hours)
 	$(BIN)/python benchmarks/study_ablations.py --extra 500
