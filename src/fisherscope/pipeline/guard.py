@@ -17,6 +17,7 @@ from fisherscope.core.table import Card, FeatureTable
 from fisherscope.detectors import DEFAULT_DETECTOR, ConformalCalibration, Detector, is_built_in, make_detector
 from fisherscope.detectors.base import Scores, require_columns
 from fisherscope.detectors.conformal import groups_needed
+from fisherscope.evaluation import random_parts
 from fisherscope.features.companions import Companion
 from fisherscope.features.metrics import (
     FisherMetric,
@@ -27,7 +28,7 @@ from fisherscope.features.metrics import (
     save_metric,
 )
 from fisherscope.models.base import GenerativeModel, load_model, require_not_trained_on
-from fisherscope.pipeline.batches import as_batches
+from fisherscope.pipeline.batches import Batches, as_batches
 from fisherscope.pipeline.companions import (
     Given,
     as_companions,
@@ -197,7 +198,14 @@ def fit(
 ) -> Guard:
     """Fit a guard on in-distribution samples that the model was not trained on.
 
-    A random half (by ``seed``) fits the detector, the other half calibrates it.
+    A random half (by ``seed``) fits the detector, the other half calibrates it. Averaged over such halves, new
+    in-distribution groups raise false alarms at a rate of at most ``fpr``.
+
+    Samples that come in clusters (frames of a video track, ``Samples.clusters``) are not independent: whole clusters
+    are shuffled, and none has samples in both parts. With J clusters of equal size to calibrate and B = 1, samples of
+    NEW clusters raise false alarms at a rate of at most fpr + (1 - fpr) / (J + 1), since the pooled p-value lies that
+    close to one that is valid for clusters (Lee, Barber & Willett 2023, arXiv 2306.06342): the number of clusters
+    decides how small a rate can be held, not that of samples. A :class:`FeatureTable` knows no clusters; give samples.
 
     Args:
         model: a module in the mode, dtype and on the device where it will serve, or the folder of a saved model.
@@ -229,34 +237,47 @@ def fit(
     if isinstance(data, FeatureTable):
         _require_no_metric(chosen)
         table = data.select(np.random.default_rng(seed).permutation(len(data)))
+        n_fit = _fit_groups(len(table), needed, chosen)
         target_fingerprint = target.fingerprint()
         if table.card.model != target_fingerprint:
             raise CardMismatchError("model", target_fingerprint, table.card.model, "extract the table with this model")
     else:
         batches = as_batches(data, target)
-        order = np.random.default_rng(seed).permutation(len(batches))
         n_groups = len(batches) // max(1, group_size)
         _require_enough(n_groups, needed, chosen, fpr)
         if not allow_training_samples:
             require_not_trained_on(target.module, batches.keys, "fit")
         settings = ExtractSettings(group_size, seed, max_memory=max_memory, companions=further)
-        ordered = batches.select(order)
-        fit_part = ordered.select(range(_fit_groups(n_groups, needed) * group_size))
+        parts = _two_parts(batches, _fit_groups(n_groups, needed, chosen), (chosen.min_fit, needed), group_size, seed)
+        fit_part, ordered = batches.select(parts[0]), batches.select(np.concatenate(parts))
         metrics = fit_metrics_on(target, fit_part, metrics_in(chosen.requires), settings, report=report)
         table = extract_table(target, ordered, chosen.requires, settings, metrics=metrics, report=report)
+        n_fit = len(fit_part) // group_size
     if not allow_training_samples:
         require_not_trained_on(target.module, table.keys, "fit")
         require_companions_not_trained_on(further, table.keys, "fit")
     _require_enough(len(table), needed, chosen, fpr)
-    n_fit = _fit_groups(len(table), needed)
     chosen.fit(table.select(slice(0, n_fit)))
     calibration = ConformalCalibration.from_scores(chosen.score(table.select(slice(n_fit, None))))
     columns = {k: v for k, v in table.columns.items() if k in chosen.requires}
     return Guard(target, chosen, calibration, fpr, table.card, columns, max_memory, metrics, further)
 
 
-def _fit_groups(n_groups: int, needed: int) -> int:
-    return min(n_groups // 2, n_groups - needed)
+def _fit_groups(n_groups: int, needed: int, detector: Detector) -> int:
+    return min(max(n_groups // 2, detector.min_fit), n_groups - needed)
+
+
+def _two_parts(data: Batches, first: int, least: tuple[int, int], group_size: int, seed: int) -> list[NDArray[np.intp]]:
+    """Return the samples of a part of about ``first`` random groups and those of the others, whole groups.
+
+    Clusters are not torn apart: then the cut is the nearest one that leaves each part ``least`` groups.
+    """
+    rng, n = np.random.default_rng(seed), len(data)
+    within = (least[0] * group_size, n - least[1] * group_size)
+    parts = random_parts(n, [first * group_size], rng, data.clusters, within=within)
+    if data.clusters is not None:
+        parts = [rng.permutation(part) for part in parts]  # or a group of several samples would be one cluster's
+    return [part[: len(part) // group_size * group_size] for part in parts]
 
 
 def _require_no_metric(detector: Detector) -> None:
