@@ -206,7 +206,7 @@ def fit(
     data: Data,
     out: Annotated[Path, typer.Option("--out", metavar="DETECTOR", help="Folder for the fitted detector.")],
     detector: Annotated[
-        str | None, typer.Option(help="Detector name, or package.module:Class.", metavar="NAME")
+        str | None, typer.Option(help="Detector name, package.module:Class, or combined:A+B.", metavar="NAME")
     ] = None,
     fpr: Annotated[float, typer.Option(help="Wanted false-alarm rate.")] = 0.01,
     group_size: GroupSize = 1,

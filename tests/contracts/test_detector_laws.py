@@ -28,7 +28,12 @@ METRIC_NAMES = (
     "fisher-dose@whitened",
     "typicality-fisher@diagonal",
 )
-NAMES = (*detector_names(), *METRIC_NAMES)
+COMBINED_NAMES = (
+    "combined:layerwise-gaussian+likelihood",
+    "combined:rao-sketch@whitened+pixel-mahalanobis+complexity-dose",
+    "combined-cauchy:layerwise-upper@kfac+typicality",
+)
+NAMES = (*detector_names(), *METRIC_NAMES, *COMBINED_NAMES)
 
 GRADIENT_BLOCKS = ("grad_norm", "sketch_norm", "sketch", "layer_sketch", "metric")
 GRADIENT_FREE = [
@@ -267,7 +272,7 @@ def test_which_detectors_have_a_gradient():
     without = {"layerwise-forest", "dose-kde", "dose-svm", "waic", "msma", "diffpath-6d", "ddpm-ood-mse-ssim", "scoped"}
     without |= {f"input-complexity-{codec}" for codec in ("png", "webp", "jpeg2000", "zlib")}
     without |= {"likelihood-ratio", "likelihood-regret", "local-intrinsic-dimension"}
-    without |= {"typicality-fisher", "typicality-fisher@diagonal"}
+    without |= {"typicality-fisher", "typicality-fisher@diagonal", *COMBINED_NAMES}
     assert set(NAMES) - set(DIFFERENTIABLE) == without
     with pytest.raises(SettingError, match=r"layerwise-forest has no gradient.*one of these instead: .*total-norm"):
         score_cotangent(fitted("layerwise-forest"), world(5))

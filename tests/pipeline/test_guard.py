@@ -75,7 +75,14 @@ def test_batch_and_order_do_not_matter(guard, digits):
 
 
 @pytest.mark.parametrize(
-    "detector", [*STANDARD_DETECTORS, "rao-sketch", "layerwise-upper@ekfac", "rao-layers@whitened-inputs"]
+    "detector",
+    [
+        *STANDARD_DETECTORS,
+        "rao-sketch",
+        "layerwise-upper@ekfac",
+        "rao-layers@whitened-inputs",
+        "combined:layerwise-gaussian@diagonal+rao-sketch+pixel-mahalanobis",
+    ],
 )
 def test_save_and_load_in_another_process_gives_identical_scores(glow, digits, tmp_path, detector):
     guard = fisherscope.fit(glow, digits.select(range(200)), detector=detector, fpr=0.05, group_size=2)

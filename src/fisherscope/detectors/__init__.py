@@ -1,6 +1,7 @@
 """Novelty scores from feature tables; numpy in, score out. Higher = more novel."""
 
 from fisherscope.detectors.base import Detector
+from fisherscope.detectors.combined import Combined
 from fisherscope.detectors.conformal import ConformalCalibration
 from fisherscope.detectors.cotangent import (
     Cotangent,
@@ -23,6 +24,7 @@ from fisherscope.detectors.registry import (
 __all__ = [
     "DEFAULT_DETECTOR",
     "STANDARD_DETECTORS",
+    "Combined",
     "ConformalCalibration",
     "Cotangent",
     "Detector",
