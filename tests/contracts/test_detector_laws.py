@@ -15,8 +15,10 @@ from fisherscope.detectors import (
     ConformalCalibration,
     detector_names,
     is_differentiable,
+    is_updatable,
     make_detector,
     score_cotangent,
+    updatable_names,
 )
 
 LAYERS, SIZE = 6, 16
@@ -219,6 +221,31 @@ def test_the_fewest_fit_groups_suffice(name):
     detector = make_detector(name)
     n = max(detector.min_fit, 2)
     assert np.isfinite(detector.fit(world(n)).score(world(20, 1, 1))).all()
+
+
+UPDATABLE = tuple(name for name in NAMES if is_updatable(make_detector(name)))
+
+
+@pytest.mark.parametrize("group_size", [1, 3])
+@pytest.mark.parametrize("name", UPDATABLE)
+def test_an_update_is_a_fit_of_all_but_for_what_stays(name, group_size):
+    first, second, untouched = (world(n, group_size, seed) for n, seed in ((80, 0), (70, 5), (70, 5)))
+    grown = make_detector(name).fit(first)
+    before = grown.state()
+    assert grown.partial_fit(second) is grown
+    after, whole = grown.state(), make_detector(name).fit(FeatureTable.concatenate([first, second])).state()
+    for key, value in after.items():
+        stays = key in ("damping_", "scale_", "kept_", "floor_", "n_layers_")
+        if not (key == "expectation_" or (name == "rao-sketch-equalised" and key in ("mean_", "covariance_"))):
+            np.testing.assert_allclose(value, (before if stays else whole)[key], rtol=1e-9, err_msg=key)
+    for block, values in second.blocks.items():
+        np.testing.assert_array_equal(values, untouched.blocks[block])
+    assert np.isfinite(grown.score(world(20, group_size, 1))).all()
+
+
+def test_which_detectors_can_be_updated():
+    rao = ("rao-sketch", "rao-sketch-uncentred", "rao-sketch-equalised", "rao-layers", "rao-layers-normalised")
+    assert set(updatable_names()) == {"layerwise-gaussian", "total-norm", *rao}
 
 
 DIFFERENTIABLE = tuple(name for name in NAMES if is_differentiable(make_detector(name)))

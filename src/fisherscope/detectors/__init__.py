@@ -20,6 +20,7 @@ from fisherscope.detectors.registry import (
     is_built_in,
     make_detector,
 )
+from fisherscope.detectors.updatable import Updatable, is_updatable, require_updatable, updatable_names
 
 __all__ = [
     "DEFAULT_DETECTOR",
@@ -30,15 +31,19 @@ __all__ = [
     "Detector",
     "Differentiable",
     "LayerProfile",
+    "Updatable",
     "adjusted_p_values",
     "benjamini_hochberg",
     "detector_names",
     "differentiable_names",
     "is_built_in",
     "is_differentiable",
+    "is_updatable",
     "learnt_profile",
     "make_detector",
     "reference_profile",
     "require_differentiable",
+    "require_updatable",
     "score_cotangent",
+    "updatable_names",
 ]

@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from fisherscope.core.table import FeatureTable
-from fisherscope.detectors.base import Detector, Scores
+from fisherscope.detectors.base import Scores
 from fisherscope.detectors.cotangent import Cotangent, Differentiable
 from fisherscope.detectors.layers import layer_values
+from fisherscope.detectors.updatable import Updatable
 
 
-class TotalNorm(Detector, Differentiable):
+class TotalNorm(Updatable, Differentiable):
     """score = sum_l f_l; the Fisher matrix is taken to be the identity (Dauncey et al. 2024, section 4.1).
 
     Nothing is learnt but the number of layers, so that a table of another model is noticed.
@@ -30,6 +31,10 @@ class TotalNorm(Detector, Differentiable):
 
     def _fit(self, table: FeatureTable) -> None:
         self.n_layers_ = layer_values(table, self.requires[0]).shape[1]
+
+    def _update(self, table: FeatureTable) -> None:
+        # What there is to learn of new samples is the metric's.
+        self._fit(table)
 
     def _score(self, table: FeatureTable) -> Scores:
         scores: Scores = layer_values(table, self.requires[0]).sum(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,7 +16,14 @@ from fisherscope.core.table import Card, FeatureTable
 from fisherscope.features.companions import Companion
 from fisherscope.features.extractors import Extractor, Request, choose_extractors, extract_blocks
 from fisherscope.features.gradients import Reduction, gradient_pass
-from fisherscope.features.metrics import FisherMetric, SketchSettings, fit_metrics, make_metric
+from fisherscope.features.metrics import (
+    FisherMetric,
+    RunPass,
+    SketchSettings,
+    fit_metrics,
+    make_metric,
+    update_metrics,
+)
 from fisherscope.models.training.workers import ALONE, Workers
 from fisherscope.pipeline.batches import Batches
 from fisherscope.pipeline.target import Target
@@ -85,7 +93,25 @@ def fit_metrics_on(
     """
     settings = settings or ExtractSettings()
     metrics = [make_metric(name, settings.sketch) for name in names]
+    fit_metrics(metrics, _passes_over(target, data, settings, report))
+    return tuple(metrics)
 
+
+def update_metrics_on(
+    target: Target,
+    data: Batches,
+    metrics: Iterable[FisherMetric],
+    settings: ExtractSettings,
+    *,
+    report: ReportProgress | None = None,
+) -> tuple[FisherMetric, ...]:
+    """Return copies of fitted metrics that have taken in further in-distribution samples; arguments as above."""
+    updated = copy.deepcopy(tuple(metrics))
+    update_metrics(updated, _passes_over(target, data, settings, report))
+    return updated
+
+
+def _passes_over(target: Target, data: Batches, settings: ExtractSettings, report: ReportProgress | None) -> RunPass:
     def run_pass(reductions: Sequence[Reduction], limit: int | None) -> None:
         # Evenly spaced: the first ones may all be of one kind.
         count = min(len(data), limit or len(data))
@@ -103,8 +129,7 @@ def fit_metrics_on(
             if report is not None:
                 report(done, len(chosen))
 
-    fit_metrics(metrics, run_pass)
-    return tuple(metrics)
+    return run_pass
 
 
 def _requests(target: Target, data: Batches, settings: ExtractSettings) -> Iterator[tuple[int, Request]]:

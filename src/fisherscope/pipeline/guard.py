@@ -12,9 +12,17 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fisherscope.core.errors import CardMismatchError, DataError, ModelError, SettingError
+from fisherscope.core.keys import KeyArray
 from fisherscope.core.store import read_arrays, write_arrays
 from fisherscope.core.table import Card, FeatureTable
-from fisherscope.detectors import DEFAULT_DETECTOR, ConformalCalibration, Detector, is_built_in, make_detector
+from fisherscope.detectors import (
+    DEFAULT_DETECTOR,
+    ConformalCalibration,
+    Detector,
+    is_built_in,
+    is_updatable,
+    make_detector,
+)
 from fisherscope.detectors.base import Scores, require_columns
 from fisherscope.detectors.conformal import groups_needed
 from fisherscope.evaluation import random_parts
@@ -45,6 +53,7 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION: Final = 1
 _GUARD_FILE: Final = "guard.safetensors"
+_HELD_FILE: Final = "calibration.safetensors"
 
 
 @dataclass(frozen=True)
@@ -78,6 +87,8 @@ class Guard:
         max_memory: bytes that one gradient pass may use, or None.
         metrics: fitted on the same part as the detector, for detectors that read gradients measured in them.
         companions: further models, for detectors that need them.
+        held: blocks of the calibration groups, which :meth:`update` scores again; None where it cannot.
+        seen: keys of all samples that the guard has learnt from or was calibrated on, sorted.
     """
 
     target: Target
@@ -89,6 +100,8 @@ class Guard:
     max_memory: int | None = None
     metrics: tuple[FisherMetric, ...] = ()
     companions: tuple[Companion, ...] = ()
+    held: FeatureTable | None = None
+    seen: KeyArray | None = None
 
     def extract(self, x: Any, report: Callable[[int, int], None] | None = None) -> FeatureTable:
         """Return the feature table of samples, extracted as the fit samples were."""
@@ -159,6 +172,40 @@ class Guard:
 
         return explain_groups(self, x, settings, reference=reference)
 
+    def update(
+        self,
+        good: Any,
+        *,
+        allow_training_samples: bool = False,
+        report: Callable[[int, int], None] | None = None,
+    ) -> Guard:
+        """Return a guard that has learnt from further good samples too, calibrated again; this one stays as it is.
+
+        A random half of the new groups (by the seed of the fit, clusters kept whole) goes to the detector and to its
+        metrics, the other half to the calibration: no sample fits and calibrates. Projections, bases, scales and
+        dampings stay as the first fit chose them. The calibration groups of before are kept and scored again, so any
+        number of new groups from two on will do. Where the detector reads gradients in a metric that itself learns
+        (``total-norm@diagonal``), those of before cannot be measured again without their samples: then the new half
+        alone calibrates and must have ceil(1/fpr) - 1 groups; a detector that keeps means over groups in that metric
+        (``layerwise-gaussian@diagonal``) keeps those of before as they were measured.
+
+        The promise of :func:`fit` holds for new groups that are like the old and the new good ones together; samples
+        of clusters that the guard has seen break it.
+
+        Args:
+            good: in-distribution samples as for :func:`fit`, none of which the guard or the model has seen; or a table
+                of the same model and settings where no metric learns.
+            allow_training_samples: accept samples that the model was trained on.
+            report: called with (samples done, samples in all).
+
+        Raises:
+            SettingError: the detector cannot be updated; the message names those that can.
+            DataError: too few samples, or samples that were given before or that the model was trained on.
+        """
+        from fisherscope.pipeline.update import update_guard
+
+        return update_guard(self, good, allow_training_samples=allow_training_samples, report=report)
+
     def save(self, folder: str | Path) -> None:
         """Write the guard as safetensors and JSON; a :class:`GenerativeModel` is saved along with it.
 
@@ -175,11 +222,17 @@ class Guard:
             "columns": {k: list(v) for k, v in self.columns.items()},
             "metrics": {metric.name: metric_fingerprint(metric) for metric in self.metrics},
             "companions": save_companions(self.companions, folder),
+            "held": self.held is not None,
         }
+        if self.held is not None:
+            self.held.save(folder / _HELD_FILE)
         arrays = {f"detector.{k}": v for k, v in self.detector.state().items()}
         for metric in self.metrics:
             save_metric(metric, _metric_file(folder, metric.name), sketch_settings(self.card))
-        write_arrays(folder / _GUARD_FILE, {**arrays, "calibration": self.calibration.scores}, head)
+        arrays["calibration"] = self.calibration.scores
+        if self.seen is not None:
+            arrays["seen"] = self.seen
+        write_arrays(folder / _GUARD_FILE, arrays, head)
 
 
 def fit(
@@ -248,7 +301,7 @@ def fit(
         if not allow_training_samples:
             require_not_trained_on(target.module, batches.keys, "fit")
         settings = ExtractSettings(group_size, seed, max_memory=max_memory, companions=further)
-        parts = _two_parts(batches, _fit_groups(n_groups, needed, chosen), (chosen.min_fit, needed), group_size, seed)
+        parts = two_parts(batches, _fit_groups(n_groups, needed, chosen), (chosen.min_fit, needed), group_size, seed)
         fit_part, ordered = batches.select(parts[0]), batches.select(np.concatenate(parts))
         metrics = fit_metrics_on(target, fit_part, metrics_in(chosen.requires), settings, report=report)
         table = extract_table(target, ordered, chosen.requires, settings, metrics=metrics, report=report)
@@ -258,16 +311,38 @@ def fit(
         require_companions_not_trained_on(further, table.keys, "fit")
     _require_enough(len(table), needed, chosen, fpr)
     chosen.fit(table.select(slice(0, n_fit)))
-    calibration = ConformalCalibration.from_scores(chosen.score(table.select(slice(n_fit, None))))
-    columns = {k: v for k, v in table.columns.items() if k in chosen.requires}
-    return Guard(target, chosen, calibration, fpr, table.card, columns, max_memory, metrics, further)
+    held = calibration_blocks(table.select(slice(n_fit, None)), chosen, table.card)
+    rescored = is_updatable(chosen) and not any(metric.growing for metric in metrics)
+    return Guard(
+        target,
+        chosen,
+        ConformalCalibration.from_scores(chosen.score(held)),
+        fpr,
+        table.card,
+        dict(held.columns),
+        max_memory,
+        metrics,
+        further,
+        held if rescored else None,
+        np.unique(table.keys),
+    )
 
 
 def _fit_groups(n_groups: int, needed: int, detector: Detector) -> int:
     return min(max(n_groups // 2, detector.min_fit), n_groups - needed)
 
 
-def _two_parts(data: Batches, first: int, least: tuple[int, int], group_size: int, seed: int) -> list[NDArray[np.intp]]:
+def calibration_blocks(table: FeatureTable, detector: Detector, card: Card) -> FeatureTable:
+    """Return what a detector needs of a table of calibration groups, on a guard's card."""
+    return replace(
+        table,
+        blocks={k: v for k, v in table.blocks.items() if k in detector.requires},
+        columns={k: v for k, v in table.columns.items() if k in detector.requires},
+        card=card,
+    )
+
+
+def two_parts(data: Batches, first: int, least: tuple[int, int], group_size: int, seed: int) -> list[NDArray[np.intp]]:
     """Return the samples of a part of about ``first`` random groups and those of the others, whole groups.
 
     Clusters are not torn apart: then the cut is the nearest one that leaves each part ``least`` groups.
@@ -381,7 +456,20 @@ def load(
     calibration = ConformalCalibration.from_scores(arrays["calibration"])
     metrics = _load_metrics(folder, head["metrics"])
     further = restore_companions(folder, head.get("companions", {}), companions, target)
-    return Guard(target, chosen, calibration, head["fpr"], card, columns, max_memory, metrics, further)
+    held = _load_held(folder, card, columns, chosen, calibration) if head.get("held") else None
+    return Guard(
+        target, chosen, calibration, head["fpr"], card, columns, max_memory, metrics, further, held, arrays.get("seen")
+    )
+
+
+def _load_held(
+    folder: Path, card: Card, columns: dict[str, tuple[str, ...]], detector: Detector, calibration: ConformalCalibration
+) -> FeatureTable:
+    held = FeatureTable.load(folder / _HELD_FILE)
+    require_fitting_table(card, columns, detector.requires, held)
+    if len(held) != len(calibration.scores):
+        raise CardMismatchError("calibration groups", len(calibration.scores), len(held), "fit the detector again")
+    return held
 
 
 def _guarded_target(

@@ -2,6 +2,7 @@
 
 from fisherscope.features.metrics.base import FisherMetric
 from fisherscope.features.metrics.fit import (
+    RunPass,
     fit_metrics,
     load_metric,
     metric_fingerprint,
@@ -13,6 +14,7 @@ from fisherscope.features.metrics.registry import make_metric, metric_names
 
 __all__ = [
     "FisherMetric",
+    "RunPass",
     "SketchSettings",
     "fit_metrics",
     "load_metric",

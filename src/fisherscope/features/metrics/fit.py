@@ -13,7 +13,7 @@ from fisherscope.features.metrics.base import FisherMetric
 from fisherscope.features.metrics.raw import SketchSettings
 from fisherscope.features.metrics.registry import make_metric
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 RunPass = Callable[[Sequence[Reduction], int | None], None]
 """Shows the gradients of every fit sample, or of so many of them, one by one, to some reductions."""
