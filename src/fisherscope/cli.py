@@ -260,6 +260,9 @@ def fit(
 GuardArgument = Annotated[Path, typer.Argument(metavar="DETECTOR", help="Folder that fit wrote.")]
 OwnModel = Annotated[str | None, typer.Option(metavar="MODEL", help="package.module:factory of your own module.")]
 OwnDetector = Annotated[str | None, typer.Option(metavar="NAME", help="package.module:Class of your own detector.")]
+OwnMetric = Annotated[
+    str | None, typer.Option("--metric-class", metavar="NAME", help="package.module:Class of your own Fisher metric.")
+]
 
 
 @app.command()
@@ -269,6 +272,7 @@ def update(
     out: Annotated[Path, typer.Option("--out", metavar="DETECTOR", help="Folder for the updated detector.")],
     model: OwnModel = None,
     detector_class: OwnDetector = None,
+    metric_class: OwnMetric = None,
     allow_training_samples: AllowTraining = False,
     companion: Companions = None,
     split: Split = None,
@@ -283,7 +287,7 @@ def update(
 
     Example: fisherscope update runs/guard --data good_of_this_week --out runs/guard-2
     """
-    guard = load_guard(detector, model, detector_class, companion, device, max_memory)
+    guard = load_guard(detector, model, detector_class, metric_class, companion, device, max_memory)
     samples = read_data(data, guard.target, split, data_root, limit, resize, window)
     with progress_bar(f"updating with {data}", "samples") as progress:
         updated = guard.update(samples, allow_training_samples=allow_training_samples, report=progress)
@@ -299,6 +303,7 @@ def score(
     fpr: Annotated[float | None, typer.Option(help="False-alarm rate [default: the one given to fit].")] = None,
     model: OwnModel = None,
     detector_class: OwnDetector = None,
+    metric_class: OwnMetric = None,
     companion: Companions = None,
     split: Split = None,
     limit: Limit = None,
@@ -315,7 +320,7 @@ def score(
     from fisherscope.pipeline.output import require_known_format, write_verdict
 
     require_known_format(out)
-    guard = load_guard(detector, model, detector_class, companion, device, max_memory).at(fpr)
+    guard = load_guard(detector, model, detector_class, metric_class, companion, device, max_memory).at(fpr)
     samples = read_data(data, guard.target, split, data_root, limit, resize, window)
     with progress_bar(f"scoring {data}", "samples") as update:
         verdict = guard.judge(samples, update)
@@ -410,12 +415,14 @@ def load_guard(
     folder: Path,
     model: str | None,
     detector_class: str | None,
+    metric_class: str | None,
     companion: list[str] | None,
     device: str,
     max_memory: str | None,
 ) -> Guard:
     """Return a saved guard with the user's own classes, which a file cannot name."""
     from fisherscope.detectors import make_detector
+    from fisherscope.features.metrics import make_metric
     from fisherscope.pipeline.companions import load_companions
     from fisherscope.pipeline.guard import load
     from fisherscope.pipeline.target import load_target
@@ -429,6 +436,7 @@ def load_guard(
         device=device,
         max_memory=parse_bytes(max_memory),
         companions=load_companions(companion or (), device=device),
+        metrics=[make_metric(metric_class)] if metric_class else (),
     )
 
 

@@ -48,6 +48,9 @@ _Reference = Annotated[
     str | None,
     typer.Option(metavar="DATA", help="In-distribution samples that the layers, and a map of leverage, compare with."),
 ]
+_MetricClass = Annotated[
+    str | None, typer.Option("--metric-class", metavar="NAME", help="package.module:Class of your own Fisher metric.")
+]
 _Class = Annotated[str | None, typer.Option(metavar="NAME", help="package.module:Class of your own detector.")]
 
 
@@ -64,6 +67,7 @@ def explain(
     blur: _Blur = None,
     model: _Model = None,
     detector_class: _Class = None,
+    metric_class: _MetricClass = None,
     split: _Split = None,
     limit: Limit = None,
     resize: _Resize = None,
@@ -83,7 +87,7 @@ def explain(
     from fisherscope.pipeline.explanation import explain_groups
 
     settings = _settings(smooth, noise, signed, map_kind, blur)
-    loaded = load_guard(guard, model, detector_class, None, device, max_memory)
+    loaded = load_guard(guard, model, detector_class, metric_class, None, device, max_memory)
     shape = parse_shape(resize)
     samples = as_batches(_samples(data, loaded.target, split, data_root, limit, shape), loaded.target)
     known = None if reference is None else _samples(reference, loaded.target, None, data_root, None, shape)
@@ -115,6 +119,7 @@ def rank(
     blur: _Blur = None,
     model: _Model = None,
     detector_class: _Class = None,
+    metric_class: _MetricClass = None,
     split: _Split = None,
     limit: Limit = None,
     resize: _Resize = None,
@@ -136,10 +141,10 @@ def rank(
     shape = parse_shape(resize)
     if (Path(guard_or_model) / "guard.safetensors").is_file():
         _refuse_fit_options(in_dist, detector)
-        loaded = load_guard(Path(guard_or_model), model, detector_class, None, device, max_memory)
+        loaded = load_guard(Path(guard_or_model), model, detector_class, metric_class, None, device, max_memory)
     else:
         good = _required(in_dist, guard_or_model)
-        _refuse_detector_class(detector_class)
+        _refuse_own_classes(detector_class, metric_class)
         target = load_target(guard_or_model, device=device)
         loaded = _fitted(target, _samples(good, target, None, data_root, None, shape), detector, max_memory)
     samples = _samples(data, loaded.target, split, data_root, limit, shape)
@@ -204,11 +209,16 @@ def _required(in_dist: str | None, model: str) -> str:
     return in_dist
 
 
-def _refuse_detector_class(detector_class: str | None) -> None:
+def _refuse_own_classes(detector_class: str | None, metric_class: str | None) -> None:
     from fisherscope.core.errors import SettingError
 
     if detector_class is not None:
         raise SettingError(f"a model has no guard yet: name your own detector as --detector {detector_class}")
+    if metric_class is not None:
+        raise SettingError(
+            f"a model has no guard yet: name your own metric with the detector that reads it, such as --detector "
+            f"total-norm@{metric_class}"
+        )
 
 
 def _refuse_fit_options(in_dist: str | None, detector: str | None) -> None:

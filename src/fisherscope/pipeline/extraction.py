@@ -76,6 +76,7 @@ def fit_metrics_on(
     names: Iterable[str],
     settings: ExtractSettings | None = None,
     *,
+    own: Iterable[FisherMetric] = (),
     report: ReportProgress | None = None,
 ) -> tuple[FisherMetric, ...]:
     """Fit Fisher metrics on in-distribution samples.
@@ -85,6 +86,7 @@ def fit_metrics_on(
         data: samples that the model was not trained on, and on which nothing is tested.
         names: see :func:`fisherscope.features.metrics.metric_names`.
         settings: seed, memory, sketches; metrics are of single samples whatever the group size.
+        own: unfitted metrics that some of the names mean.
         report: called with (samples done, samples in all) in each pass.
 
     Raises:
@@ -92,7 +94,8 @@ def fit_metrics_on(
         DataError: the gradients of all samples are the same.
     """
     settings = settings or ExtractSettings()
-    metrics = [make_metric(name, settings.sketch) for name in names]
+    given = {metric.name: metric for metric in own}
+    metrics = [given.get(name) or make_metric(name, settings.sketch) for name in names]
     fit_metrics(metrics, _passes_over(target, data, settings, report))
     return tuple(metrics)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -30,8 +30,8 @@ from fisherscope.features.companions import Companion
 from fisherscope.features.metrics import (
     FisherMetric,
     SketchSettings,
+    is_built_in_metric,
     load_metric,
-    make_metric,
     metric_fingerprint,
     save_metric,
 )
@@ -247,6 +247,7 @@ def fit(
     max_memory: int | None = None,
     allow_training_samples: bool = False,
     companions: Mapping[str, Given] | None = None,
+    metrics: Sequence[FisherMetric] = (),
     report: Callable[[int, int], None] | None = None,
 ) -> Guard:
     """Fit a guard on in-distribution samples that the model was not trained on.
@@ -274,6 +275,7 @@ def fit(
         allow_training_samples: fit even on samples that the model was trained on.
         companions: further models by name, for detectors that need them: ``background`` for the likelihood ratio,
             any others for WAIC.
+        metrics: unfitted Fisher metrics of your own that the detector reads by their names (``total-norm@NAME``).
         report: called with (samples done, samples in all).
 
     Returns:
@@ -286,7 +288,7 @@ def fit(
     chosen = make_detector(detector) if isinstance(detector, str) else detector
     needed = groups_needed(fpr)
     further = as_companions(companions, target)
-    metrics: tuple[FisherMetric, ...] = ()
+    fitted: tuple[FisherMetric, ...] = ()
     if isinstance(data, FeatureTable):
         _require_no_metric(chosen)
         table = data.select(np.random.default_rng(seed).permutation(len(data)))
@@ -303,8 +305,8 @@ def fit(
         settings = ExtractSettings(group_size, seed, max_memory=max_memory, companions=further)
         parts = two_parts(batches, _fit_groups(n_groups, needed, chosen), (chosen.min_fit, needed), group_size, seed)
         fit_part, ordered = batches.select(parts[0]), batches.select(np.concatenate(parts))
-        metrics = fit_metrics_on(target, fit_part, metrics_in(chosen.requires), settings, report=report)
-        table = extract_table(target, ordered, chosen.requires, settings, metrics=metrics, report=report)
+        fitted = fit_metrics_on(target, fit_part, metrics_in(chosen.requires), settings, own=metrics, report=report)
+        table = extract_table(target, ordered, chosen.requires, settings, metrics=fitted, report=report)
         n_fit = len(fit_part) // group_size
     if not allow_training_samples:
         require_not_trained_on(target.module, table.keys, "fit")
@@ -312,7 +314,7 @@ def fit(
     _require_enough(len(table), needed, chosen, fpr)
     chosen.fit(table.select(slice(0, n_fit)))
     held = calibration_blocks(table.select(slice(n_fit, None)), chosen, table.card)
-    rescored = is_updatable(chosen) and not any(metric.growing for metric in metrics)
+    rescored = is_updatable(chosen) and not any(metric.growing for metric in fitted)
     return Guard(
         target,
         chosen,
@@ -321,7 +323,7 @@ def fit(
         table.card,
         dict(held.columns),
         max_memory,
-        metrics,
+        fitted,
         further,
         held if rescored else None,
         np.unique(table.keys),
@@ -397,14 +399,22 @@ def sketch_settings(card: Card) -> SketchSettings:
 
 
 def _metric_file(folder: Path, name: str) -> Path:
-    return folder / "metrics" / f"{name}.safetensors"
+    return folder / "metrics" / f"{name.replace(':', '-')}.safetensors"
 
 
-def _load_metrics(folder: Path, fingerprints: dict[str, str]) -> tuple[FisherMetric, ...]:
+def _load_metrics(
+    folder: Path, fingerprints: dict[str, str], given: Sequence[FisherMetric]
+) -> tuple[FisherMetric, ...]:
+    own = {metric.name: metric for metric in given}
     metrics = []
     for name, expected in fingerprints.items():
-        make_metric(name)  # a name from a file must be one of a metric before it becomes a path
-        metric = load_metric(_metric_file(folder, name))
+        # A name from a file must be known before it becomes a path, and must not decide what gets imported.
+        if not is_built_in_metric(name) and name not in own:
+            raise SettingError(
+                f"the guard measures gradients in a metric of your own, '{name}'; pass an unfitted one in metrics= "
+                "(on the command line: --metric-class package.module:Class)"
+            )
+        metric = load_metric(_metric_file(folder, name), own.get(name))
         found = metric_fingerprint(metric)
         if found != expected:
             raise CardMismatchError(f"metric {name}", expected, found, "fit the detector again")
@@ -421,6 +431,7 @@ def load(
     device: str = "cpu",
     max_memory: int | None = None,
     companions: Mapping[str, Given] | None = None,
+    metrics: Sequence[FisherMetric] = (),
 ) -> Guard:
     """Load a guard that :meth:`Guard.save` wrote. Nothing in the folder is executed or unpickled.
 
@@ -432,6 +443,7 @@ def load(
         device: where a model that was saved along goes.
         max_memory: bytes that one gradient pass may use.
         companions: those of the fit that are modules of your own, by name.
+        metrics: unfitted instances, needed only for Fisher metrics of your own.
 
     Raises:
         CardMismatchError: the module is not the one the guard was fitted for.
@@ -454,11 +466,11 @@ def load(
     chosen.restore({k.removeprefix("detector."): v for k, v in arrays.items() if k.startswith("detector.")})
     columns = {k: tuple(v) for k, v in head["columns"].items()}
     calibration = ConformalCalibration.from_scores(arrays["calibration"])
-    metrics = _load_metrics(folder, head["metrics"])
+    fitted = _load_metrics(folder, head["metrics"], metrics)
     further = restore_companions(folder, head.get("companions", {}), companions, target)
     held = _load_held(folder, card, columns, chosen, calibration) if head.get("held") else None
     return Guard(
-        target, chosen, calibration, head["fpr"], card, columns, max_memory, metrics, further, held, arrays.get("seen")
+        target, chosen, calibration, head["fpr"], card, columns, max_memory, fitted, further, held, arrays.get("seen")
     )
 
 

@@ -9,14 +9,19 @@ from fisherscope.features.metrics.fit import (
     save_metric,
     update_metrics,
 )
+from fisherscope.features.metrics.frames import CoordinateMoments, Frame, LayerLengths
 from fisherscope.features.metrics.raw import SketchSettings
-from fisherscope.features.metrics.registry import make_metric, metric_names
+from fisherscope.features.metrics.registry import is_built_in_metric, make_metric, metric_names
 
 __all__ = [
+    "CoordinateMoments",
     "FisherMetric",
+    "Frame",
+    "LayerLengths",
     "RunPass",
     "SketchSettings",
     "fit_metrics",
+    "is_built_in_metric",
     "load_metric",
     "make_metric",
     "metric_fingerprint",
