@@ -1,16 +1,17 @@
 # docker build -t fisherscope .
-# docker build -t fisherscope --build-arg TORCH_INDEX=URL .    torch from another index, such as PyTorch's of CPU builds
-# docker run --rm -v "$PWD/runs:/work/runs" fisherscope demo --out runs/demo            (a GPU: docker run --gpus all ...)
+# docker run --rm -v "$PWD/runs:/work/runs" fisherscope demo --out runs/demo
+# For NVIDIA GPUs: docker build -t fisherscope --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu126 .
+# and docker run --gpus all ...
 FROM python:3.11.14-slim-bookworm
 
-# Where torch comes from. Empty: the package index, whose Linux build runs on CPUs and brings CUDA along.
-ARG TORCH_INDEX=""
+# PyTorch's index of builds: CPU by default, gigabytes smaller than those with CUDA (cu126, ...).
+ARG TORCH_INDEX="https://download.pytorch.org/whl/cpu"
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 
 WORKDIR /opt/fisherscope
 # torch is the large layer and changes least: it comes before the sources.
 COPY constraints.txt ./
-RUN pip install -c constraints.txt ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} torch
+RUN pip install -c constraints.txt --extra-index-url "$TORCH_INDEX" torch
 COPY pyproject.toml README.md LICENSE ./
 COPY src ./src
 RUN pip install -c constraints.txt ".[data,demo]"

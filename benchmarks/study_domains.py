@@ -28,7 +28,16 @@ from fisherscope.report import markdown_table
 
 DOCS = Path(__file__).parents[1] / "docs"
 WINDOW = 128
-SHARED = ("fisher-dose", "layerwise-gaussian", "rao-sketch", "total-norm", "likelihood", "typicality")
+SHARED = (
+    "fisher-dose",
+    "gradient-dose",
+    "complexity-dose",
+    "layerwise-gaussian",
+    "rao-sketch",
+    "total-norm",
+    "likelihood",
+    "typicality",
+)
 TEXT = (*SHARED, "typicality-fisher", "input-complexity-zlib")
 TABLE = (*SHARED, "typicality-fisher", "dose-kde", "pixel-mahalanobis")
 

@@ -14,7 +14,7 @@ from fisherscope.evaluation import ResampledPair
 from fisherscope.pipeline.reproduce.case import Case as ModelCase
 from fisherscope.pipeline.reproduce.case import RunSettings
 from fisherscope.pipeline.reproduce.context import Context
-from fisherscope.pipeline.reproduce.scores import score_case
+from fisherscope.pipeline.reproduce.scores import case_companions, score_case
 
 FAMILIES = ("glow", "vae", "diffusion")
 GREY = ("fashion_mnist", "mnist")
@@ -64,8 +64,9 @@ CANDIDATES = (
     "total-norm@whitened",
 )
 OF_DIFFUSION = ("msma", "diffpath-6d", "scoped")
-DETECTORS = (PAPER, *RIVALS, "dose-svm", *CANDIDATES, *OF_DIFFUSION)
-"""Those that a model cannot serve are left out for it."""
+OTHERS = ("dose-svm", "input-complexity-webp", "input-complexity-jpeg2000", "input-complexity-zlib", "waic")
+DETECTORS = (PAPER, *RIVALS, *OTHERS, *CANDIDATES, *OF_DIFFUSION)
+"""Those that a model cannot serve are left out for it; WAIC needs a second seed."""
 
 
 @dataclass(frozen=True)
@@ -183,9 +184,11 @@ def run_grid(settings: Settings, models: Collection[str] | None = None, *, anew:
 def _what(context: Context, case: ModelCase) -> dict[str, Any]:
     """Return all that the scores of a model depend on beside code and versions."""
     target = context.target(case)
+    companions = case_companions(context, case, target)
     sets = (context.in_dist(case, target), *(context.batches(name, target) for name in case.out_dists))
     return {
         "model": target.fingerprint(),
+        "companions": {c.name: c.fingerprint() for c in companions},
         "sets": [[data.name, data.fingerprint] for data in sets],
         "detectors": list(context.experiment.detectors),
         "group_sizes": list(context.experiment.group_sizes),

@@ -1,9 +1,10 @@
 """Write docs/zoo.md: every trained model of the zoo with its bits/dim on test data, and a picture of its samples.
 
-Command: python benchmarks/zoo.py [--limit N] [--data-root DIR] [--undertrained NAME ...] [--anew]
+Command: python benchmarks/zoo.py [--limit N] [--data-root DIR] [--undertrained NAME ...] [--local NAME ...] [--anew]
 The bits/dim go into docs/zoo.json, from which a later run takes those of models that have not changed, and into the
 models' cards, which leaves their fingerprints alone. Look at the pictures, and name those models whose samples do not
-look like their data after --undertrained.
+look like their data after --undertrained, and those whose samples have the strokes, textures and colours of their data
+but not its objects after --local.
 """
 
 from __future__ import annotations
@@ -115,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"{name}: {measured.mean:.3f} ± {measured.error:.3f} bits/dim on {measured.images} test images", flush=True
         )
         rows.append(row(name, entry, measured))
-        pictures.append(section(name, undertrained=name in options.undertrained))
+        pictures.append(section(name, verdict(name, options)))
     names = {entry.name.removeprefix(PREFIX) for entry in entries}
     write_json(figures, {name: said for name, said in known.items() if name in names})
     notes = NOTES.format(latents=options.latents, draws=options.draws)
@@ -130,6 +131,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--latents", type=int, default=64, help="latents of a VAE's bound")
     parser.add_argument("--draws", type=int, default=16, help="timesteps an image of a diffusion model's bound")
     parser.add_argument("--undertrained", nargs="*", default=[], metavar="NAME", help="models to call so")
+    parser.add_argument("--local", nargs="*", default=[], metavar="NAME", help="models of textures without objects")
     parser.add_argument("--anew", action="store_true", help="measure models that have not changed, too")
     parser.add_argument("--keep-cards", action="store_true", help="leave the models' cards as they are")
     parser.add_argument("--data-root", default=os.environ.get("FISHERSCOPE_DATA"), help="folder of named sets")
@@ -224,10 +226,19 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def section(name: str, *, undertrained: bool) -> str:
+def verdict(name: str, options: argparse.Namespace) -> str:
+    """Return what a person who looked at the samples says of them, or nothing."""
+    if name in options.undertrained:
+        return "Undertrained: its samples do not look like its data."
+    if name in options.local:
+        return "Undertrained: its samples have the strokes, textures and colours of its data, but not its objects."
+    return ""
+
+
+def section(name: str, said: str) -> str:
     """Return the picture of one model's samples."""
-    verdict = "\nUndertrained: its samples do not look like its data.\n" if undertrained else ""
-    return f"\n### {name}\n{verdict}\n![Samples of zoo:{name}](images/zoo/{name}.png)\n"
+    said = f"\n{said}\n" if said else ""
+    return f"\n### {name}\n{said}\n![Samples of zoo:{name}](images/zoo/{name}.png)\n"
 
 
 if __name__ == "__main__":

@@ -4,12 +4,17 @@ import ast
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import typer
 
+from fisherscope.detectors import detector_names
+from fisherscope.detectors.registry import is_built_in
+from fisherscope.features.metrics import metric_names
 from fisherscope.models.base import FAMILIES
 
 ROOT = Path(__file__).parents[1]
@@ -68,6 +73,13 @@ def test_a_detector_and_a_metric_take_under_30_lines():
     assert set(lengths) == {"LargestLayer", "RootDiagonal"} and max(lengths.values()) < 30
 
 
+def test_every_metric_is_documented():
+    page = (ROOT / "docs" / "metrics.md").read_text()
+    assert not [name for name in metric_names() if f"`{name}`" not in page]
+    able = [n for n in detector_names() if is_built_in(f"{n}@kfac") and not n.startswith("layerwise-")]
+    assert not [name for name in able if f"`{name}`" not in page]
+
+
 def test_command_line_blocks_run_one_after_another(tmp_path):
     examples = blocks("bash")
     assert len(examples) >= 2
@@ -75,6 +87,34 @@ def test_command_line_blocks_run_one_after_another(tmp_path):
     assert "of 50 novel" in printed and "80 groups of 5" in printed and "AUROC" in printed
     assert len((tmp_path / "runs" / "scores.csv").read_text().splitlines()) == 51
     assert (tmp_path / "runs" / "report" / "index.html").is_file()
+
+
+def command_lines():
+    """Return every line of a block that calls the command line, continued lines joined, with its page."""
+    found = []
+    for page in PAGES:
+        shown = False
+        for line in page.read_text().replace("\\\n", " ").splitlines():
+            if line.startswith("```"):
+                shown = not shown
+            elif shown and line.startswith("fisherscope "):
+                found.append((page.name, line.split("#")[0]))
+    return found
+
+
+def test_every_command_of_the_docs_is_complete():
+    """They parse: the command exists, takes these options, and has what it needs; nothing is run."""
+    from fisherscope import cli
+
+    read = typer.main.get_command(cli.app)
+    lines = command_lines()
+    assert len(lines) > 20
+    for page, line in lines:
+        name, *words = shlex.split(line.replace("...", ""))[1:]
+        command = read.commands[name]
+        context = command.make_context(name, words)
+        if name == "train" and context.params["config"] is None:
+            assert context.params["minutes"] or context.params["steps"], f"{page}: {line} has no budget"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)

@@ -50,9 +50,12 @@ def test_every_installation_uses_the_constraints_and_torch_comes_before_the_sour
     assert steps.index(f"RUN {installs[0]}") < steps.index("COPY src ./src") < steps.index(f"RUN {installs[1]}")
 
 
-def test_torch_comes_from_the_package_index_unless_the_argument_names_another():
-    assert arguments("ARG") == ['TORCH_INDEX=""']
-    assert any('${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} torch' in r for r in arguments("RUN"))
+def test_torch_runs_on_cpus_unless_the_argument_names_another_index():
+    (index,) = arguments("ARG")
+    assert re.fullmatch(r'TORCH_INDEX="https://\S+/whl/cpu"', index)
+    # pip prefers 2.x+cpu to 2.x, and the constraint takes both
+    assert any('--extra-index-url "$TORCH_INDEX" torch' in r for r in arguments("RUN"))
+    assert any(line.startswith("torch==") for line in (ROOT / "constraints.txt").read_text().splitlines())
 
 
 def test_what_is_copied_exists_and_is_not_ignored():

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from fisherscope.core.errors import DataError, NotFittedError, SettingError
+from fisherscope.core.errors import CardMismatchError, DataError, NotFittedError, SettingError
+from fisherscope.core.store import read_arrays, write_arrays
 from fisherscope.core.table import FeatureTable
 from fisherscope.detectors import (
     detector_names,
@@ -20,7 +23,7 @@ from fisherscope.detectors import (
 )
 from fisherscope.testing import DETECTOR_LAWS, synthetic_table
 from fisherscope.testing.detector_laws import constant
-from fisherscope.testing.tables import scaled
+from fisherscope.testing.tables import CODECS, LAYERS, scaled
 
 METRIC_NAMES = (
     "layerwise-gaussian@diagonal",
@@ -86,6 +89,48 @@ def test_scaling_the_units_of_all_gradients_does_not_change_the_order(name):
     assert stats.spearmanr(scores, again).statistic > 0.999
 
 
+GRADIENT_NAMES = [n for n in NAMES if n not in GRADIENT_FREE]
+
+
+def with_layers(table, places):
+    """The table of a model of other layers; sketches of another size."""
+    columns = {k: v if k == "codec_bytes" else tuple(v[i] for i in places) for k, v in table.columns.items()}
+    blocks = {k: v[..., places] if k.partition(":")[0] in GRADIENT_BLOCKS else v for k, v in table.blocks.items()}
+    return replace(table, blocks=blocks, columns=columns)
+
+
+def gradient_block(name):
+    (block,) = [b for b in make_detector(name).requires if b.partition(":")[0] in GRADIENT_BLOCKS]
+    return block
+
+
+@pytest.mark.parametrize("places", [range(LAYERS - 2), [*range(LAYERS), 0, 1]], ids=["fewer", "more"])
+@pytest.mark.parametrize("name", GRADIENT_NAMES)
+def test_a_table_of_other_layers_is_refused(name, places, tmp_path):
+    detector, other = fitted(name), with_layers(world(5), list(places))
+    message = rf"'size of {gradient_block(name)}'.*expected '.*', found '.*'; {re.escape(name)} was fitted on"
+    write_arrays(tmp_path / "d.safetensors", detector.state(), {})
+    restored = make_detector(name).restore(read_arrays(tmp_path / "d.safetensors")[0])
+    for one in (detector, restored):
+        with pytest.raises(CardMismatchError, match=message):
+            one.score(other)
+    if is_differentiable(detector):
+        with pytest.raises(CardMismatchError, match=message):
+            score_cotangent(detector, other)
+
+
+@pytest.mark.parametrize("name", [n for n in GRADIENT_NAMES if gradient_block(n) in world(1).columns])
+def test_a_table_of_layers_by_other_names_is_refused(name):
+    detector, table, block = fitted(name), world(5), gradient_block(name)
+    other = replace(table, columns={**table.columns, block: ("l0", "l1", "l2", "l3", "other", "l5")})
+    with pytest.raises(
+        CardMismatchError, match=f"'column 4 of {block}'.*expected 'l4', found 'other'; {re.escape(name)} was"
+    ):
+        detector.score(other)
+    nameless = replace(table, columns={"codec_bytes": CODECS})
+    np.testing.assert_array_equal(detector.score(nameless), detector.score(table))
+
+
 UPDATABLE = tuple(name for name in NAMES if is_updatable(make_detector(name)))
 
 
@@ -98,7 +143,7 @@ def test_an_update_is_a_fit_of_all_but_for_what_stays(name, group_size):
     assert grown.partial_fit(second) is grown
     after, whole = grown.state(), make_detector(name).fit(FeatureTable.concatenate([first, second])).state()
     for key, value in after.items():
-        stays = key in ("damping_", "scale_", "kept_", "floor_", "n_layers_")
+        stays = key in ("damping_", "scale_", "kept_", "floor_")
         if not (key == "expectation_" or (name == "rao-sketch-equalised" and key in ("mean_", "covariance_"))):
             np.testing.assert_allclose(value, (before if stays else whole)[key], rtol=1e-9, err_msg=key)
     for block, values in second.blocks.items():

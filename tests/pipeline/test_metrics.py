@@ -33,6 +33,13 @@ def test_the_guards_metric_knows_the_fit_part_only(guard, target, digits):
     assert metric_fingerprint(guard.metrics[0]) == metric_fingerprint(metric)
 
 
+def test_a_metric_learns_the_same_to_the_bit_whatever_is_fitted_beside_it(target, digits):
+    samples = as_batches(digits.select(range(65)))  # batches are of 64, and a sample by itself takes another way
+    alone = [fit_metrics_on(target, samples, [name])[0] for name in ("diagonal", "kfac")]
+    together = fit_metrics_on(target, samples, ["diagonal", "kfac"])
+    assert [metric_fingerprint(m) for m in alone] == [metric_fingerprint(m) for m in together]
+
+
 def test_a_guard_with_a_metric_keeps_its_promise(guard, digits):
     p_values = guard.p_value(digits.select(range(150, 550)))
     low, high = false_alarm_interval(len(guard.calibration.scores), 200, 0.05, coverage=0.999)
@@ -62,7 +69,7 @@ def test_a_changed_or_exchanged_metric_file_is_refused(guard, tmp_path):
         fisherscope.load(tmp_path)
     arrays, head = read_arrays(tmp_path / "guard.safetensors")
     write_arrays(tmp_path / "guard.safetensors", arrays, {**head, "metrics": {"../../x": "0"}})
-    with pytest.raises(SettingError, match=r"unknown metric '\.\./\.\./x'"):
+    with pytest.raises(SettingError, match=r"'\.\./\.\./x', which is no metric of the library"):
         fisherscope.load(tmp_path)
 
 

@@ -25,6 +25,9 @@ FORMAT_VERSION: Final = 1
 GROUP_BLOCKS: Final = frozenset({"grad_norm", "sketch_norm"})
 """Blocks that hold one row of numbers a group; all others hold one a sample, with axes (group, member, ...)."""
 
+GRADIENT_BLOCKS: Final = frozenset({"grad_norm", "sketch_norm", "sketch", "layer_sketch", "metric"})
+"""Blocks of the parameter gradient: what their last axes mean follows from the model's parameters and the metric."""
+
 SKETCH_KINDS: Final = ("countsketch", "equalised", "whitened", "whitened-inputs", "whitened-outputs")
 """Fisher metrics that are a choice of a sketch's projections; their blocks are sketches, not quadratic forms."""
 
@@ -32,6 +35,11 @@ SKETCH_KINDS: Final = ("countsketch", "equalised", "whitened", "whitened-inputs"
 def is_group_block(name: str) -> bool:
     """Return whether a block, measured in whichever metric (``BLOCK:METRIC``), holds one row of numbers a group."""
     return name.partition(":")[0] in GROUP_BLOCKS
+
+
+def is_gradient_block(name: str) -> bool:
+    """Return whether a block, measured in whichever metric, holds numbers of the parameter gradient."""
+    return name.partition(":")[0] in GRADIENT_BLOCKS
 
 
 @dataclass(frozen=True)

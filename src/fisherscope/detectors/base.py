@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fisherscope.core.errors import CardMismatchError, DataError, NotFittedError
 from fisherscope.core.table import FeatureTable
+from fisherscope.detectors.columns import gradient_columns, require_same_columns
 
 Scores = NDArray[np.float64]
 
@@ -24,11 +25,15 @@ class Detector(ABC):
         name: how the command line and the tables call it.
         requires: blocks it reads; it sees no others.
         min_fit: fewest fit groups it works with.
+        columns_: sizes and names of the layers it was fitted on, see :func:`gradient_columns`. Detectors that read no
+            gradients have none, nor have those that an earlier version saved, whose guard checks tables.
     """
 
     name: str
     requires: tuple[str, ...]
     min_fit: int = 2
+
+    columns_: NDArray[np.uint8]
 
     @abstractmethod
     def _fit(self, table: FeatureTable) -> None:
@@ -45,18 +50,33 @@ class Detector(ABC):
                 f"{self.name} was given {len(table)} fit groups of {table.card.group_size}, "
                 f"it needs at least {self.min_fit}; give more in-distribution samples"
             )
+        columns = gradient_columns(table, self.requires)
         self._fit(table)
+        if columns is not None:
+            self.columns_ = columns
         return self
 
     def score(self, table: FeatureTable) -> Scores:
-        """Return the novelty of every group, shape (n_groups,), float64. Higher = more novel."""
+        """Return the novelty of every group, shape (n_groups,), float64. Higher = more novel.
+
+        Raises:
+            NotFittedError: it is not fitted.
+            CardMismatchError: the table's layers are not those of the fit table.
+            DataError: the table lacks a block, or a score is not finite.
+        """
         if not self.state():
             raise NotFittedError(f"{self.name} was asked for scores before it was fitted; call fit first")
+        self.require_same_columns(table)
         scores = self._score(table)
         if not np.isfinite(scores).all():
             row = int(np.argmax(~np.isfinite(scores)))
             raise DataError(f"{self.name} gives {scores[row]} for {', '.join(table.ids[row])}; look at that sample")
         return scores
+
+    def require_same_columns(self, table: FeatureTable) -> None:
+        """Raise :class:`CardMismatchError` when a table's layers are not those of the fit table."""
+        if hasattr(self, "columns_"):
+            require_same_columns(self.columns_, table, self.name)
 
     def state(self) -> dict[str, NDArray[Any]]:
         """Return what was learnt, by attribute name; empty before ``fit``."""

@@ -69,11 +69,13 @@ def score_cotangent(detector: Detector, table: FeatureTable) -> Cotangent:
     Raises:
         SettingError: the detector has no gradient; the message names those that have.
         NotFittedError: the detector is not fitted.
+        CardMismatchError: the table's layers are not those of the fit table.
         DataError: a gradient is NaN or inf.
     """
     require_differentiable(detector)
     if not detector.state():
         raise NotFittedError(f"{detector.name} was asked for a gradient before it was fitted; call fit first")
+    detector.require_same_columns(table)
     assert isinstance(detector, Differentiable)
     cotangent = detector._cotangent(table)
     for block, values in cotangent.items():

@@ -46,9 +46,14 @@ class LayerStandardising(ABC):
 
 
 def learnt_profile(detector: Detector, table: FeatureTable) -> LayerProfile | None:
-    """Return the z-values of a table's layers by what a fitted detector has learnt, or None if it learnt none."""
+    """Return the z-values of a table's layers by what a fitted detector has learnt, or None if it learnt none.
+
+    Raises:
+        CardMismatchError: the table's layers are not those of the fit table.
+    """
     if not isinstance(detector, LayerStandardising):
         return None
+    detector.require_same_columns(table)
     found = detector._standardised(table)
     names = table.columns.get(detector.requires[0])
     if found is None or names is None:

@@ -14,7 +14,7 @@ from fisherscope.detectors.updatable import Updatable
 class TotalNorm(Updatable, Differentiable):
     """score = sum_l f_l; the Fisher matrix is taken to be the identity (Dauncey et al. 2024, section 4.1).
 
-    Nothing is learnt but the number of layers, so that a table of another model is noticed.
+    Nothing is learnt but which layers there are (``columns_``), so that a table of another model is noticed.
 
     Args:
         name: how tables call it.
@@ -23,18 +23,15 @@ class TotalNorm(Updatable, Differentiable):
 
     min_fit = 1
 
-    n_layers_: int
-
     def __init__(self, name: str = "total-norm", block: str = "grad_norm") -> None:
         self.name = name
         self.requires = (block,)
 
     def _fit(self, table: FeatureTable) -> None:
-        self.n_layers_ = layer_values(table, self.requires[0]).shape[1]
+        return None
 
     def _update(self, table: FeatureTable) -> None:
-        # What there is to learn of new samples is the metric's.
-        self._fit(table)
+        return None  # what there is to learn of new samples is the metric's
 
     def _score(self, table: FeatureTable) -> Scores:
         scores: Scores = layer_values(table, self.requires[0]).sum(1)

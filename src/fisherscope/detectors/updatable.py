@@ -26,9 +26,11 @@ class Updatable(Detector):
 
         Raises:
             NotFittedError: there was no fit, which alone chooses dampings and scales.
+            CardMismatchError: the table's layers are not those of the fit table.
         """
         if not self.state():
             raise NotFittedError(f"{self.name} was asked to take in more groups before it was fitted; call fit first")
+        self.require_same_columns(table)
         self._update(table)
         return self
 

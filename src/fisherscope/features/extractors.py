@@ -76,7 +76,8 @@ class Request:
         like = next(p for p in self.module.parameters() if p.is_floating_point())
 
         def convert(leaf: NDArray[Any]) -> torch.Tensor:
-            tensor = torch.from_numpy(np.ascontiguousarray(leaf)).to(like.device)
+            # a copy: a model may change its input in place
+            tensor = torch.tensor(leaf, device=like.device)
             return tensor.to(like.dtype) if leaf.dtype == np.uint8 or leaf.dtype.kind == "f" else tensor
 
         return pytree.tree_map(convert, self.x)

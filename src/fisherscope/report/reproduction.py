@@ -32,6 +32,7 @@ class PageEntry:
         note: what was found here.
         comment: what a person says of it, may be empty.
         figures: caption by the path of a PNG beside the page.
+        figures_in_all: how many the command writes.
         tables: caption and table by name.
         details: names of tables that are folded away.
         models: names of the models used.
@@ -49,6 +50,7 @@ class PageEntry:
     note: str
     comment: str
     figures: Mapping[str, str]
+    figures_in_all: int
     tables: Mapping[str, tuple[str, TextTable]]
     details: tuple[str, ...]
     models: Sequence[str]
@@ -74,6 +76,12 @@ class PageEntry:
         return " ".join(part for part in (*parts, f"Seed {self.seed}; {how}.") if part)
 
     @property
+    def further(self) -> str:
+        """How many figures are not on the page, or nothing."""
+        count = self.figures_in_all - len(self.figures)
+        return f"The command writes {count} further figure{'s' * (count > 1)}." if count else ""
+
+    @property
     def left_out(self) -> str:
         """What was skipped, by reason."""
         reasons: dict[str, list[str]] = {}
@@ -94,6 +102,7 @@ def _section(entry: PageEntry) -> str:
         f"{entry.makes} Took {entry.took}.",
         f"```text\n{entry.command}\n```",
         *(f"![{caption}]({path})\n\n{caption}" for path, caption in entry.figures.items()),
+        entry.further,
         *(_table(entry, name) for name in entry.tables),
         f"**The paper.** {entry.paper}" if entry.paper else "",
         f"**Here.** {entry.note}",

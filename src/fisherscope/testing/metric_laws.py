@@ -77,11 +77,11 @@ def tiny_samples(n: int, seed: int = 0, scale: float = 1.0, dtype: type[np.float
     return samples
 
 
-def passes(x: Array, dtype: torch.dtype = torch.float64) -> RunPass:
-    """Return what shows the gradients of samples to reductions, in batches of 20."""
+def passes(x: Array, dtype: torch.dtype = torch.float64, split: int | list[int] = 20) -> RunPass:
+    """Return what shows the gradients of samples to reductions, in batches of so many."""
 
     def run(reductions: Sequence[Reduction], limit: int | None) -> None:
-        for part in torch.split(torch.from_numpy(x).to(dtype), 20):
+        for part in torch.split(torch.from_numpy(x).to(dtype), split):
             gradient_pass(tiny_model(dtype), part, reductions, log_prob=tiny_log_prob)
 
     return run
@@ -149,10 +149,23 @@ def blocks_are_of_their_group_alone(make: MakeMetric) -> None:
 
 
 def fits_do_not_depend_on_the_order(make: MakeMetric) -> None:
-    """The fit samples in reverse give the same metric."""
-    metric, other, new = fitted(make), make(), tiny_samples(8, 1)
-    fit_metrics([other], passes(tiny_samples(60)[::-1].copy()))
-    require_alike(measured(other, new), measured(metric, new), "fit samples in reverse", 1e-6, 1e-9)
+    """The fit samples in reverse give the same metric, few as they may be."""
+    new = tiny_samples(8, 1)
+    for n in (6, 60):
+        fit_metrics([other := make()], passes(tiny_samples(n)[::-1].copy()))
+        require_alike(measured(other, new), measured(fitted(make, n), new), "fit samples in reverse", 1e-6, 1e-9)
+
+
+def fits_do_not_depend_on_the_batches(make: MakeMetric) -> None:
+    """The fit samples split otherwise give the same metric."""
+    new = tiny_samples(8, 1)
+    splits: tuple[int | list[int], ...] = (33, 1, 32, [1, 30, 2])
+    tables = []
+    for split in splits:
+        fit_metrics([metric := make()], passes(tiny_samples(33), split=split))
+        tables.append(measured(metric, new))
+    for split, table in zip(splits, tables, strict=True):
+        require_alike(table, tables[0], f"fit samples in batches of {split}", 1e-6, 1e-9)
 
 
 def state_is_arrays_that_come_back(make: MakeMetric) -> None:
@@ -226,6 +239,7 @@ METRIC_LAWS: Final[Mapping[str, MetricLaw]] = {
         larger_gradients_are_more_novel,
         blocks_are_of_their_group_alone,
         fits_do_not_depend_on_the_order,
+        fits_do_not_depend_on_the_batches,
         state_is_arrays_that_come_back,
         p_values_are_calibrated,
         constants_and_noise_are_finite,

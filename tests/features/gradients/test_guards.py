@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from gradient_reference import Model, assert_close_norms, call, normal, parameter
+from gradient_reference import Model, assert_close_norms, assert_equals_loop, call, normal, parameter
 from torch import nn
 from torch.nn.utils import parametrizations
 
 from fisherscope.core.errors import DataError, ModelError, SettingError
-from fisherscope.features.gradients import gradient_norms, gradient_sketch
+from fisherscope.features.gradients import gradient_norms, gradient_sketch, rules_report
+from fisherscope.models.base import load_model
 
 
 def linear_model(run=None) -> Model:
@@ -45,10 +46,62 @@ def test_samples_that_interact_are_refused(run):
         gradient_norms(linear_model(run), normal(4, 4), log_prob=call)
 
 
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda m, x: m.a(x + 3e-3 * x.mean(0)).square().sum(1) - 3000,
+        lambda m, x: m.a(x + 0.3 * x.mean(0)).square().sum(1) - 1e5,
+        # the first sample sees none, the last one all of the others
+        lambda m, x: m.a(x + 0.01 * x.cumsum(0)).square().sum(1) - 1e5,
+        # outside what the tape can serve
+        lambda m, x: m.a((x + 0.01 * x.mean(0))[torch.arange(len(x)) + 0 * x[:, 0].long()]).square().sum(1) - 1e5,
+    ],
+)
+def test_no_size_of_log_p_hides_that_samples_interact(run):
+    with pytest.raises(ModelError, match="samples interact"):
+        gradient_norms(linear_model(run).float(), normal(8, 4).float(), log_prob=lambda m, x: m(x))
+
+
+def test_round_off_is_no_interaction():
+    """Noise is so far from faces that single precision tells a batch from its samples in the fourth digit."""
+    model = load_model("zoo:glow-celeba")
+    noise = torch.randint(0, 256, (6, 3, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    alone = torch.cat([model.log_prob(noise[i : i + 1]).detach() for i in range(3)])
+    assert float(alone.max()) < -1e5
+    found = gradient_norms(model, noise.float())
+    assert all(torch.isfinite(value).all() for value in found.values())
+
+
 def test_interacting_integer_samples_are_refused():
     model = Model(lambda m, x: m.table(x) * (1 + x.double().mean()), table=nn.Embedding(5, 3))
     with pytest.raises(ModelError, match="samples interact"):
         gradient_norms(model, torch.arange(12).view(6, 2) % 5, log_prob=call)
+
+
+def root_model() -> Model:
+    """Its log p of a sample of zeros is finite, the gradient of ``a.weight`` is not."""
+    torch.manual_seed(0)
+    layers = {"a": nn.Linear(4, 3, bias=False), "b": nn.Linear(4, 3)}
+    return Model(lambda m, x: -m.a(x).square().sum(1, keepdim=True).sqrt() - m.b(x).square(), **layers)
+
+
+@pytest.mark.parametrize(("group_size", "said"), [(1, "sample 3"), (2, "samples 2 to 3")])
+@pytest.mark.parametrize("method", ["batched", "loop"])
+def test_norms_that_are_not_finite_are_refused_by_name(method, group_size, said):
+    x = normal(6, 4)
+    x[3] = 0
+    with pytest.raises(DataError, match=f"squared gradient norm of 'a.weight' for {said} is NaN or infinite"):
+        gradient_norms(root_model(), x, log_prob=call, group_size=group_size, method=method)
+    with pytest.raises(DataError, match=f"gradient sketch for {said} is NaN or infinite"):
+        gradient_sketch(root_model(), x, log_prob=call, size=8, group_size=group_size)
+    with pytest.raises(DataError, match=f"gradient sketch of 'a.weight' for {said} is NaN or infinite"):
+        gradient_sketch(root_model(), x, log_prob=call, size=8, group_size=group_size, per_layer=True)
+
+
+def test_a_finite_gradient_whose_square_is_not_is_refused():
+    model = linear_model(lambda m, x: 1e12 * m.a(x)).float()
+    with pytest.raises(DataError, match=r"squared gradient norm of 'a\.\w+' for sample 0 .* range of the model's"):
+        gradient_norms(model, normal(4, 4).float(), log_prob=call)
 
 
 def test_noise_without_keys_is_refused_and_with_keys_is_not():
@@ -221,3 +274,123 @@ def test_zero_initialised_model_with_a_folded_batch():
         nn.init.normal_(model.b.weight, std=scale)
         found, expected = (gradient_norms(model, normal(4, 8), log_prob=call, method=m) for m in ("batched", "loop"))
         assert_close_norms(found, expected)
+
+
+def mask_of(lengths, steps):
+    return torch.arange(steps)[None] < lengths[:, None]
+
+
+def by_masked_select(m, tokens, lengths):
+    mask = mask_of(lengths, tokens.shape[1])
+    rows = torch.masked_select(tokens, mask[..., None]).view(-1, tokens.shape[2])
+    found = torch.tanh(m.a(rows)).square().sum(1)
+    return torch.zeros(mask.shape, dtype=found.dtype).masked_scatter(mask, found).sum(1)
+
+
+def by_index_select(m, tokens, lengths):
+    mask = mask_of(lengths, tokens.shape[1])
+    index = mask.flatten().nonzero()[:, 0]
+    found = torch.tanh(m.a(torch.index_select(tokens.flatten(0, 1), dim=-2, index=index))).square().sum(1)
+    return (
+        torch.zeros(mask.numel(), dtype=found.dtype).index_add(dim=0, index=index, source=found).view(mask.shape).sum(1)
+    )
+
+
+def by_embedding(m, tokens, lengths):
+    mask = mask_of(lengths, tokens.shape[1])
+    index = mask.flatten().nonzero()[:, 0]
+    found = torch.tanh(m.a(F.embedding(index, tokens.flatten(0, 1)))).square().sum(1)
+    return torch.zeros(mask.numel(), dtype=found.dtype).scatter_add_(0, index, found).view(mask.shape).sum(1)
+
+
+def by_repeating(m, tokens, lengths):
+    rows = torch.repeat_interleave(tokens[:, 0], lengths, dim=0)
+    owner = torch.repeat_interleave(torch.arange(len(tokens)), lengths)
+    found = torch.tanh(m.a(rows)).square().sum(1)
+    return torch.zeros(len(tokens), dtype=found.dtype).index_add_(0, owner, found)
+
+
+def by_packing(m, tokens, lengths):
+    packed = nn.utils.rnn.pack_padded_sequence(tokens, lengths, batch_first=True, enforce_sorted=False)
+    found = packed._replace(data=torch.tanh(m.a(packed.data)))
+    return (
+        nn.utils.rnn.pad_packed_sequence(found, batch_first=True, total_length=tokens.shape[1])[0].square().sum((1, 2))
+    )
+
+
+def by_assignment(m, tokens, lengths):
+    mask = mask_of(lengths, tokens.shape[1])
+    found = torch.zeros(mask.shape, dtype=tokens.dtype)
+    found[mask] = torch.tanh(m.a(tokens[mask])).square().sum(1)
+    return found.sum(1)
+
+
+@pytest.mark.parametrize(
+    "run", [by_masked_select, by_index_select, by_embedding, by_repeating, by_packing, by_assignment]
+)
+@pytest.mark.parametrize("lengths", [[4, 4, 4, 3, 5, 4], [4, 3, 5, 4, 4, 4]])
+def test_rows_that_move_by_their_values_go_to_the_loop(run, lengths):
+    """The three samples of the probe may have one length, and the batch may have as many rows as if all had it."""
+    model = Model(lambda m, x: run(m, *x), a=nn.Linear(4, 3))
+    x = (normal(6, 6, 4), torch.tensor(lengths))
+    found, expected = (gradient_norms(model, x, log_prob=lambda m, x: m(x), method=m) for m in ("batched", "loop"))
+    assert_close_norms(found, expected)
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda m, x: m.a(m.k[x[1]]),
+        lambda m, x: m.a(x[0]) * m.k[x[1]].sum(1, keepdim=True),
+        lambda m, x: m.a(F.embedding(x[1], m.k)),
+        lambda m, x: m.a(x[0]).log_softmax(1).gather(1, x[1][:, None] % 3),
+        lambda m, x: m.a(x[0].masked_fill(x[0] < 0, 0.5)),
+        lambda m, x: m.a(torch.where(x[0] < 0, x[0] * 2, x[0])),
+    ],
+)
+def test_tables_and_masks_within_a_sample_stay_fast(run):
+    model = Model(run, a=nn.Linear(4, 3), k=nn.Buffer(normal(7, 4)))
+    assert_equals_loop(model, (normal(6, 4), torch.tensor([0, 6, 2, 3, 1, 5])), call)
+
+
+def test_the_input_may_be_changed_in_place():
+    x = normal(6, 4)
+    before = x.clone()
+    for run in (
+        lambda m, x: m.a(x.clamp_(-0.5, 0.5)),
+        lambda m, x: m.a(x.mul_(2)),
+        lambda m, x: m.a(x.add_(m.w)),
+    ):
+        model = Model(run, a=nn.Linear(4, 3), w=parameter(4))
+        found, expected = (gradient_norms(model, x, log_prob=call, method=m) for m in ("batched", "loop"))
+        assert_close_norms(found, expected)
+        assert torch.equal(x, before)
+
+
+def test_complex_numbers_on_the_way():
+    def small_part(m, x):
+        return (x * m.w).square().sum(1) * 3 + 0.02 * (x * torch.complex(m.w, m.v)).abs().sum(1)
+
+    filtered = Model(lambda m, x: torch.fft.irfft(torch.fft.rfft(x) * torch.fft.rfft(m.w), n=8), w=parameter(8))
+    assert_equals_loop(filtered, normal(6, 8), call)
+    mixed = Model(small_part, w=parameter(4), v=parameter(4))
+    assert_equals_loop(mixed, normal(6, 4), lambda m, x: m(x))
+
+
+def test_sparse_gradients():
+    model = Model(lambda m, x: m.table(x), table=nn.Embedding(5, 3, sparse=True))
+    x = torch.arange(12).view(6, 2) % 5
+    found, expected = (gradient_norms(model, x, log_prob=call, method=m) for m in ("batched", "loop"))
+    assert_close_norms(found, expected)
+    dense = Model(lambda m, x: m.table(x), table=nn.Embedding(5, 3)).double()
+    dense.load_state_dict(model.state_dict())
+    assert_close_norms(found, gradient_norms(dense, x, log_prob=call))
+
+
+def test_the_report_says_what_the_loop_costs():
+    model = Model(lambda m, x: m.a(x) + torch.vmap(m.b)(x), a=nn.Linear(4, 3), b=nn.Linear(4, 3))
+    rows = {row.parameter: row for row in rules_report(model, normal(6, 4), log_prob=call).rows}
+    assert rows["b.weight"].rules[0].startswith("loop") and rows["b.weight"].seconds > 0
+    silent = Model(lambda m, x: m.a(x) + torch.vmap(m.b)(x) * 0, a=nn.Linear(4, 3), b=nn.Linear(4, 3))
+    rows = {row.parameter: row for row in rules_report(silent, normal(6, 4), log_prob=call).rows}
+    assert rows["b.weight"].zero and not rows["a.weight"].zero

@@ -47,12 +47,17 @@ def gradients(module, x):
     }
 
 
+def evenly_spaced(n, limit):
+    return np.linspace(0, n, min(n, limit or n), endpoint=False).astype(int)
+
+
 def passes_over(module, x, batch=7):
     """A RunPass over samples in batches."""
 
     def run(reductions, limit):
-        for start in range(0, len(x), batch):
-            part = torch.from_numpy(x[start : start + batch])
+        chosen = x[evenly_spaced(len(x), limit)]
+        for start in range(0, len(chosen), batch):
+            part = torch.from_numpy(chosen[start : start + batch])
             gradient_pass(module, part, reductions, log_prob=log_prob)
 
     return run

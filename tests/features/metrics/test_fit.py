@@ -5,7 +5,7 @@ import pytest
 import torch
 from metric_reference import Tiny, log_prob, measured, passes_over, samples
 
-from fisherscope.core.errors import CardMismatchError, DataError, NotFittedError, SettingError
+from fisherscope.core.errors import CardMismatchError, DataError, ModelError, NotFittedError, SettingError
 from fisherscope.core.store import read_arrays, write_arrays
 from fisherscope.features.gradients import gradient_pass
 from fisherscope.features.metrics import (
@@ -13,9 +13,11 @@ from fisherscope.features.metrics import (
     load_metric,
     make_metric,
     metric_fingerprint,
+    metric_names,
     save_metric,
     update_metrics,
 )
+from fisherscope.features.metrics.low_rank import LowRank
 
 TOGETHER = ("diagonal", "kfac", "ekfac", "low-rank", "whitened")
 
@@ -35,7 +37,7 @@ def test_metrics_fitted_together_share_passes_and_learn_the_same(module):
 
     together = [make_metric(name) for name in TOGETHER]
     fit_metrics(together, counting)
-    assert passes == [(4, None), (1, 256), (1, None)]  # the sketch sees fewer; EKFAC alone takes a second pass
+    assert passes == [(3, None), (2, 256), (1, None)]  # two see fewer; EKFAC alone takes a second pass
     for name, metric in zip(TOGETHER, together, strict=True):
         alone = make_metric(name)
         fit_metrics([alone], run)
@@ -72,6 +74,26 @@ def test_an_update_keeps_bases_and_dampings(module):
     assert after[0]["count:scale"] == 40 and after[1]["rows:scale"].shape == (40, 6)
 
 
+@pytest.mark.parametrize("n", [10, 8], ids=["full", "two places left"])
+def test_an_update_that_finds_no_room_is_refused(module, n):
+    metric = LowRank("a", max_samples=10)
+    fit_metrics([metric], passes_over(module, samples(n)))
+    before = metric.state()
+    with pytest.raises(DataError, match=rf"'a' keeps .* at most 10 .* room for {10 - n} more; .*fit it again"):
+        update_metrics([metric], passes_over(module, samples(3, seed=1)))
+    for name, value in before.items():
+        np.testing.assert_array_equal(metric.state()[name], value)
+
+
+def test_nothing_is_taken_in_when_a_metric_is_full(module):
+    full, other = LowRank("a", max_samples=10), make_metric("diagonal")
+    fit_metrics([full, other], passes_over(module, samples(12)))
+    before = metric_fingerprint(other)
+    with pytest.raises(DataError, match="keeps the gradients of at most 10"):
+        update_metrics([other, full], passes_over(module, samples(3, seed=1)))
+    assert metric_fingerprint(other) == before
+
+
 def test_constant_gradients_are_refused(module):
     same = np.repeat(samples(1), 12, axis=0)
     for name in ("identity", "diagonal", "kfac", "ekfac", "low-rank", "low-rank-global", "whitened", "equalised"):
@@ -104,6 +126,61 @@ def test_a_silent_parameter_is_left_out():
         if name == "diagonal":
             block = measured(metric, module, x)["metric:diagonal"][:, 0]
             assert not block[:, 0].any() and block[:, 1:].all()
+
+
+class Root(torch.nn.Module):
+    """Its log p of a sample of zeros is 0, the gradient NaN; so is that of the other layer for a sample of ones."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.scale = torch.nn.Parameter(torch.rand(4).double())
+        self.linear = torch.nn.Linear(4, 3, bias=False).double()
+
+    def log_prob(self, x):
+        root = (x[:, 0] * self.scale).square().sum(1).sqrt()
+        return -root - self.linear(x[:, 0] - 1).square().sum(1).sqrt()
+
+
+LEARNING = [n for n in metric_names() if make_metric(n).stages and n != "countsketch"]
+
+
+@pytest.mark.parametrize(("value", "parameter"), [(0.0, "scale"), (1.0, "linear.weight")])
+@pytest.mark.parametrize("name", LEARNING)
+def test_a_gradient_that_is_not_finite_is_refused_by_name(name, value, parameter):
+    x = samples(20)
+    x[16] = value
+    with pytest.raises(DataError, match=f"gradient of '{parameter}' is NaN or infinite for fit sample 16 "):
+        fit_metrics([make_metric(name)], passes_over(Root(), x))
+
+
+NEED_FACTORS = ("kfac", "ekfac-uncentred", "whitened", "whitened-inputs", "whitened-outputs")
+
+
+@pytest.mark.parametrize("name", NEED_FACTORS)
+def test_a_model_without_factors_is_refused_by_name(name):
+    class Bare(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.ones(4).double())
+            self.shift = torch.nn.Parameter(torch.zeros(4).double())
+
+        def log_prob(self, x):
+            return -(self.scale * x[:, 0] - self.shift).square().sum(1)
+
+    with pytest.raises(ModelError, match=f"'{name}' needs the Kronecker factors .* none .*: scale, shift; measure in"):
+        fit_metrics([make_metric(name)], passes_over(Bare(), samples(20)))
+
+
+@pytest.mark.parametrize("name", NEED_FACTORS)
+def test_factors_of_some_samples_only_are_refused(module, name):
+    def run(reductions, limit):
+        for start, method in ((0, "batched"), (12, "loop")):
+            part = torch.from_numpy(samples(20)[start : start + 12])
+            gradient_pass(module, part, reductions, log_prob=log_prob, method=method)
+
+    with pytest.raises(ModelError, match=r"'.*' got Kronecker factors of .*conv.weight for 12 of 20 samples"):
+        fit_metrics([make_metric(name)], run)
 
 
 def test_a_metric_must_be_fitted_first():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from metric_reference import Tiny, flat, gradients, measured, passes_over, samples
+from metric_reference import Tiny, evenly_spaced, flat, gradients, measured, passes_over, samples
 from scipy import stats
 
 from fisherscope.features.metrics import fit_metrics, make_metric
@@ -159,10 +159,17 @@ def test_ekfac_has_the_true_moments_in_the_eigenbasis(module, centred):
         np.testing.assert_allclose(block[:, LAYERS.index(layer)], want, rtol=1e-8)
 
 
-def test_low_rank_keeps_no_more_gradients_than_it_may(module):
-    metric, first = LowRank("a", max_samples=10), LowRank("b", max_samples=10)
-    fit_metrics([metric], passes_over(module, samples(N)))
-    fit_metrics([first], passes_over(module, samples(N)[:10]))
-    assert metric.state()["rows:scale"].shape == (10, 6)
+def test_low_rank_keeps_an_even_choice_of_the_fit_samples_and_runs_no_others(module):
+    metric, chosen = LowRank("a", max_samples=10), LowRank("b", max_samples=10)
+    shown = []
+    every = passes_over(module, samples(N))
+
+    def run(reductions, limit):
+        shown.append(limit)
+        every(reductions, limit)
+
+    fit_metrics([metric], run)
+    fit_metrics([chosen], passes_over(module, samples(N)[evenly_spaced(N, 10)]))
+    assert shown == [10] and metric.state()["rows:scale"].shape == (10, 6)
     for name, value in metric.state().items():
-        np.testing.assert_allclose(value, first.state()[name], rtol=1e-10)
+        np.testing.assert_allclose(value, chosen.state()[name], rtol=1e-10)

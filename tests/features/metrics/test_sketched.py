@@ -12,6 +12,7 @@ from fisherscope.detectors.rao import RaoSketch
 from fisherscope.features.gradients import gradient_pass
 from fisherscope.features.gradients.forms import DenseForm, matrix_view
 from fisherscope.features.metrics import SketchSettings, fit_metrics, make_metric
+from fisherscope.features.metrics.factors import whitening
 from fisherscope.features.metrics.sketched import Sketched
 
 SETTINGS = SketchSettings(size=24, layer_size=16, projection_seed=5)
@@ -101,7 +102,7 @@ def test_equalised_tensors_have_equal_mean_squared_size(module):
 def test_whitened_projections_invert_the_factors(module):
     """With no random rows (small tensors) left and right are roots of the damped inverse factors."""
     metric = fitted("whitened", module, n=20)
-    factors = metric._factors.factors()
+    factors = metric._factors.factors("whitened")
     assert set(factors) == {"conv.weight", "linear.weight"}
     for name, f in factors.items():
         for side, matrix in (("left", f.outputs), ("right", f.inputs)):
@@ -111,6 +112,18 @@ def test_whitened_projections_invert_the_factors(module):
     bias = metric.state()["left:linear.bias"]
     variance = gradients(module, samples(20))["linear.bias"][..., 0].var(0)
     np.testing.assert_allclose(np.diag(bias) ** -2.0, variance + 0.01 * variance.mean(), rtol=1e-8)
+
+
+@pytest.mark.parametrize("rank", [3, 12])
+def test_the_inverse_root_is_determined_by_its_matrix_whatever_the_rank(rank):
+    """Eigenvectors are not: those of a repeated eigenvalue, as the 0 of a rank-deficient factor, come as they like."""
+    rows = torch.from_numpy(np.random.default_rng(0).normal(size=(rank, 9)))
+    root, again = (whitening(part.mT @ part / rank, 0.01) for part in (rows, rows.flip(0)))
+    np.testing.assert_allclose(again, root, rtol=1e-9, atol=1e-9 * float(root.abs().max()))
+    np.testing.assert_allclose(root, root.mT, rtol=1e-12)
+    damped = rows.mT @ rows / rank
+    damped = damped + 0.01 * damped.trace() / 9 * torch.eye(9, dtype=torch.float64)
+    np.testing.assert_allclose(root @ damped @ root, np.eye(9), atol=1e-10)
 
 
 def test_one_sided_whitening_leaves_the_other_side_raw(module):

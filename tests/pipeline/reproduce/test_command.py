@@ -208,6 +208,18 @@ def test_a_page_keeps_the_experiments_of_earlier_runs(tiny, tmp_path):
     assert json.loads((page / "table-auroc.json").read_text()) == json.loads(
         (tmp_path / "elsewhere" / "results.json").read_text()
     )
+    # of many figures evenly spaced ones are shown, and none that is kept off pages
+    results = tmp_path / "elsewhere" / "results.json"
+    value = json.loads(results.read_text())
+    names = [f"f{i:02d}" for i in range(20)]
+    results.write_text(json.dumps(value | {"figures": ["secret", *names], "off_page": ["secret"]}))
+    for stem in names:
+        shutil.copy(tmp_path / "elsewhere" / "colour-b1.png", tmp_path / "elsewhere" / f"{stem}.png")
+    write_page([tmp_path / "elsewhere"], page, "many")
+    shown = [f"table-auroc-f{i:02d}.png" for i in (0, 2, 5, 7, 10, 12, 15, 17)]
+    assert sorted(p.name for p in page.glob("table-auroc-*.png")) == shown
+    for text in ((page / "index.md").read_text(), (page / "index.html").read_text()):
+        assert "The command writes 13 further figures." in text and "secret" not in text
     # made again with one picture less: it is replaced, and the picture that it has no more goes
     tiny("table-auroc", grid, group_sizes=(1,))
     write_page([tmp_path / "table-auroc"], page, "third")

@@ -9,7 +9,7 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor, nn
 
-from fisherscope.core.errors import SettingError
+from fisherscope.core.errors import DataError, SettingError
 from fisherscope.core.keys import KeyArray
 from fisherscope.features.gradients import guards
 from fisherscope.features.gradients.batch import make_batch
@@ -99,6 +99,9 @@ def gradient_norms(
 
     Returns:
         ``named_parameters`` name -> (n_groups,); float32 for half-precision parameters, else the parameter's dtype.
+
+    Raises:
+        DataError: a norm is NaN or infinite; the message names parameter and samples.
     """
     done = gradient_pass(
         module,
@@ -112,6 +115,7 @@ def gradient_norms(
         max_memory=max_memory,
     )
     norms: dict[str, Tensor] = done.results[0]
+    _require_finite(norms, "squared gradient norm", group_size)
     return norms
 
 
@@ -183,6 +187,9 @@ def gradient_sketch(
 
     Returns:
         (n_groups, size), or with ``per_layer`` parameter name -> (n_groups, size).
+
+    Raises:
+        DataError: a sketch is NaN or infinite; the message names the samples and, with ``per_layer``, the parameter.
     """
     reduction = Sketch(size, projection_seed=projection_seed, projections=projections, per_layer=per_layer)
     done = gradient_pass(
@@ -196,7 +203,23 @@ def gradient_sketch(
         max_memory=max_memory,
     )
     sketch: Tensor | dict[str, Tensor] = done.results[0]
+    _require_finite(sketch if isinstance(sketch, dict) else {"": sketch}, "gradient sketch", group_size)
     return sketch
+
+
+def _require_finite(results: Mapping[str, Tensor], kind: str, group_size: int) -> None:
+    """Check what a pass returns, (n_groups, ...) by parameter or for all together: few numbers beside the gradients."""
+    fine = [value.isfinite().all() for value in results.values()]
+    if not fine or bool(torch.stack([flag.to(fine[0].device) for flag in fine]).all()):  # one wait for the device
+        return
+    name, value = next((name, value) for name, value in results.items() if not value.isfinite().all())
+    group = int((~value.isfinite().flatten(1).all(1) if value.dim() > 1 else ~value.isfinite()).nonzero()[0])
+    first = group * group_size
+    samples = f"sample {first}" if group_size == 1 else f"samples {first} to {first + group_size - 1}"
+    raise DataError(
+        f"the {kind} {f'of {name!r} ' if name else ''}for {samples} is NaN or infinite although log p is finite; look "
+        "at that sample, at roots and norms that log_prob takes of 0, and at the range of the model's dtype"
+    )
 
 
 def rules_report(

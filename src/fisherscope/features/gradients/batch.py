@@ -42,8 +42,12 @@ class Batch:
         return len(self) // self.group_size
 
     def tree(self, leaves: Sequence[Tensor] | None = None) -> Any:
-        """Return the samples (or ``leaves`` in their place) in the structure that the user gave."""
-        return pytree.tree_unflatten(list(self.leaves if leaves is None else leaves), self.spec)
+        """Return the samples (or ``leaves`` in their place) in the structure that the user gave.
+
+        The samples are copies: a model may change its input in place.
+        """
+        given = [leaf.clone() for leaf in self.leaves] if leaves is None else list(leaves)
+        return pytree.tree_unflatten(given, self.spec)
 
     def groups(self, start: int, stop: int) -> Batch:
         """Return the batch of some consecutive groups."""

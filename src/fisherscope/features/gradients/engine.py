@@ -39,7 +39,8 @@ class Job:
 
 def batched_pass(job: Job, batch: Batch, max_memory: int | None) -> Tensor:
     """Feed the reductions; return log p (n,)."""
-    if batch.n_groups == 1:
+    # one group costs least by plain autograd, which however knows nothing but the gradient itself
+    if batch.n_groups == 1 and not any(reduction.needs_factors for reduction in job.reductions):
         return looped_pass(job, batch)
     plan = job.plan(batch)
     pieces = micro_batches(batch, plan, max_memory)
@@ -76,7 +77,9 @@ def _piece(job: Job, plan: Plan, batch: Batch) -> Tensor:
     try:
         log_p, tape = tape_pass(job.bound, batch, job.parameters, job.reductions, job.seed, plan.uses, skipped)
     except UnsupportedError as reason:
-        raise ModelError(f"the batched pass failed in the middle ({reason}); pass method='loop'") from reason
+        raise ModelError(
+            f"the batched pass failed in the middle ({reason}); pass method='loop' to gradient_pass or gradient_norms"
+        ) from reason
     if tape.revived:
         _confirm(job, plan, batch.rows(sorted(tape.revived)[: PROBE_SIZES[0]]))
     if plan.looped:

@@ -70,7 +70,14 @@ def sample_gradients(value: Tensor, parameters: Sequence[Parameter]) -> list[Ten
         if "checkpoint" not in str(error).lower():
             raise
         gradients = _accumulated(value, parameters)
-    return [torch.zeros_like(p) if g is None else g.detach() for p, g in zip(parameters, gradients, strict=True)]
+    return [_dense(g, p) for g, p in zip(gradients, parameters, strict=True)]
+
+
+def _dense(gradient: Tensor | None, parameter: Parameter) -> Tensor:
+    if gradient is None:
+        return torch.zeros_like(parameter)
+    # those of nn.Embedding(sparse=True) are sparse
+    return gradient.detach().to_dense() if gradient.is_sparse else gradient.detach()
 
 
 def _accumulated(value: Tensor, parameters: Sequence[Parameter]) -> list[Tensor | None]:

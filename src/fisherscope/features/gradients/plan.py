@@ -37,7 +37,7 @@ CACHED_PLANS: Final = 8
 BACKWARD_SHARE: Final = 2
 """Peak memory of a pass over what its forward half keeps: gradients of activations, and the kernels' copies."""
 
-_AGREEMENT = {torch.float64: 1e-6, torch.float32: 2e-2}
+_AGREEMENT = {torch.float64: 1e-6, torch.float32: 2e-3}
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,8 @@ class Plan:
         loop_all: why everything is looped, or None.
         bytes_fixed: memory of a pass that does not grow with the batch.
         bytes_per_sample: memory that does.
-        settled: whether it may serve later batches too: not if a use is looped because its gradients were all zero.
+        settled: whether it may serve later batches too: not if a use is looped because its gradients were all zero, or
+            because the batched ones differed from the loop's.
     """
 
     uses: tuple[UsePlan, ...] = ()
@@ -113,16 +114,24 @@ def make_plan(
     samples = [batch.rows(first), batch.rows(first[PROBE_SIZES[1] - 1 :: -1])]
     alone = [group_gradient(bound, samples[0].rows([i]), parameters, seed) for i in range(PROBE_SIZES[0])]
     singly = torch.cat([values[0] for values, _ in alone])
+
+    def among_copies() -> Tensor:
+        copies = [samples[0].rows([i] * len(samples[0])) for i in range(len(samples[0]))]
+        return torch.stack([bound(c.tree(), seed, c.keys).detach()[0] for c in copies])
+
     try:
         probes = [_Probe(bound, sample, parameters, seed) for sample in samples]
     except ModelError:
         raise
     except Exception as reason:  # the loop has just run: whatever stops the tape, the model itself works
         values, again = (bound(samples[0].tree(), seed, samples[0].keys).detach() for _ in range(2))
-        guards.check_alone(values, again, singly, "")
+        guards.check_alone(values, again, singly, "", among_copies)
+        guards.check_input_gradients(bound, samples[0], seed, "")
         return Plan(loop_all=str(reason) if isinstance(reason, UnsupportedError) else f"under the tape: {reason}")
     again = bound(samples[0].tree(), seed, samples[0].keys).detach()
-    guards.check_alone(probes[0].log_p, again, singly, probes[0].meeting_place())
+    place = probes[0].meeting_place()
+    guards.check_alone(probes[0].log_p, again, singly, place, among_copies)
+    guards.check_input_gradients(bound, samples[0], seed, place)
     plan = _drafted(probes, parameters)
     return plan if plan.loop_all else _verified(plan, bound, samples[0], parameters, seed, [g for _, g in alone])
 
@@ -228,4 +237,5 @@ def _verified(
         error = (found[name].double().sqrt() - exact[name]).abs()
         if not bool((error <= _AGREEMENT.get(kind, 0.3) * exact[name] + 64 * torch.finfo(kind).eps * floor).all()):
             wrong[name] = "the batched gradient differs from the loop's"
-    return replace(plan, looped=_spread({**plan.looped, **wrong}, plan.uses)) if wrong else plan
+    # Round-off alone may do that on samples far from what the model has learnt; others need not be looped for it.
+    return replace(plan, looped=_spread({**plan.looped, **wrong}, plan.uses), settled=False) if wrong else plan

@@ -18,7 +18,13 @@ from fisherscope.features.gradients.forms import GradientForm, KroneckerFactors
 
 
 class Reduction(ABC):
-    """Consumer of per-group gradients."""
+    """Consumer of per-group gradients.
+
+    Attributes:
+        needs_factors: whether it asks forms for Kronecker factors, which the plain loop's gradients do not have.
+    """
+
+    needs_factors: bool = False
 
     @property
     @abstractmethod
@@ -134,6 +140,8 @@ class Kronecker(Reduction):
     Parameters used once in a linear map or a convolution have them; biases, scales, tied and derived parameters
     do not and are left out. Position sums are per sample, so groups are refused.
     """
+
+    needs_factors = True
 
     def __init__(self) -> None:
         self._sums: dict[str, KroneckerFactors] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from time import perf_counter
 
 import torch
 
@@ -22,7 +23,8 @@ class RuleUse:
     Attributes:
         parameter: its name.
         rules: names of the rules, in the order of its uses; "loop" with a reason; "unused".
-        seconds: time spent in those rules (shared by the parameters of a use).
+        seconds: time spent in those rules (shared by the parameters of a use), or in the loop (shared by all that it
+            serves).
         nbytes: bytes kept for them between forward and backward.
         zero: whether its gradient is zero, or round-off, for every sample.
     """
@@ -70,13 +72,17 @@ def make_report(job: Job, batch: Batch) -> RulesReport:
         _, tape = tape_pass(job.bound, batch, job.parameters, [norms], job.seed, plan.uses, frozenset(plan.looped))
     except PlanMismatchError as reason:
         return _looped(job, batch, f"this batch does not follow the probe, {reason}")
-    served = [name for name in names if name not in plan.looped]
-    zero = _zeros(norms, served)
+    # the loop runs once for all the parameters that it serves
+    start = perf_counter()
+    if plan.looped:
+        loop_pass(job.bound, batch, {name: job.parameters[name] for name in plan.looped}, [norms], job.seed)
+    looped = perf_counter() - start
+    zero = _zeros(norms, names)
     rows = []
     for name in names:
         uses = [use for use in tape.uses if name in use.key.parameters]
         if name in plan.looped:
-            rows.append(RuleUse(name, (f"loop: {plan.looped[name]}",), 0.0, 0, False))
+            rows.append(RuleUse(name, (f"loop: {plan.looped[name]}",), looped, 0, name in zero))
             continue
         rules = tuple(use.rule for use in uses if use.rule) or ("unused",)
         seconds, nbytes = sum(use.seconds for use in uses), sum(use.nbytes for use in uses)
@@ -86,14 +92,13 @@ def make_report(job: Job, batch: Batch) -> RulesReport:
 
 def _looped(job: Job, batch: Batch, reason: str) -> RulesReport:
     norms = SquaredNorms()
+    start = perf_counter()
     loop_pass(job.bound, batch, job.parameters, [norms], job.seed)
-    zero = _zeros(norms, list(job.parameters))
-    return RulesReport(tuple(RuleUse(name, ("loop",), 0.0, 0, name in zero) for name in job.parameters), reason)
+    spent, zero = perf_counter() - start, _zeros(norms, list(job.parameters))
+    return RulesReport(tuple(RuleUse(name, ("loop",), spent, 0, name in zero) for name in job.parameters), reason)
 
 
 def _zeros(norms: SquaredNorms, names: list[str]) -> set[str]:
-    if not names:
-        return set()
     found = norms.result(names)
     total = torch.stack([value.double() for value in found.values()]).sum(0).sqrt()
     return {

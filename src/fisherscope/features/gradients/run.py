@@ -21,7 +21,7 @@ from fisherscope.features.gradients.uses import PlanMismatchError, UsePlan
 
 def forward(tape: Tape, log_prob: BoundLogProb, batch: Batch, seed: int) -> Tensor:
     """Return log p (n,), a tensor of the data graph even if it was computed from parameters alone."""
-    leaves = [leaf.detach() for leaf in batch.leaves]
+    leaves = [leaf.detach().clone() for leaf in batch.leaves]  # a model may change its input in place
     for leaf in leaves:
         tape.mark_data(leaf)
     with torch.enable_grad(), tape:

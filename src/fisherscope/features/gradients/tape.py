@@ -30,6 +30,7 @@ from fisherscope.features.gradients.entrywise import relation_of
 from fisherscope.features.gradients.forms import GradientForm
 from fisherscope.features.gradients.layout import Fold, Layout, support_of
 from fisherscope.features.gradients.memory import MemoryMeter
+from fisherscope.features.gradients.rows import ROW_MOVERS, moves_rows
 from fisherscope.features.gradients.table_form import add_forms
 from fisherscope.features.gradients.uses import PlanMismatchError, Use, UseKey, UsePlan
 from fisherscope.features.gradients.weights import Sink, WeightGraph
@@ -41,9 +42,6 @@ CONSTANT_MAKERS: Final = frozenset(
      "new_tensor", "rand_like", "randn_like", "randint_like"}
 )  # fmt: skip
 """Their results depend on the shape of their argument only."""
-
-ROW_PICKERS: Final = frozenset({"index_select", "gather", "take_along_dim", "scatter", "scatter_add", "index_add"})
-"""Ops (name, input, dim, index) that reorder or mix rows when dim is the batch axis and the index depends on data."""
 
 
 class _Source(torch.autograd.Function):
@@ -119,28 +117,23 @@ class Tape(TorchFunctionMode):
             return self._parameter_op(func, args, kwargs, weights)
         result = func(*args, **kwargs)
         if data:
-            self._note_data(func, args, result)
+            self._note_data(func, args, kwargs, result)
         return result
 
-    def _note_data(self, func: Callable[..., Any], args: tuple[Any, ...], result: Any) -> None:
+    def _is_data(self, tensor: Tensor) -> bool:
+        return tensor.requires_grad or getattr(tensor, MARK, None) is self._token
+
+    def _note_data(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
         name = getattr(func, "__name__", "")
         if name in CONSTANT_MAKERS and result.dim() and len(result) != self._n:
             return
-        if name == "__getitem__" or name in ROW_PICKERS:
-            self._check_rows(name, args)
+        if name in ROW_MOVERS and moves_rows(name, args, kwargs, self._is_data, self._n):
+            raise UnsupportedError(f"'{name}' picks samples by their values")
         if name != "__get__":
             self._context.add(name)
         for tensor in _results(args, result):
             if not tensor.requires_grad:
                 self.mark_data(tensor)
-
-    def _check_rows(self, name: str, args: tuple[Any, ...]) -> None:
-        if name == "__getitem__":
-            index = args[1][0] if isinstance(args[1], tuple) and args[1] else args[1]
-        else:
-            index = args[2] if len(args) > 2 and args[1] == 0 else None
-        if isinstance(index, Tensor) and (index.requires_grad or getattr(index, MARK, None) is self._token):
-            raise UnsupportedError(f"'{name}' picks samples by their values")
 
     def _parameter_op(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], weights: list[Tensor]
@@ -182,7 +175,7 @@ class Tape(TorchFunctionMode):
         """Make floating outputs part of the graph and mark the rest as data."""
         made = []
         for tensor in outputs:
-            if tensor.requires_grad or not tensor.is_floating_point():
+            if tensor.requires_grad or not (tensor.is_floating_point() or tensor.is_complex()):
                 made.append(tensor)
             elif tensor._is_view() and in_place:
                 raise UnsupportedError("a parameter is written into a view of the data")

@@ -26,7 +26,7 @@ class FisherMetric(ABC):
         stages: number of passes that a fit takes.
         growing: stages that are repeated when new samples arrive; what the others learnt stays as it is.
         max_samples: fit samples that a pass has to show, at most, evenly spaced over all (projections of sketches are
-            fitted on 256); None: all.
+            fitted on 256, low-rank metrics keep the gradients of as many); None: all.
     """
 
     name: str
@@ -39,6 +39,11 @@ class FisherMetric(ABC):
         """Return what has to see the gradients of a stage's fit samples; it goes on from what it has seen.
 
         They are all fit samples, or :attr:`max_samples` of them.
+
+        It raises a :class:`DataError` that names the parameter where a gradient is NaN or infinite.
+
+        Raises:
+            DataError: it can take in no more samples.
         """
 
     @abstractmethod
@@ -47,6 +52,7 @@ class FisherMetric(ABC):
 
         Raises:
             DataError: the gradients of all fit samples are the same, or zero.
+            ModelError: the metric needs Kronecker factors, and no parameter has any.
         """
 
     @abstractmethod

@@ -11,9 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fisherscope.core.errors import ModelError
 from fisherscope.features.gradients import Reduction
 from fisherscope.features.gradients.forms import GradientForm, KroneckerFactors
 from fisherscope.features.metrics.base import State
+from fisherscope.features.metrics.collectors import require_finite
 from fisherscope.features.metrics.frames import part
 
 
@@ -38,13 +40,13 @@ class Factors:
 
 
 class FactorSums(Reduction):
-    """Running sums of a a^T and g g^T over single samples, for the parameters that have them.
+    """Running sums of a a^T and g g^T over single samples, for the parameters that have them."""
 
-    Batches that come without (the engine serves a batch of one by plain autograd) are passed over.
-    """
+    needs_factors = True
 
     def __init__(self) -> None:
         self._sums: dict[str, KroneckerFactors] = {}
+        self._seen: dict[str, int] = {}
 
     @property
     def whole_batch(self) -> bool:
@@ -52,8 +54,12 @@ class FactorSums(Reduction):
 
     def update(self, name: str, form: GradientForm) -> None:
         old, new = self._sums.get(name), form.kronecker()
+        seen = self._seen.get(name, 0)
+        self._seen[name] = seen + form.n_groups
         if new is None:
             return
+        require_finite(new.inputs, name, form, seen)
+        require_finite(new.outputs, name, form, seen)
         inputs, outputs = new.inputs.double(), new.outputs.double()
         positions, groups = new.positions, new.groups
         if old is not None:
@@ -64,8 +70,29 @@ class FactorSums(Reduction):
     def result(self, names: list[str]) -> None:
         return None
 
-    def factors(self) -> dict[str, Factors]:
-        """Return the factors by parameter name, on the CPU."""
+    def factors(self, metric: str) -> dict[str, Factors]:
+        """Return the factors by parameter name, on the CPU.
+
+        Args:
+            metric: name of the metric that needs them, for the message.
+
+        Raises:
+            ModelError: no parameter has factors, or one had them for some of the samples only.
+        """
+        if not self._sums:
+            raise ModelError(
+                f"'{metric}' needs the Kronecker factors of linear maps or convolutions, and none of the parameters "
+                f"has them: {', '.join(sorted(self._seen))}; measure in 'diagonal', or see in rules_report whether the "
+                "plain loop serves them (method='loop' always does), which gives no factors"
+            )
+        partly = [
+            f"{n} for {s.groups} of {self._seen[n]} samples" for n, s in self._sums.items() if s.groups != self._seen[n]
+        ]
+        if partly:
+            raise ModelError(
+                f"'{metric}' got Kronecker factors of {', '.join(partly)}: the plain loop served the others, as the "
+                "model computes different samples by different ops; measure in 'diagonal'"
+            )
         return {
             name: Factors(s.inputs.cpu() / s.positions, s.outputs.cpu() / s.groups, s.inputs_first)
             for name, s in self._sums.items()
@@ -82,10 +109,11 @@ class FactorSums(Reduction):
 
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Take over what :meth:`state` returned."""
-        self._sums = {}
+        self._sums, self._seen = {}, {}
         for name, (positions, groups, inputs_first) in part(state, "layout:").items():
             inputs, outputs = (torch.from_numpy(state[f"{k}:{name}"].copy()) for k in ("inputs", "outputs"))
             self._sums[name] = KroneckerFactors(inputs, outputs, int(positions), int(groups), bool(inputs_first))
+            self._seen[name] = int(groups)
 
 
 def eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
@@ -95,6 +123,10 @@ def eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def whitening(matrix: Tensor, damping: float) -> Tensor:
-    """Return W with W^T W = (C + damping * mean eigenvalue * I)^-1, (k, k)."""
+    """Return the symmetric W with W W = (C + damping * mean eigenvalue * I)^-1, (k, k).
+
+    Of all roots only this one is determined by C: the eigenvectors of a repeated eigenvalue, such as the 0 of a factor
+    of low rank, are any basis of their space, and none has a sign.
+    """
     values, rows = eigen(matrix)
-    return rows / (values + damping * values.mean()).sqrt()[:, None]
+    return rows.mT @ (rows / (values + damping * values.mean()).sqrt()[:, None])

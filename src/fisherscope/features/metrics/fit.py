@@ -28,7 +28,8 @@ def fit_metrics(metrics: Sequence[FisherMetric], run_pass: RunPass) -> None:
             fit samples, or for a representative choice of so many of them, and the reductions it is given.
 
     Raises:
-        DataError: the gradients of all fit samples are the same.
+        DataError: the gradients of all fit samples are the same, or one is NaN or infinite.
+        ModelError: a metric needs Kronecker factors, and no parameter has any.
     """
     for stage in range(max((m.stages for m in metrics), default=0)):
         _run_stage([m for m in metrics if stage < m.stages], stage, run_pass)
@@ -37,15 +38,21 @@ def fit_metrics(metrics: Sequence[FisherMetric], run_pass: RunPass) -> None:
 def update_metrics(metrics: Sequence[FisherMetric], run_pass: RunPass) -> None:
     """Let fitted metrics take in further in-distribution samples; projections, bases and dampings stay as they are.
 
-    Tables measured in them before have to be extracted again, and guards calibrated again.
+    Tables measured in them before have to be extracted again, and guards calibrated again. Sketches learn nothing but
+    projections and so stay as they are.
+
+    Raises:
+        DataError: a low-rank metric has no room for the new samples. What was in the pass when it ran full has taken in
+            a part of them: load or fit those metrics again.
     """
     for stage in sorted({s for m in metrics for s in m.growing}):
         _run_stage([m for m in metrics if stage in m.growing], stage, run_pass)
 
 
 def _run_stage(metrics: Sequence[FisherMetric], stage: int, run_pass: RunPass) -> None:
-    for limit in dict.fromkeys(m.max_samples for m in metrics):
-        run_pass([m.collector(stage) for m in metrics if m.max_samples == limit], limit)
+    collectors = [(metric.max_samples, metric.collector(stage)) for metric in metrics]
+    for limit in dict.fromkeys(limit for limit, _ in collectors):
+        run_pass([collector for of, collector in collectors if of == limit], limit)
     for metric in metrics:
         metric.finish(stage)
 

@@ -19,6 +19,7 @@ from fisherscope.core.errors import DataError
 from fisherscope.features.gradients import Reduction
 from fisherscope.features.gradients.forms import GradientForm, matrix_view
 from fisherscope.features.metrics.base import State
+from fisherscope.features.metrics.collectors import require_finite
 from fisherscope.features.metrics.feature import GradientFeature, trainable_names
 
 ROUND_OFF: Final = 100.0
@@ -149,10 +150,11 @@ class CoordinateMoments(Reduction):
         values = frame.coordinates(form).double()
         self.epsilon = torch.finfo(form.sample.dtype).eps
         old = self.counts.get(name, 0)
-        self.counts[name] = old + len(values)
-        self.shifts[name] = self.shifts.get(name, values.mean(0)).to(values.device)
-        values = values - self.shifts[name]
+        shift = self.shifts.get(name, values.mean(0)).to(values.device)
+        values = values - shift
         total, square = values.sum(0), values.square().sum(0)
+        require_finite(square, name, form, old)
+        self.counts[name], self.shifts[name] = old + len(values), shift
         self.sums[name] = self.sums[name].to(total.device) + total if old else total
         self.squares[name] = self.squares[name].to(total.device) + square if old else square
 

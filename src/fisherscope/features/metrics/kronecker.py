@@ -1,7 +1,7 @@
 """K-FAC and EKFAC: the Fisher matrix of a linear map as a Kronecker product of two small ones.
 
-Parameters without Kronecker structure (biases, scales, tied or derived parameters, grouped convolutions) are measured
-in the diagonal metric.
+Parameters without Kronecker structure (biases, scales, tied or derived parameters, grouped convolutions, and those
+that the plain loop serves) are measured in the diagonal metric; a model of such parameters alone is refused.
 """
 
 from __future__ import annotations
@@ -48,9 +48,10 @@ class Kfac(FisherMetric):
         return Several([self._moments, self._factors])
 
     def finish(self, stage: int) -> None:
-        factors = self._factors.factors()
+        speaking = self._moments.speaking(self._centred)
+        factors = self._factors.factors(self.name)
         self._frames = {}
-        for name in self._moments.speaking(self._centred):
+        for name in speaking:
             mean = self._moments.mean(name).cpu() if self._centred else None
             if name in factors:
                 left, right = (
@@ -105,7 +106,8 @@ class Ekfac(FisherMetric):
 
     def finish(self, stage: int) -> None:
         if stage == 0:
-            bases = {name: [eigen(side)[1] for side in f.sides] for name, f in self._factors.factors().items()}
+            factors = self._factors.factors(self.name)
+            bases = {name: [eigen(side)[1] for side in f.sides] for name, f in factors.items()}
             self._moments = CoordinateMoments({name: Frame(left, right) for name, (left, right) in bases.items()})
             return
         self._frames = {}

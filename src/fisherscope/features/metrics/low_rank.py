@@ -14,6 +14,7 @@ from fisherscope.core.errors import DataError
 from fisherscope.features.gradients import Reduction
 from fisherscope.features.gradients.forms import GradientForm
 from fisherscope.features.metrics.base import FisherMetric, State
+from fisherscope.features.metrics.collectors import require_finite
 from fisherscope.features.metrics.feature import GradientFeature, trainable_names
 from fisherscope.features.metrics.frames import ROUND_OFF, part, shares
 
@@ -26,13 +27,14 @@ class LowRank(FisherMetric):
 
     By Woodbury this is (||d||^2 - y^T (N lambda I + D D^T)^-1 y) / (B lambda) with y = D d: nothing of the size of the
     Fisher matrix is formed. lambda maximises the leave-one-out Gaussian likelihood of the fit gradients, in closed
-    form. Keeps the gradients of the first ``max_samples`` fit samples; new samples join them as far as there is room.
+    form. Keeps the gradients of ``max_samples`` fit samples, evenly spaced over all. New samples join them if there is
+    room for every one; else an update is refused, as what is kept would no longer be a fair choice of all samples.
 
     Args:
         name: how blocks call it.
         per_layer: one matrix a parameter tensor; False: one for all, with a single column ``(all)``.
         centred: subtract the mean fit gradient.
-        max_samples: how many fit gradients are kept.
+        max_samples: how many fit gradients are kept, and as many samples a fit runs.
     """
 
     stages = 1
@@ -42,11 +44,13 @@ class LowRank(FisherMetric):
         self.name = name
         self._per_layer = per_layer
         self._centred = centred
-        self._rows = _Rows(max_samples)
+        self.max_samples = max_samples
+        self._rows = _Rows(name, max_samples)
         self._damping: dict[str, float] = {}
         self._solvers: dict[str, _Solver] = {}
 
     def collector(self, stage: int) -> Reduction:
+        self._rows.require_room(1)
         return self._rows
 
     def finish(self, stage: int) -> None:
@@ -78,9 +82,10 @@ class LowRank(FisherMetric):
 
 
 class _Rows(Reduction):
-    """Gradients of the first samples, name -> (N, n_l), as they come."""
+    """Gradients of all samples that it is shown, name -> (N, n_l), as they come; too many are a :class:`DataError`."""
 
-    def __init__(self, max_samples: int) -> None:
+    def __init__(self, metric: str, max_samples: int) -> None:
+        self._metric = metric
         self._max_samples = max_samples
         self.rows: dict[str, Tensor] = {}
 
@@ -89,11 +94,20 @@ class _Rows(Reduction):
         return False
 
     def update(self, name: str, form: GradientForm) -> None:
-        old = self.rows.get(name)
-        room = self._max_samples - (0 if old is None else len(old))
-        if room > 0:
-            new = form.dense().flatten(1)[:room].clone()
-            self.rows[name] = new if old is None else torch.cat([old, new.to(old.device)])
+        self.require_room(form.n_groups, name)
+        old, new = self.rows.get(name), form.dense().flatten(1).clone()
+        require_finite(new, name, form, 0 if old is None else len(old))
+        self.rows[name] = new if old is None else torch.cat([old, new.to(old.device)])
+
+    def require_room(self, n: int, name: str | None = None) -> None:
+        """Raise where n further samples of a parameter, by default of any, are more than may be kept."""
+        kept = max((len(r) for p, r in self.rows.items() if name in (p, None)), default=0)
+        if kept + n > self._max_samples:
+            raise DataError(
+                f"'{self._metric}' keeps the gradients of at most {self._max_samples} fit samples and has room for "
+                f"{self._max_samples - kept} more; a part of the new ones would make no fair choice of all: "
+                "fit it again on old and new samples together"
+            )
 
     def result(self, names: list[str]) -> None:
         return None

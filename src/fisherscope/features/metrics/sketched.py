@@ -22,7 +22,7 @@ from fisherscope.features.gradients import Projection, Reduction, random_project
 from fisherscope.features.gradients.forms import GradientForm, matrix_view
 from fisherscope.features.metrics.base import FisherMetric, State
 from fisherscope.features.metrics.collectors import Several, Shapes
-from fisherscope.features.metrics.factors import FactorSums, whitening
+from fisherscope.features.metrics.factors import Factors, FactorSums, whitening
 from fisherscope.features.metrics.feature import GradientFeature
 from fisherscope.features.metrics.frames import CoordinateMoments, part
 from fisherscope.features.metrics.raw import GlobalSketch, LayerSketch, SketchNorms, SketchSettings, clipped_size
@@ -40,7 +40,8 @@ class Sketched(FisherMetric):
         kind: ``countsketch``: every raw entry goes into a bucket with a random sign (Charikar et al. 2002).
             ``equalised``: the random projection of each parameter tensor over the root of its mean squared size.
             ``whitened``: random rows times the inverse roots of the Kronecker factors, damped by 0.01 x their mean
-            eigenvalue; vectors over the root of their damped diagonal, other tensors without factors as ``equalised``.
+            eigenvalue; vectors over the root of their damped diagonal, other tensors without factors as ``equalised``;
+            a model none of whose parameters has factors is refused.
             ``whitened-inputs``: of the inputs' factor A only, the rest raw. ``whitened-outputs``: all but A.
         settings: sizes and projection seed.
 
@@ -75,15 +76,17 @@ class Sketched(FisherMetric):
             self._projections = {name: Projection(None, None) for name in self._shapes.shapes}
             return
         speaking = self._moments.speaking(centred=True)
+        factors = self._factors.factors(self.name) if self._kind.startswith("whitened") else {}
         for name, shape in self._shapes.shapes.items():
             base = random_projection(name, shape, self._settings.size, self._settings.projection_seed)
-            found = self._whitened(name, shape, base) if name in speaking else _scaled(base, shape, 0.0)
+            found = (
+                self._whitened(name, shape, base, factors.get(name)) if name in speaking else _scaled(base, shape, 0.0)
+            )
             self._projections[name] = found
 
-    def _whitened(self, name: str, shape: tuple[int, ...], base: Projection) -> Projection:
+    def _whitened(self, name: str, shape: tuple[int, ...], base: Projection, factors: Factors | None) -> Projection:
         variance = self._moments.variance(name, centred=True).cpu()
-        factors = self._factors.factors().get(name)
-        if self._kind != "equalised" and factors is not None:
+        if factors is not None:
             rows, columns = factors.sides
             wanted = {"whitened": (True, True), "whitened-inputs": (True, False), "whitened-outputs": (False, True)}
             inputs, outputs = wanted[self._kind]

@@ -24,7 +24,8 @@ class Options(BaseModel):
     """Settings of this runner.
 
     Attributes:
-        shown: images of each set in the pictures, 0 for no pictures: some sets may not be redistributed.
+        shown: images of each set in the pictures, 0 for no pictures; a page never shows them, as some sets may not be
+            passed on.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -38,20 +39,22 @@ def run(context: Context, options: Options) -> Outcome:
     Duplicates are counted among those: a set that is cut off may have more.
     """
     figures: dict[str, Figure] = {}
-    captions, found = {}, []
+    captions, found, images = {}, [], []
     for grid, names in context.sets.items():
         splits = {name: _splits(context, name) for name in names}
         tests = {name: parts["test"].x for name, parts in splits.items()}
         if options.shown:
             row = {name: x[: options.shown] for name, x in tests.items()}
             figures[f"{grid}-images"] = mosaic_table({"": row}, list(row))
+            images.append(f"{grid}-images")
             captions[f"{grid}-images"] = f"{options.shown} test images of each set."
         figures[f"{grid}-levels"] = level_figure({name: level_histogram(x) for name, x in tests.items()})
         captions[f"{grid}-levels"] = "Share of the pixel values of all test images that lie at each level."
         found += [{"grid": grid, "set": name, **_set_json(parts, context)} for name, parts in splits.items()]
     results = {"sets": found, "level_edges": LEVEL_EDGES.tolist()}
     tables = {"statistics": _table(found)}
-    return Outcome(results, _note(found), figures=figures, tables=tables, captions=captions | _table_caption())
+    captions |= _table_caption()
+    return Outcome(results, _note(found), figures=figures, tables=tables, captions=captions, off_page=tuple(images))
 
 
 def _splits(context: Context, name: str) -> dict[str, Samples]:

@@ -37,18 +37,19 @@ class Options(BaseModel):
 
 def run(context: Context, options: Options) -> Outcome:
     """Draw the layers of every model at every group size."""
-    figures, captions, models = {}, {}, []
+    figures, captions, models, further = {}, {}, [], list[str]()
     for features in layer_features(context):
         places = choose_layers(features.layers, options.layers, options.n_statistics, context.settings.seed)
         panels = [_panel(features, place, options.fitted_distribution) for place in places]
         stem = f"{case_stem(features.case)}-{features.case.in_dist}-b{features.group_size}"
         for page, start in enumerate(range(0, len(panels), PAGE), 1):
             name = stem if len(panels) <= PAGE else f"{stem}-p{page}"
+            further += [name] if page > 1 else []
             shown = panels[start : start + PAGE]
             figures[name] = histogram_panels(shown, _label(features), columns=2 if len(panels) <= 6 else 4)
             captions[name] = _caption(features, len(places), options.fitted_distribution)
         models.append(_model_json(features, places))
-    return Outcome({"models": models}, _note(models), figures=figures, captions=captions)
+    return Outcome({"models": models}, _note(models), figures=figures, captions=captions, off_page=tuple(further))
 
 
 def _panel(features: LayerFeatures, place: int, fitted: bool) -> HistogramPanel:

@@ -15,7 +15,7 @@ from fisherscope.report.figures import figure_bytes
 from fisherscope.report.text_table import TextTable
 
 RESULTS: Final = "results.json"
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,8 @@ class Outcome:
         tables: likewise.
         captions: of figures and tables, by the same names.
         details: names of tables that only a reader who asks for them is shown.
+        off_page: names of figures that a page of all experiments leaves out: images of sets that may not be passed on,
+            and the further pages of long figures.
     """
 
     results: Mapping[str, Any]
@@ -37,6 +39,7 @@ class Outcome:
     tables: Mapping[str, TextTable] = field(default_factory=dict)
     captions: Mapping[str, str] = field(default_factory=dict)
     details: tuple[str, ...] = ()
+    off_page: tuple[str, ...] = ()
 
 
 def save_outcome(outcome: Outcome, folder: Path, about: Mapping[str, Any]) -> list[Path]:
@@ -58,6 +61,7 @@ def save_outcome(outcome: Outcome, folder: Path, about: Mapping[str, Any]) -> li
         "tables": {name: asdict(table) for name, table in outcome.tables.items()},
         "captions": dict(outcome.captions),
         "details": list(outcome.details),
+        "off_page": list(outcome.off_page),
     }
     value = {"format_version": FORMAT_VERSION, **about, **made, "note": outcome.note, "results": outcome.results}
     content = {**dict(_rendered(outcome)), RESULTS: (json.dumps(value, indent=1, allow_nan=False) + "\n").encode()}

@@ -17,6 +17,8 @@ from fisherscope.report.reproduction import PageEntry, html_page, markdown_page
 from fisherscope.report.text_table import TextCell, TextTable
 
 MOST_BYTES: Final = 8 * 2**20
+MOST_FIGURES: Final = 8
+"""Of one experiment on a page; its command writes all."""
 
 
 def result_folders(root: Path) -> list[Path]:
@@ -54,9 +56,9 @@ def write_page(results: Sequence[Path], folder: Path, command: str) -> list[Path
     content = {
         _picture(value, stem): _compact((place / f"{stem}.png").read_bytes())
         for value, place in found
-        for stem in value["figures"]
+        for stem in _shown(value)
     }
-    staying = {_picture(value, stem) for name, value in old.items() if name not in new for stem in value["figures"]}
+    staying = {_picture(value, stem) for name, value in old.items() if name not in new for stem in _shown(value)}
     size = sum(map(len, content.values())) + sum((folder / name).stat().st_size for name in staying)
     if size > MOST_BYTES:
         count = len(content) + len(staying)
@@ -69,7 +71,7 @@ def write_page(results: Sequence[Path], folder: Path, command: str) -> list[Path
         write_atomic(folder / f"{name}.json", (json.dumps(value, allow_nan=False) + "\n").encode())
     for path, text in pages.items():
         write_atomic(path, text.encode())
-    for name in {_picture(value, stem) for value in old.values() for stem in value["figures"]} - {*content, *staying}:
+    for name in {_picture(value, stem) for value in old.values() for stem in _shown(value)} - {*content, *staying}:
         (folder / name).unlink(missing_ok=True)
     return list(pages)
 
@@ -78,6 +80,13 @@ def _is_experiment(path: Path) -> bool:
     """Whether a file holds the results of the experiment that it is called by; other files are none of ours."""
     value = read_json(path)
     return isinstance(value, dict) and value.get("experiment") == path.stem
+
+
+def _shown(value: Mapping[str, Any]) -> list[str]:
+    """Return the figures of an experiment that go onto a page: evenly spaced ones where there are many."""
+    fit = [stem for stem in value["figures"] if stem not in value["off_page"]]
+    count = min(len(fit), MOST_FIGURES)
+    return [fit[i * len(fit) // count] for i in range(count)]
 
 
 def _picture(value: Mapping[str, Any], stem: str) -> str:
@@ -111,7 +120,8 @@ def _entry(value: Mapping[str, Any]) -> PageEntry:
         paper=value["paper"],
         note=value["note"],
         comment=value["comment"],
-        figures={_picture(value, stem): captions.get(stem, stem) for stem in value["figures"]},
+        figures={_picture(value, stem): captions.get(stem, stem) for stem in _shown(value)},
+        figures_in_all=len(value["figures"]),
         tables={stem: (captions.get(stem, stem), _table(table)) for stem, table in value["tables"].items()},
         details=tuple(value["details"]),
         models=list(value["models"]),
