@@ -86,7 +86,9 @@ def test_a_name_in_a_file_is_never_imported(own, glow, digits, tmp_path):
     guard.save(tmp_path / "guard")
     expected = guard.score(digits.x[80:90])
     del sys.modules["own_metric"]
-    with pytest.raises(SettingError, match=r"a metric of your own, 'own_metric:Root'; pass an unfitted one"):
+    with pytest.raises(
+        SettingError, match=r"'own_metric:Root', which is no metric of the library; pass an unfitted one"
+    ):
         fisherscope.load(tmp_path / "guard")
     (path,) = (tmp_path / "guard" / "metrics").iterdir()
     with pytest.raises(SettingError, match=r"holds a metric of your own, 'own_metric:Root'; give an unfitted one"):

@@ -411,8 +411,8 @@ def _load_metrics(
         # A name from a file must be known before it becomes a path, and must not decide what gets imported.
         if not is_built_in_metric(name) and name not in own:
             raise SettingError(
-                f"the guard measures gradients in a metric of your own, '{name}'; pass an unfitted one in metrics= "
-                "(on the command line: --metric-class package.module:Class)"
+                f"the guard measures gradients in '{name}', which is no metric of the library; pass an unfitted one of "
+                "your own in metrics= (on the command line: --metric-class package.module:Class)"
             )
         metric = load_metric(_metric_file(folder, name), own.get(name))
         found = metric_fingerprint(metric)
