@@ -59,11 +59,27 @@ def test_a_folder_of_pictures_is_scored_in_one_command(run, folder, tmp_path):
     assert all((r["novel"] == "true") == (float(r["p_value"]) <= 0.05) for r in rows)
 
 
+def test_a_detector_takes_in_more_samples(run, folder, tmp_path):
+    first, second, fitted = tmp_path / "first.npy", tmp_path / "second.npy", tmp_path / "fitted"
+    x = np.load(folder / "test.npy")
+    np.save(first, x[:200])
+    np.save(second, x[200:260])
+    fit = ("fit", folder / "glow", "--data", first, "--detector", "layerwise-gaussian", "--fpr", 0.05, "--out", fitted)
+    assert run(*fit)[0] == 0
+    code, out, _ = run("update", fitted, "--data", second, "--out", tmp_path / "updated")
+    assert code == 0 and "layerwise-gaussian, calibrated on 130 groups of 1, at most 5.00% false alarms" in out
+    code, _, err = run("update", tmp_path / "updated", "--data", second, "--out", tmp_path / "again")
+    assert code == 2 and "60 of 60 samples given to update were given to this guard before" in err
+    code, _, err = run("update", folder / "guard", "--data", second, "--out", tmp_path / "again")
+    assert code == 2 and "fisher-dose cannot take in further samples" in err and not (tmp_path / "again").exists()
+
+
 WITH_LIMIT = {
     "train": ("glow", "--data", "digits"),
     "extract": ("glow", "--data", "digits"),
     "fit": ("glow", "--data", "digits"),
     "score": ("guard", "--data", "digits"),
+    "update": ("guard", "--data", "digits"),
     "evaluate": ("glow", "--in-dist", "digits", "--out-dist", "faces"),
     "explain": ("guard", "--data", "digits"),
     "rank": ("guard", "--data", "digits"),
@@ -275,7 +291,7 @@ def test_an_interrupted_training_resumes(run, tmp_path):
 def test_every_command_has_an_example_in_its_help(run):
     code, out, _ = run("--help")
     assert code == 0
-    for command in ("demo", "train", "extract", "fit", "score", "evaluate"):
+    for command in ("demo", "train", "extract", "fit", "update", "score", "evaluate"):
         assert command in out
         code, text, _ = run(command, "--help")
         assert code == 0 and f"Example: fisherscope {command}" in text

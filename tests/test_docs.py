@@ -1,5 +1,6 @@
 """Every code block of the README and the docs runs as it stands, and every link leads somewhere."""
 
+import ast
 import json
 import os
 import re
@@ -64,6 +65,12 @@ def test_python_blocks_run(tmp_path, page):
 def test_every_family_has_an_example():
     text = "".join(python_pages()["models.md"])
     assert all(f'"{family}"' in text or f"import {family}" in text for family in FAMILIES)
+
+
+def test_a_detector_and_a_metric_take_under_30_lines():
+    classes = [b.body for text in python_pages()["extend.md"] for b in [ast.parse(text)]]
+    lengths = {c.name: c.end_lineno - c.lineno + 1 for body in classes for c in body if isinstance(c, ast.ClassDef)}
+    assert set(lengths) == {"LargestLayer", "RootDiagonal"} and max(lengths.values()) < 30
 
 
 def test_every_metric_is_documented():

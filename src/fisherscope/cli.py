@@ -9,7 +9,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Protocol
+from typing import TYPE_CHECKING, Annotated, Protocol
 
 import typer
 from rich.console import Console
@@ -22,6 +22,12 @@ from fisherscope.cli_models import parse_settings
 from fisherscope.cli_options import DataRoot, Device, Limit, MaxMemory, Seed
 from fisherscope.cli_reproduce import app as reproduce_app
 from fisherscope.core.errors import FisherscopeError
+
+if TYPE_CHECKING:
+    from fisherscope.core.table import FeatureTable
+    from fisherscope.data import Samples
+    from fisherscope.pipeline.guard import Guard
+    from fisherscope.pipeline.target import Target
 
 app = typer.Typer(
     name="fisherscope",
@@ -206,7 +212,7 @@ def fit(
     data: Data,
     out: Annotated[Path, typer.Option("--out", metavar="DETECTOR", help="Folder for the fitted detector.")],
     detector: Annotated[
-        str | None, typer.Option(help="Detector name, or package.module:Class.", metavar="NAME")
+        str | None, typer.Option(help="Detector name, package.module:Class, or combined:A+B.", metavar="NAME")
     ] = None,
     fpr: Annotated[float, typer.Option(help="Wanted false-alarm rate.")] = 0.01,
     group_size: GroupSize = 1,
@@ -227,29 +233,13 @@ def fit(
 
     Example: fisherscope fit runs/glow --data fashion_mnist --fpr 0.01 --out runs/guard
     """
-    from fisherscope.core.table import FeatureTable
-    from fisherscope.data import load_samples
     from fisherscope.detectors import DEFAULT_DETECTOR
     from fisherscope.pipeline.companions import load_companions
     from fisherscope.pipeline.guard import fit as fit_guard
     from fisherscope.pipeline.target import load_target
 
     target = load_target(model, device=device, dtype=dtype, settings=parse_settings(model_settings or []))
-    shape = parse_shape(resize)
-    samples = (
-        FeatureTable.load(data)
-        if data.endswith(".safetensors")
-        else load_samples(
-            data,
-            split=split,
-            data_root=data_root,
-            limit=limit,
-            seed=seed,
-            resize=shape,
-            window=window,
-            default_window=target.window,
-        )
-    )
+    samples = read_data(data, target, split, data_root, limit, resize, window, seed)
     with progress_bar(f"fitting on {data}", "samples") as update:
         guard = fit_guard(
             target,
@@ -264,24 +254,56 @@ def fit(
             report=update,
         )
     guard.save(out)
-    print(
-        f"{out}: {guard.detector.name}, calibrated on {len(guard.calibration.scores)} groups of "
-        f"{guard.card.group_size}, at most {fpr:.2%} false alarms above score {guard.calibration.threshold(fpr):.6g}"
-    )
+    _print_guard(out, guard)
+
+
+GuardArgument = Annotated[Path, typer.Argument(metavar="DETECTOR", help="Folder that fit wrote.")]
+OwnModel = Annotated[str | None, typer.Option(metavar="MODEL", help="package.module:factory of your own module.")]
+OwnDetector = Annotated[str | None, typer.Option(metavar="NAME", help="package.module:Class of your own detector.")]
+OwnMetric = Annotated[
+    str | None, typer.Option("--metric-class", metavar="NAME", help="package.module:Class of your own Fisher metric.")
+]
+
+
+@app.command()
+def update(
+    detector: GuardArgument,
+    data: Data,
+    out: Annotated[Path, typer.Option("--out", metavar="DETECTOR", help="Folder for the updated detector.")],
+    model: OwnModel = None,
+    detector_class: OwnDetector = None,
+    metric_class: OwnMetric = None,
+    allow_training_samples: AllowTraining = False,
+    companion: Companions = None,
+    split: Split = None,
+    limit: Limit = None,
+    resize: Resize = None,
+    window: Window = None,
+    device: Device = "cpu",
+    max_memory: MaxMemory = None,
+    data_root: DataRoot = None,
+) -> None:
+    """Take further good samples into a fitted detector and calibrate it again; dampings and projections stay.
+
+    Example: fisherscope update runs/guard --data good_of_this_week --out runs/guard-2
+    """
+    guard = load_guard(detector, model, detector_class, metric_class, companion, device, max_memory)
+    samples = read_data(data, guard.target, split, data_root, limit, resize, window)
+    with progress_bar(f"updating with {data}", "samples") as progress:
+        updated = guard.update(samples, allow_training_samples=allow_training_samples, report=progress)
+    updated.save(out)
+    _print_guard(out, updated)
 
 
 @app.command()
 def score(
-    detector: Annotated[Path, typer.Argument(metavar="DETECTOR", help="Folder that fit wrote.")],
+    detector: GuardArgument,
     data: Data,
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Scores as .csv, .jsonl or .parquet.")],
     fpr: Annotated[float | None, typer.Option(help="False-alarm rate [default: the one given to fit].")] = None,
-    model: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="package.module:factory of your own module.")
-    ] = None,
-    detector_class: Annotated[
-        str | None, typer.Option(metavar="NAME", help="package.module:Class of your own detector.")
-    ] = None,
+    model: OwnModel = None,
+    detector_class: OwnDetector = None,
+    metric_class: OwnMetric = None,
     companion: Companions = None,
     split: Split = None,
     limit: Limit = None,
@@ -295,39 +317,11 @@ def score(
 
     Example: fisherscope score runs/guard --data holiday_pictures --out scores.csv
     """
-    from fisherscope.core.table import FeatureTable
-    from fisherscope.data import load_samples
-    from fisherscope.detectors import make_detector
-    from fisherscope.pipeline.companions import load_companions
-    from fisherscope.pipeline.guard import load
     from fisherscope.pipeline.output import require_known_format, write_verdict
-    from fisherscope.pipeline.target import load_target
 
     require_known_format(out)
-    own = load_target(model, device=device) if model else None
-    guard = load(
-        detector,
-        own.module if own else None,
-        own.log_prob if own else None,
-        detector=make_detector(detector_class) if detector_class else None,
-        device=device,
-        max_memory=parse_bytes(max_memory),
-        companions=load_companions(companion or (), device=device),
-    ).at(fpr)
-    shape = parse_shape(resize)
-    samples = (
-        FeatureTable.load(data)
-        if data.endswith(".safetensors")
-        else load_samples(
-            data,
-            split=split,
-            data_root=data_root,
-            limit=limit,
-            resize=shape,
-            window=window,
-            default_window=guard.target.window,
-        )
-    )
+    guard = load_guard(detector, model, detector_class, metric_class, companion, device, max_memory).at(fpr)
+    samples = read_data(data, guard.target, split, data_root, limit, resize, window)
     with progress_bar(f"scoring {data}", "samples") as update:
         verdict = guard.judge(samples, update)
     write_verdict(out, verdict)
@@ -415,6 +409,72 @@ def evaluate(
 
 app.add_typer(explain_app)
 app.add_typer(reproduce_app)
+
+
+def load_guard(
+    folder: Path,
+    model: str | None,
+    detector_class: str | None,
+    metric_class: str | None,
+    companion: list[str] | None,
+    device: str,
+    max_memory: str | None,
+) -> Guard:
+    """Return a saved guard with the user's own classes, which a file cannot name."""
+    from fisherscope.detectors import make_detector
+    from fisherscope.features.metrics import make_metric
+    from fisherscope.pipeline.companions import load_companions
+    from fisherscope.pipeline.guard import load
+    from fisherscope.pipeline.target import load_target
+
+    own = load_target(model, device=device) if model else None
+    return load(
+        folder,
+        own.module if own else None,
+        own.log_prob if own else None,
+        detector=make_detector(detector_class) if detector_class else None,
+        device=device,
+        max_memory=parse_bytes(max_memory),
+        companions=load_companions(companion or (), device=device),
+        metrics=[make_metric(metric_class)] if metric_class else (),
+    )
+
+
+def read_data(
+    data: str,
+    target: Target,
+    split: str | None,
+    data_root: Path | None,
+    limit: int | None,
+    resize: str | None,
+    window: int | None,
+    seed: int = 0,
+) -> Samples | FeatureTable:
+    """Return a feature table, or the samples of anything else that ``--data`` takes."""
+    from fisherscope.core.table import FeatureTable
+    from fisherscope.data import load_samples
+
+    shape = parse_shape(resize)
+    if data.endswith(".safetensors"):
+        return FeatureTable.load(data)
+    return load_samples(
+        data,
+        split=split,
+        data_root=data_root,
+        limit=limit,
+        seed=seed,
+        resize=shape,
+        window=window,
+        default_window=target.window,
+    )
+
+
+def _print_guard(out: Path, guard: Guard) -> None:
+    print(
+        f"{out}: {guard.detector.name}, calibrated on {len(guard.calibration.scores)} groups of "
+        f"{guard.card.group_size}, at most {guard.fpr:.2%} false alarms above score "
+        f"{guard.calibration.threshold(guard.fpr):.6g}"
+    )
 
 
 def parse_bytes(text: str | None) -> int | None:

@@ -48,6 +48,9 @@ _Reference = Annotated[
     str | None,
     typer.Option(metavar="DATA", help="In-distribution samples that the layers, and a map of leverage, compare with."),
 ]
+_MetricClass = Annotated[
+    str | None, typer.Option("--metric-class", metavar="NAME", help="package.module:Class of your own Fisher metric.")
+]
 _Class = Annotated[str | None, typer.Option(metavar="NAME", help="package.module:Class of your own detector.")]
 
 
@@ -64,6 +67,7 @@ def explain(
     blur: _Blur = None,
     model: _Model = None,
     detector_class: _Class = None,
+    metric_class: _MetricClass = None,
     split: _Split = None,
     limit: Limit = None,
     resize: _Resize = None,
@@ -77,13 +81,13 @@ def explain(
 
     Example: fisherscope explain runs/guard --data holiday_pictures --limit 20 --out runs/why
     """
-    from fisherscope.cli import command_line, parse_shape, progress_bar
+    from fisherscope.cli import command_line, load_guard, parse_shape, progress_bar
     from fisherscope.pipeline.batches import as_batches
     from fisherscope.pipeline.explained import write_explanation
     from fisherscope.pipeline.explanation import explain_groups
 
     settings = _settings(smooth, noise, signed, map_kind, blur)
-    loaded = _guard(guard, model, detector_class, device, max_memory)
+    loaded = load_guard(guard, model, detector_class, metric_class, None, device, max_memory)
     shape = parse_shape(resize)
     samples = as_batches(_samples(data, loaded.target, split, data_root, limit, shape), loaded.target)
     known = None if reference is None else _samples(reference, loaded.target, None, data_root, None, shape)
@@ -115,6 +119,7 @@ def rank(
     blur: _Blur = None,
     model: _Model = None,
     detector_class: _Class = None,
+    metric_class: _MetricClass = None,
     split: _Split = None,
     limit: Limit = None,
     resize: _Resize = None,
@@ -126,7 +131,7 @@ def rank(
 
     Example: fisherscope rank runs/guard --data incoming --top 100 --fdr 0.1 --out runs/incoming.html
     """
-    from fisherscope.cli import command_line, parse_shape, progress_bar
+    from fisherscope.cli import command_line, load_guard, parse_shape, progress_bar
     from fisherscope.pipeline.explained import require_ranking_format, write_ranking
     from fisherscope.pipeline.ranking import rank_groups
     from fisherscope.pipeline.target import load_target
@@ -136,10 +141,10 @@ def rank(
     shape = parse_shape(resize)
     if (Path(guard_or_model) / "guard.safetensors").is_file():
         _refuse_fit_options(in_dist, detector)
-        loaded = _guard(Path(guard_or_model), model, detector_class, device, max_memory)
+        loaded = load_guard(Path(guard_or_model), model, detector_class, metric_class, None, device, max_memory)
     else:
         good = _required(in_dist, guard_or_model)
-        _refuse_detector_class(detector_class)
+        _refuse_own_classes(detector_class, metric_class)
         target = load_target(guard_or_model, device=device)
         loaded = _fitted(target, _samples(good, target, None, data_root, None, shape), detector, max_memory)
     samples = _samples(data, loaded.target, split, data_root, limit, shape)
@@ -183,23 +188,6 @@ def _samples(
     return load_samples(data, split=split, data_root=data_root, limit=limit, resize=shape, default_window=target.window)
 
 
-def _guard(folder: Path, model: str | None, detector_class: str | None, device: str, max_memory: str | None) -> Guard:
-    from fisherscope.cli import parse_bytes
-    from fisherscope.detectors import make_detector
-    from fisherscope.pipeline.guard import load
-    from fisherscope.pipeline.target import load_target
-
-    own = load_target(model, device=device) if model else None
-    return load(
-        folder,
-        own.module if own else None,
-        own.log_prob if own else None,
-        detector=make_detector(detector_class) if detector_class else None,
-        device=device,
-        max_memory=parse_bytes(max_memory),
-    )
-
-
 def _fitted(target: Target, good: Samples, detector: str | None, max_memory: str | None) -> Guard:
     from fisherscope.cli import parse_bytes, progress_bar
     from fisherscope.detectors import DEFAULT_DETECTOR
@@ -221,11 +209,16 @@ def _required(in_dist: str | None, model: str) -> str:
     return in_dist
 
 
-def _refuse_detector_class(detector_class: str | None) -> None:
+def _refuse_own_classes(detector_class: str | None, metric_class: str | None) -> None:
     from fisherscope.core.errors import SettingError
 
     if detector_class is not None:
         raise SettingError(f"a model has no guard yet: name your own detector as --detector {detector_class}")
+    if metric_class is not None:
+        raise SettingError(
+            f"a model has no guard yet: name your own metric with the detector that reads it, such as --detector "
+            f"total-norm@{metric_class}"
+        )
 
 
 def _refuse_fit_options(in_dist: str | None, detector: str | None) -> None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fisherscope.core.errors import DataError, SettingError
-from fisherscope.evaluation import Protocol, group_indices, out_dist_groups, split_in_dist
+from fisherscope.evaluation import Protocol, group_indices, out_dist_groups, random_parts, split_in_dist
 
 
 def parts(split):
@@ -53,6 +53,15 @@ def test_clusters_stay_in_one_part_and_are_mixed_inside_it():
     assert np.mean([len(set(clusters[group])) for group in groups]) > 3
 
 
+def test_a_cut_between_clusters_stays_within_its_bounds():
+    clusters = np.repeat(["a", "b", "c"], [70, 20, 10])
+    for seed in range(20):
+        parts = random_parts(100, [50], np.random.default_rng(seed), clusters, within=(10, 80))
+        assert 10 <= len(parts[0]) <= 80 and not set(clusters[parts[0]]) & set(clusters[parts[1]])
+    with pytest.raises(DataError, match="3 clusters of 100 samples cannot be cut into 2 parts between sample 40 and"):
+        random_parts(100, [50], np.random.default_rng(0), clusters, within=(40, 60))
+
+
 def test_groups_are_consecutive_and_drop_the_remainder():
     np.testing.assert_array_equal(group_indices(np.array([7, 3, 9, 1, 4]), 2), [[7, 3], [9, 1]])
 
@@ -74,7 +83,11 @@ def test_out_dist_groups_mix_a_sorted_set():
         (lambda: split_in_dist(2, 1, 0), DataError, "no group of 1 for the calibration part"),
         (lambda: split_in_dist(100, 0, 0), SettingError, "group size is 0"),
         (lambda: split_in_dist(100, 1, 0, fit=0.8, calibration=0.2), SettingError, "sum below 1"),
-        (lambda: split_in_dist(100, 1, 0, clusters=["a"] * 100), DataError, "cannot fill three parts"),
+        (
+            lambda: split_in_dist(100, 1, 0, clusters=["a"] * 100),
+            DataError,
+            "1 clusters of 100 samples cannot be cut into 3 parts",
+        ),
         (lambda: split_in_dist(100, 1, 0, clusters=["a"] * 3), DataError, "3 cluster labels"),
         (lambda: out_dist_groups(3, 5, 0), DataError, "larger than the data"),
     ],

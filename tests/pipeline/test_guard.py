@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 import fisherscope
 from fisherscope.core.errors import CardMismatchError, DataError, ModelError, SettingError
+from fisherscope.data import Samples
 from fisherscope.detectors import STANDARD_DETECTORS
 from fisherscope.evaluation import false_alarm_interval
 from fisherscope.pipeline.batches import as_batches
@@ -73,7 +75,14 @@ def test_batch_and_order_do_not_matter(guard, digits):
 
 
 @pytest.mark.parametrize(
-    "detector", [*STANDARD_DETECTORS, "rao-sketch", "layerwise-upper@ekfac", "rao-layers@whitened-inputs"]
+    "detector",
+    [
+        *STANDARD_DETECTORS,
+        "rao-sketch",
+        "layerwise-upper@ekfac",
+        "rao-layers@whitened-inputs",
+        "combined:layerwise-gaussian@diagonal+rao-sketch+pixel-mahalanobis",
+    ],
 )
 def test_save_and_load_in_another_process_gives_identical_scores(glow, digits, tmp_path, detector):
     guard = fisherscope.fit(glow, digits.select(range(200)), detector=detector, fpr=0.05, group_size=2)
@@ -191,3 +200,93 @@ def test_false_alarms_are_as_promised(make_glow, digits, detector):
             low, high = false_alarm_interval(len(guard.calibration.scores), len(p_values), level)
             inside[level] += low <= (p_values <= level).sum() <= high
     assert min(inside.values()) >= 16
+
+
+class Watcher(fisherscope.Detector):
+    """Remembers who was in the fit part; scores minus log p."""
+
+    name = "watcher"
+    requires = ("log_p",)
+    min_fit = 10
+
+    def _fit(self, table):
+        self.fitted = [name for ids in table.ids for name in ids]
+        self.groups = table.ids
+        self.n_ = len(table)
+
+    def _score(self, table):
+        self.scored = [name for ids in table.ids for name in ids]
+        return -table.block("log_p").mean(1)
+
+
+def tracks(n_tracks, length, seed=0, jitter=0.01):
+    """Frames of a track are almost the same sample; names tell the track."""
+    rng = np.random.default_rng(seed)
+    lengths = np.broadcast_to(length, n_tracks)
+    x = np.repeat(rng.normal(size=(n_tracks, 4)), lengths, axis=0)
+    ids = [f"t{i}-{j}" for i, n in enumerate(lengths) for j in range(n)]
+    clusters = [name.split("-")[0] for name in ids]
+    return Samples.from_array(x + jitter * rng.normal(size=x.shape), ids, "tracks", clusters=clusters)
+
+
+def track_of(ids):
+    return {name.split("-")[0] for name in ids}
+
+
+@pytest.mark.parametrize("group_size", [1, 3])
+@pytest.mark.parametrize("seed", range(5))
+def test_no_cluster_both_fits_and_calibrates(seed, group_size):
+    watcher = Watcher()
+    samples = tracks(40, np.random.default_rng(seed).integers(2, 15, 40))
+    guard = fisherscope.fit(
+        Gaussian().double(),
+        samples,
+        log_prob=gaussian_log_prob,
+        detector=watcher,
+        fpr=0.1,
+        seed=seed,
+        group_size=group_size,
+    )
+    assert not track_of(watcher.fitted) & track_of(watcher.scored)
+    assert len(watcher.fitted) + len(watcher.scored) > len(samples) - 2 * group_size
+    assert len(guard.calibration.scores) * group_size == len(watcher.scored)
+    assert abs(len(watcher.fitted) - len(watcher.scored)) <= 15 + 2 * group_size
+    if group_size == 3:
+        assert np.mean([len(track_of(group)) for group in watcher.groups]) > 2
+
+
+def test_clusters_leave_enough_on_both_sides():
+    model = Gaussian().double()
+    few = {"log_prob": gaussian_log_prob, "fpr": 0.1}
+    for seed in range(10):  # the half lies inside the large track
+        watcher = Watcher()
+        guard = fisherscope.fit(model, tracks(3, [60, 20, 12]), detector=watcher, seed=seed, **few)
+        assert len(watcher.fitted) >= 10 and len(guard.calibration.scores) >= 9
+    with pytest.raises(DataError, match=r"1 clusters of 90 samples cannot be cut into 2 parts.*more clusters"):
+        fisherscope.fit(model, tracks(1, 90), detector=Watcher(), **few)
+
+
+def test_new_clusters_raise_as_few_false_alarms_as_stated():
+    """A detector that learns its fit tracks by heart; frames of a track are all but equal: the worst case."""
+
+    class Nearest(fisherscope.Detector):
+        name = "nearest"
+        requires = ("pixels",)
+
+        def _fit(self, table):
+            self.known_ = table.block("pixels")[:, 0]
+
+        def _score(self, table):
+            return np.linalg.norm(table.block("pixels") - self.known_, axis=2).min(1)
+
+    n_tracks, level = 40, 0.1
+    alarms, model = [], Gaussian().double()
+    for seed in range(25):
+        samples = tracks(n_tracks, 5, seed)
+        settings = {"log_prob": gaussian_log_prob, "detector": Nearest(), "fpr": level, "seed": seed}
+        guard = fisherscope.fit(model, samples, **settings)
+        alarms.append(guard.predict(tracks(60, 1, 1000 + seed).x).mean())
+    bound = level + (1 - level) / (n_tracks // 2 + 1)
+    assert np.mean(alarms) < bound + 3 * np.std(alarms) / 5
+    torn = fisherscope.fit(model, replace(samples, clusters=None), **settings)
+    assert torn.predict(tracks(60, 1, 1000 + seed).x).mean() > 0.5  # frames of its own tracks calibrate it

@@ -31,8 +31,8 @@ class Samples:
         keys: 64-bit hash of every sample, shape (N,), dtype uint64; equal for a uint8 image and its float copy.
         name: what the user called the set, e.g. ``cifar10[test]``.
         labels: class of every sample, shape (N,), or None where there is none.
-        clusters: name of the cluster (a video track, a photograph) each sample belongs to, for intervals that
-            resample clusters; None where samples are independent.
+        clusters: name of the cluster (a video track, a photograph) each sample belongs to: splits keep clusters
+            whole and intervals resample them; None where samples are independent.
     """
 
     x: Array

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final, Self
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,15 +10,16 @@ from scipy.linalg import cho_factor, cho_solve
 
 from fisherscope.core.errors import DataError
 from fisherscope.core.table import FeatureTable
-from fisherscope.detectors.base import Detector, Scores
+from fisherscope.detectors.base import Scores
 from fisherscope.detectors.cotangent import Cotangent, Differentiable
 from fisherscope.detectors.leave_one_out import Array, choose_damping
+from fisherscope.detectors.updatable import Updatable
 
 MIN_FIT: Final = 10
 ROUND_OFF: Final = 100.0
 
 
-class RaoSketch(Detector, Differentiable):
+class RaoSketch(Updatable, Differentiable):
     """score = d^T (B (C + lambda I))^-1 d with d = sum_b s_b - B m (Rao 1948; METHOD.md, "Groups").
 
     s_b are the members' sketches, m and C mean and covariance (divided by the count) of the fit samples' sketches,
@@ -45,24 +46,15 @@ class RaoSketch(Detector, Differentiable):
         self._centred = centred
 
     def _fit(self, table: FeatureTable) -> None:
-        sketches = self._sketches(table)
-        flat = sketches.reshape(-1, sketches.shape[2])
+        flat = _members(self._sketches(table))
         _require_variation(flat, table, self.name)
         self.count_, self.mean_, self.covariance_ = moments(flat, self._centred)
         self.damping_ = choose_damping(flat - self.mean_, centred=self._centred)
 
-    def partial_fit(self, table: FeatureTable) -> Self:
-        """Take in further in-distribution groups; the damping stays. Calibrate again afterwards.
-
-        Raises:
-            CardMismatchError: the table's sketches are not of the fit table's size.
-        """
-        self.require_same_columns(table)
-        sketches = self._sketches(table)
-        new = moments(sketches.reshape(-1, sketches.shape[2]), self._centred)
+    def _update(self, table: FeatureTable) -> None:
+        new = moments(_members(self._sketches(table)), self._centred)
         old = (int(self.count_), self.mean_, self.covariance_)
         self.count_, self.mean_, self.covariance_ = merge_moments(old, new)
-        return self
 
     def _sketches(self, table: FeatureTable) -> Array:
         return table.block(self.requires[0]).astype(np.float64)
@@ -75,7 +67,7 @@ class RaoSketch(Detector, Differentiable):
         return {self.requires[0]: slope}
 
 
-class RaoEqualised(Detector, Differentiable):
+class RaoEqualised(Updatable, Differentiable):
     """:class:`RaoSketch` of the layers' sketches, scaled to equal mean squared size before they are added up.
 
     Which layers carry the raw gradient depends on how the model is parametrised (one bias can hold 40 % of the
@@ -89,6 +81,7 @@ class RaoEqualised(Detector, Differentiable):
     min_fit = MIN_FIT
 
     scale_: Array
+    count_: int
     mean_: Array
     covariance_: Array
     damping_: float
@@ -102,10 +95,13 @@ class RaoEqualised(Detector, Differentiable):
         _require_variation(layers.reshape(-1, *layers.shape[2:]), table, self.name)
         size = np.square(layers - layers.mean((0, 1), dtype=np.float64)).sum(2).mean((0, 1))
         self.scale_ = np.divide(1.0, np.sqrt(size), out=np.zeros_like(size), where=_varies(size))
-        sketches = self._sketches(table)
-        flat = sketches.reshape(-1, sketches.shape[2])
-        _, self.mean_, self.covariance_ = moments(flat)
+        flat = _members(self._sketches(table))
+        self.count_, self.mean_, self.covariance_ = moments(flat)
         self.damping_ = choose_damping(flat - self.mean_)
+
+    def _update(self, table: FeatureTable) -> None:
+        old = (int(self.count_), self.mean_, self.covariance_)
+        self.count_, self.mean_, self.covariance_ = merge_moments(old, moments(_members(self._sketches(table))))
 
     def _sketches(self, table: FeatureTable) -> Array:
         sketches: Array = table.block(self.requires[0]) @ self.scale_
@@ -119,7 +115,7 @@ class RaoEqualised(Detector, Differentiable):
         return {self.requires[0]: slope[..., None] * self.scale_}
 
 
-class RaoLayers(Detector, Differentiable):
+class RaoLayers(Updatable, Differentiable):
     """score = sum_l Q_l / e_l, Q_l the statistic of :class:`RaoSketch` of one layer's sketch alone.
 
     Args:
@@ -131,6 +127,7 @@ class RaoLayers(Detector, Differentiable):
     min_fit = MIN_FIT
 
     kept_: NDArray[np.intp]
+    count_: int
     mean_: Array
     covariance_: Array
     damping_: Array
@@ -146,16 +143,28 @@ class RaoLayers(Detector, Differentiable):
         _require_variation(layers.reshape(-1, *layers.shape[2:]), table, self.name)
         size = layers.var((0, 1), dtype=np.float64).sum(0)
         self.kept_ = np.flatnonzero(_varies(size))
-        fits = [self._fit_layer(layers[..., place]) for place in self.kept_]
-        self.mean_, self.covariance_, self.damping_, self.expectation_ = map(np.stack, zip(*fits, strict=True))
+        flat = [_members(layers[..., place]) for place in self.kept_]
+        self.count_ = len(flat[0])
+        _, self.mean_, self.covariance_ = map(np.stack, zip(*map(moments, flat), strict=True))
+        self.damping_ = np.asarray([choose_damping(f - m) for f, m in zip(flat, self.mean_, strict=True)])
+        self.expectation_ = self._expectations()
 
-    def _fit_layer(self, layer: NDArray[np.floating]) -> tuple[Array, Array, Array, Array]:
-        flat = layer.reshape(-1, layer.shape[2]).astype(np.float64)
-        _, mean, covariance = moments(flat)
-        damping = choose_damping(flat - mean)
-        eigenvalues = np.linalg.eigvalsh(covariance)
-        expected = np.sum(eigenvalues / (eigenvalues + damping)) if self._normalised else 1.0
-        return mean, covariance, np.asarray(damping), np.asarray(expected)
+    def _update(self, table: FeatureTable) -> None:
+        layers, n = table.block(self.requires[0]), int(self.count_)
+        merged = [
+            merge_moments((n, self.mean_[i], self.covariance_[i]), moments(_members(layers[..., place])))
+            for i, place in enumerate(self.kept_)
+        ]
+        self.count_ = merged[0][0]
+        _, self.mean_, self.covariance_ = map(np.stack, zip(*merged, strict=True))
+        self.expectation_ = self._expectations()
+
+    def _expectations(self) -> Array:
+        if not self._normalised:
+            return np.ones(len(self.kept_))
+        eigenvalues = np.linalg.eigvalsh(self.covariance_)
+        expected: Array = (eigenvalues / (eigenvalues + self.damping_[:, None])).sum(1)
+        return expected
 
     def _score(self, table: FeatureTable) -> Scores:
         layers = table.block(self.requires[0])
@@ -218,6 +227,12 @@ def merge_moments(first: tuple[int, Array, Array], second: tuple[int, Array, Arr
     shift = other_mean - mean
     between = np.outer(shift, shift) * (n * m / (n + m))
     return n + m, mean + shift * (m / (n + m)), (n * covariance + m * other + between) / (n + m)
+
+
+def _members(sketches: NDArray[np.floating]) -> Array:
+    """Return the sketches of groups (N, B, K) as those of single samples, (N * B, K), float64."""
+    flat: Array = sketches.reshape(-1, sketches.shape[2]).astype(np.float64)
+    return flat
 
 
 def _varies(size: Array) -> NDArray[np.bool_]:

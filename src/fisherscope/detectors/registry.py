@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -90,6 +90,9 @@ _RIVALS: Final[Mapping[str, _Entry]] = {
 
 _BUILT_IN: Final[Mapping[str, _Entry]] = {**_STANDARD, **_DOSE, **_LAYERWISE, **_RAO, **_RIVALS}
 
+_COMBINED: Final[Mapping[str, str]] = {"combined": "fisher", "combined-cauchy": "cauchy"}
+"""Rules by the word in front of the members' names."""
+
 DEFAULT_DETECTOR: Final = "fisher-dose"
 """Chosen on development pairs alone; the evidence is in docs/study.md."""
 
@@ -104,6 +107,9 @@ def detector_names() -> tuple[str, ...]:
 
 def is_built_in(name: str) -> bool:
     """Return whether :func:`make_detector` makes this name without importing anything of the user's."""
+    rule, _, members = name.partition(":")
+    if rule in _COMBINED:
+        return all(is_built_in(member) for member in members.split("+"))
     plain, at, _ = name.partition("@")
     return plain in _BUILT_IN and (not at or _BUILT_IN[plain].blocks is not None)
 
@@ -113,12 +119,16 @@ def make_detector(name: str) -> Detector:
 
     Args:
         name: a built-in name; the same with ``@METRIC`` to read gradients measured in another Fisher metric
-            (``layerwise-upper@diagonal``, ``rao-sketch@whitened``); or ``package.module:Class`` of your own
-            :class:`Detector`.
+            (``layerwise-upper@diagonal``, ``rao-sketch@whitened``); ``package.module:Class`` of your own
+            :class:`Detector`; or several of these as one, ``combined:A+B`` (Fisher's statistic of their p-values) and
+            ``combined-cauchy:A+B+C``, see :class:`~fisherscope.detectors.combined.Combined`.
 
     Raises:
         SettingError: nothing of that name exists, or it is no detector.
     """
+    rule, _, members = name.partition(":")
+    if rule in _COMBINED:
+        return _combined(name, _COMBINED[rule], members.split("+"))
     plain, at, metric = name.partition("@")
     entry = _BUILT_IN.get(plain)
     if entry is not None:
@@ -127,12 +137,23 @@ def make_detector(name: str) -> Detector:
         return made
     if ":" not in name:
         raise SettingError(
-            f"unknown detector '{name}'; known: {', '.join(_BUILT_IN)}, or your own as package.module:Class"
+            f"unknown detector '{name}'; known: {', '.join(_BUILT_IN)}, or your own as package.module:Class, "
+            "or several as combined:A+B"
         )
     kind = _imported(name)
     if not (isinstance(kind, type) and issubclass(kind, Detector)):
         raise SettingError(f"'{name}' is {kind!r}, expected a subclass of fisherscope.Detector")
     return kind()
+
+
+def _combined(name: str, rule: str, members: Sequence[str]) -> Detector:
+    if len(members) < 2 or any(not m or m.partition(":")[0] in _COMBINED for m in members):
+        raise SettingError(
+            f"'{name}' combines {members}, expected two or more detectors that are not combined themselves, such as "
+            "combined:fisher-dose+pixel-mahalanobis"
+        )
+    made: Detector = _built_in(f"{_HOME}.combined:Combined")([make_detector(m) for m in members], rule, name)
+    return made
 
 
 def _metric_blocks(name: str, entry: _Entry, metric: str) -> str:

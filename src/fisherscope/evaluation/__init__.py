@@ -4,7 +4,7 @@ from fisherscope.evaluation.bootstrap import METRICS, Bootstrap, Interval, boots
 from fisherscope.evaluation.calibration import CalibrationCheck, check_calibration, false_alarm_interval
 from fisherscope.evaluation.compare import Comparison, compare_auroc
 from fisherscope.evaluation.metrics import aupr_in, aupr_out, auroc, fpr_at_tpr, roc_points
-from fisherscope.evaluation.protocol import Protocol, Split, group_indices, out_dist_groups, split_in_dist
+from fisherscope.evaluation.protocol import Protocol, Split, group_indices, out_dist_groups, random_parts, split_in_dist
 from fisherscope.evaluation.records import (
     PairScores,
     Record,
@@ -43,6 +43,7 @@ __all__ = [
     "group_indices",
     "metric_intervals",
     "out_dist_groups",
+    "random_parts",
     "read_records",
     "resample_pair",
     "roc_points",

@@ -6,6 +6,7 @@ size (up to the remainder that fills no group) and no group straddles two parts.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -62,17 +63,44 @@ def split_in_dist(
         raise SettingError(f"shares are fit {fit} and calibration {calibration}, expected positive with a sum below 1")
     _check_groups(n, group_size)
     rng = np.random.default_rng([seed, 0])
-    order = rng.permutation(n) if clusters is None else _shuffle_clusters(n, clusters, rng)
     # 1e-9: 0.29 * 100 is 28.999... in floating point and means 29.
     cuts = [int(fit * n + 1e-9), int((fit + calibration) * n + 1e-9)]
-    if clusters is not None:
-        cuts = _cluster_boundaries(np.asarray(clusters)[order], cuts)
-    parts = [rng.permutation(part) for part in np.split(order, cuts)]
+    parts = [rng.permutation(part) for part in random_parts(n, cuts, rng, clusters)]
     parts = [part[: len(part) // group_size * group_size] for part in parts]
     for name, part in zip(("fit", "calibration", "test"), parts, strict=True):
         if len(part) == 0:
             raise DataError(f"{n} samples leave no group of {group_size} for the {name} part; give more samples")
     return Split(*parts)
+
+
+def random_parts(
+    n: int,
+    cuts: Sequence[int],
+    rng: np.random.Generator,
+    clusters: Clusters | None = None,
+    *,
+    within: tuple[int, int] | None = None,
+) -> list[Index]:
+    """Shuffle n samples and cut them into parts; whole clusters are shuffled where there are any.
+
+    Args:
+        n: number of samples.
+        cuts: where to cut, rising: one less than parts.
+        rng: of the shuffle.
+        clusters: a label for each sample; samples that share one stay in one part, next to each other. Each cut moves
+            to the nearest place where the label changes.
+        within: earliest and latest place where a cut may move to; None: anywhere.
+
+    Returns:
+        Indices of the samples of each part.
+
+    Raises:
+        DataError: there are too few clusters to cut between.
+    """
+    if clusters is None:
+        return np.split(rng.permutation(n), cuts)
+    order = _shuffle_clusters(n, clusters, rng)
+    return np.split(order, _cluster_boundaries(np.asarray(clusters)[order], cuts, within or (1, n - 1)))
 
 
 def group_indices(index: Index, group_size: int) -> Index:
@@ -106,12 +134,17 @@ def _shuffle_clusters(n: int, clusters: Clusters, rng: np.random.Generator) -> I
     return np.argsort(rank[labels], kind="stable")
 
 
-def _cluster_boundaries(ordered: NDArray[Any], cuts: list[int]) -> list[int]:
+def _cluster_boundaries(ordered: NDArray[Any], cuts: Sequence[int], within: tuple[int, int]) -> list[int]:
     """Move each cut to the nearest place where the label changes."""
+    first, last = within
     changes = np.flatnonzero(ordered[1:] != ordered[:-1]) + 1
-    if len(changes) < len(cuts):
-        raise DataError(f"{len(changes) + 1} clusters cannot fill three parts; give samples of at least three")
-    return [int(changes[np.abs(changes - cut).argmin()]) for cut in cuts]
+    allowed = changes[(changes >= first) & (changes <= last)]
+    if len(allowed) < len(cuts):
+        raise DataError(
+            f"{len(changes) + 1} clusters of {len(ordered)} samples cannot be cut into {len(cuts) + 1} parts between "
+            f"sample {first} and sample {last}; give samples of more clusters"
+        )
+    return [int(allowed[np.abs(allowed - cut).argmin()]) for cut in cuts]
 
 
 @dataclass(frozen=True)

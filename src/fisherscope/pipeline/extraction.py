@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -16,7 +17,14 @@ from fisherscope.core.table import Card, FeatureTable
 from fisherscope.features.companions import Companion
 from fisherscope.features.extractors import Extractor, Request, choose_extractors, extract_blocks
 from fisherscope.features.gradients import Reduction, gradient_pass
-from fisherscope.features.metrics import FisherMetric, SketchSettings, fit_metrics, make_metric
+from fisherscope.features.metrics import (
+    FisherMetric,
+    RunPass,
+    SketchSettings,
+    fit_metrics,
+    make_metric,
+    update_metrics,
+)
 from fisherscope.models.training.workers import ALONE, Workers
 from fisherscope.pipeline.batches import Batches
 from fisherscope.pipeline.target import Target
@@ -69,6 +77,7 @@ def fit_metrics_on(
     names: Iterable[str],
     settings: ExtractSettings | None = None,
     *,
+    own: Iterable[FisherMetric] = (),
     report: ReportProgress | None = None,
 ) -> tuple[FisherMetric, ...]:
     """Fit Fisher metrics on in-distribution samples.
@@ -78,6 +87,7 @@ def fit_metrics_on(
         data: samples that the model was not trained on, and on which nothing is tested.
         names: see :func:`fisherscope.features.metrics.metric_names`.
         settings: seed, memory, sketches; metrics are of single samples whatever the group size.
+        own: unfitted metrics that some of the names mean.
         report: called with (samples done, samples in all) in each pass.
 
     Raises:
@@ -86,8 +96,27 @@ def fit_metrics_on(
         ModelError: a metric needs Kronecker factors, and no parameter has any.
     """
     settings = settings or ExtractSettings()
-    metrics = [make_metric(name, settings.sketch) for name in names]
+    given = {metric.name: metric for metric in own}
+    metrics = [given.get(name) or make_metric(name, settings.sketch) for name in names]
+    fit_metrics(metrics, _passes_over(target, data, settings, report))
+    return tuple(metrics)
 
+
+def update_metrics_on(
+    target: Target,
+    data: Batches,
+    metrics: Iterable[FisherMetric],
+    settings: ExtractSettings,
+    *,
+    report: ReportProgress | None = None,
+) -> tuple[FisherMetric, ...]:
+    """Return copies of fitted metrics that have taken in further in-distribution samples; arguments as above."""
+    updated = copy.deepcopy(tuple(metrics))
+    update_metrics(updated, _passes_over(target, data, settings, report))
+    return updated
+
+
+def _passes_over(target: Target, data: Batches, settings: ExtractSettings, report: ReportProgress | None) -> RunPass:
     def run_pass(reductions: Sequence[Reduction], limit: int | None) -> None:
         # Evenly spaced: the first ones may all be of one kind.
         count = min(len(data), limit or len(data))
@@ -105,8 +134,7 @@ def fit_metrics_on(
             if report is not None:
                 report(done, len(chosen))
 
-    fit_metrics(metrics, run_pass)
-    return tuple(metrics)
+    return run_pass
 
 
 def _requests(target: Target, data: Batches, settings: ExtractSettings) -> Iterator[tuple[int, Request]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -12,22 +12,31 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fisherscope.core.errors import CardMismatchError, DataError, ModelError, SettingError
+from fisherscope.core.keys import KeyArray
 from fisherscope.core.store import read_arrays, write_arrays
 from fisherscope.core.table import Card, FeatureTable
-from fisherscope.detectors import DEFAULT_DETECTOR, ConformalCalibration, Detector, is_built_in, make_detector
+from fisherscope.detectors import (
+    DEFAULT_DETECTOR,
+    ConformalCalibration,
+    Detector,
+    is_built_in,
+    is_updatable,
+    make_detector,
+)
 from fisherscope.detectors.base import Scores, require_columns
 from fisherscope.detectors.conformal import groups_needed
+from fisherscope.evaluation import random_parts
 from fisherscope.features.companions import Companion
 from fisherscope.features.metrics import (
     FisherMetric,
     SketchSettings,
+    is_built_in_metric,
     load_metric,
-    make_metric,
     metric_fingerprint,
     save_metric,
 )
 from fisherscope.models.base import GenerativeModel, load_model, require_not_trained_on
-from fisherscope.pipeline.batches import as_batches
+from fisherscope.pipeline.batches import Batches, as_batches
 from fisherscope.pipeline.companions import (
     Given,
     as_companions,
@@ -44,6 +53,7 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION: Final = 1
 _GUARD_FILE: Final = "guard.safetensors"
+_HELD_FILE: Final = "calibration.safetensors"
 
 
 @dataclass(frozen=True)
@@ -77,6 +87,8 @@ class Guard:
         max_memory: bytes that one gradient pass may use, or None.
         metrics: fitted on the same part as the detector, for detectors that read gradients measured in them.
         companions: further models, for detectors that need them.
+        held: blocks of the calibration groups, which :meth:`update` scores again; None where it cannot.
+        seen: keys of all samples that the guard has learnt from or was calibrated on, sorted.
     """
 
     target: Target
@@ -88,6 +100,8 @@ class Guard:
     max_memory: int | None = None
     metrics: tuple[FisherMetric, ...] = ()
     companions: tuple[Companion, ...] = ()
+    held: FeatureTable | None = None
+    seen: KeyArray | None = None
 
     def extract(self, x: Any, report: Callable[[int, int], None] | None = None) -> FeatureTable:
         """Return the feature table of samples, extracted as the fit samples were."""
@@ -158,6 +172,40 @@ class Guard:
 
         return explain_groups(self, x, settings, reference=reference)
 
+    def update(
+        self,
+        good: Any,
+        *,
+        allow_training_samples: bool = False,
+        report: Callable[[int, int], None] | None = None,
+    ) -> Guard:
+        """Return a guard that has learnt from further good samples too, calibrated again; this one stays as it is.
+
+        A random half of the new groups (by the seed of the fit, clusters kept whole) goes to the detector and to its
+        metrics, the other half to the calibration: no sample fits and calibrates. Projections, bases, scales and
+        dampings stay as the first fit chose them. The calibration groups of before are kept and scored again, so any
+        number of new groups from two on will do. Where the detector reads gradients in a metric that itself learns
+        (``total-norm@diagonal``), those of before cannot be measured again without their samples: then the new half
+        alone calibrates and must have ceil(1/fpr) - 1 groups; a detector that keeps means over groups in that metric
+        (``layerwise-gaussian@diagonal``) keeps those of before as they were measured.
+
+        The promise of :func:`fit` holds for new groups that are like the old and the new good ones together; samples
+        of clusters that the guard has seen break it.
+
+        Args:
+            good: in-distribution samples as for :func:`fit`, none of which the guard or the model has seen; or a table
+                of the same model and settings where no metric learns.
+            allow_training_samples: accept samples that the model was trained on.
+            report: called with (samples done, samples in all).
+
+        Raises:
+            SettingError: the detector cannot be updated; the message names those that can.
+            DataError: too few samples, or samples that were given before or that the model was trained on.
+        """
+        from fisherscope.pipeline.update import update_guard
+
+        return update_guard(self, good, allow_training_samples=allow_training_samples, report=report)
+
     def save(self, folder: str | Path) -> None:
         """Write the guard as safetensors and JSON; a :class:`GenerativeModel` is saved along with it.
 
@@ -174,11 +222,17 @@ class Guard:
             "columns": {k: list(v) for k, v in self.columns.items()},
             "metrics": {metric.name: metric_fingerprint(metric) for metric in self.metrics},
             "companions": save_companions(self.companions, folder),
+            "held": self.held is not None,
         }
+        if self.held is not None:
+            self.held.save(folder / _HELD_FILE)
         arrays = {f"detector.{k}": v for k, v in self.detector.state().items()}
         for metric in self.metrics:
             save_metric(metric, _metric_file(folder, metric.name), sketch_settings(self.card))
-        write_arrays(folder / _GUARD_FILE, {**arrays, "calibration": self.calibration.scores}, head)
+        arrays["calibration"] = self.calibration.scores
+        if self.seen is not None:
+            arrays["seen"] = self.seen
+        write_arrays(folder / _GUARD_FILE, arrays, head)
 
 
 def fit(
@@ -193,11 +247,19 @@ def fit(
     max_memory: int | None = None,
     allow_training_samples: bool = False,
     companions: Mapping[str, Given] | None = None,
+    metrics: Sequence[FisherMetric] = (),
     report: Callable[[int, int], None] | None = None,
 ) -> Guard:
     """Fit a guard on in-distribution samples that the model was not trained on.
 
-    A random half (by ``seed``) fits the detector, the other half calibrates it.
+    A random half (by ``seed``) fits the detector, the other half calibrates it. Averaged over such halves, new
+    in-distribution groups raise false alarms at a rate of at most ``fpr``.
+
+    Samples that come in clusters (frames of a video track, ``Samples.clusters``) are not independent: whole clusters
+    are shuffled, and none has samples in both parts. With J clusters of equal size to calibrate and B = 1, samples of
+    NEW clusters raise false alarms at a rate of at most fpr + (1 - fpr) / (J + 1), since the pooled p-value lies that
+    close to one that is valid for clusters (Lee, Barber & Willett 2023, arXiv 2306.06342): the number of clusters
+    decides how small a rate can be held, not that of samples. A :class:`FeatureTable` knows no clusters; give samples.
 
     Args:
         model: a module in the mode, dtype and on the device where it will serve, or the folder of a saved model.
@@ -213,6 +275,7 @@ def fit(
         allow_training_samples: fit even on samples that the model was trained on.
         companions: further models by name, for detectors that need them: ``background`` for the likelihood ratio,
             any others for WAIC.
+        metrics: unfitted Fisher metrics of your own that the detector reads by their names (``total-norm@NAME``).
         report: called with (samples done, samples in all).
 
     Returns:
@@ -225,38 +288,73 @@ def fit(
     chosen = make_detector(detector) if isinstance(detector, str) else detector
     needed = groups_needed(fpr)
     further = as_companions(companions, target)
-    metrics: tuple[FisherMetric, ...] = ()
+    fitted: tuple[FisherMetric, ...] = ()
     if isinstance(data, FeatureTable):
         _require_no_metric(chosen)
         table = data.select(np.random.default_rng(seed).permutation(len(data)))
+        n_fit = _fit_groups(len(table), needed, chosen)
         target_fingerprint = target.fingerprint()
         if table.card.model != target_fingerprint:
             raise CardMismatchError("model", target_fingerprint, table.card.model, "extract the table with this model")
     else:
         batches = as_batches(data, target)
-        order = np.random.default_rng(seed).permutation(len(batches))
         n_groups = len(batches) // max(1, group_size)
         _require_enough(n_groups, needed, chosen, fpr)
         if not allow_training_samples:
             require_not_trained_on(target.module, batches.keys, "fit")
         settings = ExtractSettings(group_size, seed, max_memory=max_memory, companions=further)
-        ordered = batches.select(order)
-        fit_part = ordered.select(range(_fit_groups(n_groups, needed) * group_size))
-        metrics = fit_metrics_on(target, fit_part, metrics_in(chosen.requires), settings, report=report)
-        table = extract_table(target, ordered, chosen.requires, settings, metrics=metrics, report=report)
+        parts = two_parts(batches, _fit_groups(n_groups, needed, chosen), (chosen.min_fit, needed), group_size, seed)
+        fit_part, ordered = batches.select(parts[0]), batches.select(np.concatenate(parts))
+        fitted = fit_metrics_on(target, fit_part, metrics_in(chosen.requires), settings, own=metrics, report=report)
+        table = extract_table(target, ordered, chosen.requires, settings, metrics=fitted, report=report)
+        n_fit = len(fit_part) // group_size
     if not allow_training_samples:
         require_not_trained_on(target.module, table.keys, "fit")
         require_companions_not_trained_on(further, table.keys, "fit")
     _require_enough(len(table), needed, chosen, fpr)
-    n_fit = _fit_groups(len(table), needed)
     chosen.fit(table.select(slice(0, n_fit)))
-    calibration = ConformalCalibration.from_scores(chosen.score(table.select(slice(n_fit, None))))
-    columns = {k: v for k, v in table.columns.items() if k in chosen.requires}
-    return Guard(target, chosen, calibration, fpr, table.card, columns, max_memory, metrics, further)
+    held = calibration_blocks(table.select(slice(n_fit, None)), chosen, table.card)
+    rescored = is_updatable(chosen) and not any(metric.growing for metric in fitted)
+    return Guard(
+        target,
+        chosen,
+        ConformalCalibration.from_scores(chosen.score(held)),
+        fpr,
+        table.card,
+        dict(held.columns),
+        max_memory,
+        fitted,
+        further,
+        held if rescored else None,
+        np.unique(table.keys),
+    )
 
 
-def _fit_groups(n_groups: int, needed: int) -> int:
-    return min(n_groups // 2, n_groups - needed)
+def _fit_groups(n_groups: int, needed: int, detector: Detector) -> int:
+    return min(max(n_groups // 2, detector.min_fit), n_groups - needed)
+
+
+def calibration_blocks(table: FeatureTable, detector: Detector, card: Card) -> FeatureTable:
+    """Return what a detector needs of a table of calibration groups, on a guard's card."""
+    return replace(
+        table,
+        blocks={k: v for k, v in table.blocks.items() if k in detector.requires},
+        columns={k: v for k, v in table.columns.items() if k in detector.requires},
+        card=card,
+    )
+
+
+def two_parts(data: Batches, first: int, least: tuple[int, int], group_size: int, seed: int) -> list[NDArray[np.intp]]:
+    """Return the samples of a part of about ``first`` random groups and those of the others, whole groups.
+
+    Clusters are not torn apart: then the cut is the nearest one that leaves each part ``least`` groups.
+    """
+    rng, n = np.random.default_rng(seed), len(data)
+    within = (least[0] * group_size, n - least[1] * group_size)
+    parts = random_parts(n, [first * group_size], rng, data.clusters, within=within)
+    if data.clusters is not None:
+        parts = [rng.permutation(part) for part in parts]  # or a group of several samples would be one cluster's
+    return [part[: len(part) // group_size * group_size] for part in parts]
 
 
 def _require_no_metric(detector: Detector) -> None:
@@ -301,14 +399,22 @@ def sketch_settings(card: Card) -> SketchSettings:
 
 
 def _metric_file(folder: Path, name: str) -> Path:
-    return folder / "metrics" / f"{name}.safetensors"
+    return folder / "metrics" / f"{name.replace(':', '-')}.safetensors"
 
 
-def _load_metrics(folder: Path, fingerprints: dict[str, str]) -> tuple[FisherMetric, ...]:
+def _load_metrics(
+    folder: Path, fingerprints: dict[str, str], given: Sequence[FisherMetric]
+) -> tuple[FisherMetric, ...]:
+    own = {metric.name: metric for metric in given}
     metrics = []
     for name, expected in fingerprints.items():
-        make_metric(name)  # a name from a file must be one of a metric before it becomes a path
-        metric = load_metric(_metric_file(folder, name))
+        # A name from a file must be known before it becomes a path, and must not decide what gets imported.
+        if not is_built_in_metric(name) and name not in own:
+            raise SettingError(
+                f"the guard measures gradients in '{name}', which is no metric of the library; pass an unfitted one of "
+                "your own in metrics= (on the command line: --metric-class package.module:Class)"
+            )
+        metric = load_metric(_metric_file(folder, name), own.get(name))
         found = metric_fingerprint(metric)
         if found != expected:
             raise CardMismatchError(f"metric {name}", expected, found, "fit the detector again")
@@ -325,6 +431,7 @@ def load(
     device: str = "cpu",
     max_memory: int | None = None,
     companions: Mapping[str, Given] | None = None,
+    metrics: Sequence[FisherMetric] = (),
 ) -> Guard:
     """Load a guard that :meth:`Guard.save` wrote. Nothing in the folder is executed or unpickled.
 
@@ -336,6 +443,7 @@ def load(
         device: where a model that was saved along goes.
         max_memory: bytes that one gradient pass may use.
         companions: those of the fit that are modules of your own, by name.
+        metrics: unfitted instances, needed only for Fisher metrics of your own.
 
     Raises:
         CardMismatchError: the module is not the one the guard was fitted for.
@@ -358,9 +466,22 @@ def load(
     chosen.restore({k.removeprefix("detector."): v for k, v in arrays.items() if k.startswith("detector.")})
     columns = {k: tuple(v) for k, v in head["columns"].items()}
     calibration = ConformalCalibration.from_scores(arrays["calibration"])
-    metrics = _load_metrics(folder, head["metrics"])
+    fitted = _load_metrics(folder, head["metrics"], metrics)
     further = restore_companions(folder, head.get("companions", {}), companions, target)
-    return Guard(target, chosen, calibration, head["fpr"], card, columns, max_memory, metrics, further)
+    held = _load_held(folder, card, columns, chosen, calibration) if head.get("held") else None
+    return Guard(
+        target, chosen, calibration, head["fpr"], card, columns, max_memory, fitted, further, held, arrays.get("seen")
+    )
+
+
+def _load_held(
+    folder: Path, card: Card, columns: dict[str, tuple[str, ...]], detector: Detector, calibration: ConformalCalibration
+) -> FeatureTable:
+    held = FeatureTable.load(folder / _HELD_FILE)
+    require_fitting_table(card, columns, detector.requires, held)
+    if len(held) != len(calibration.scores):
+        raise CardMismatchError("calibration groups", len(calibration.scores), len(held), "fit the detector again")
+    return held
 
 
 def _guarded_target(

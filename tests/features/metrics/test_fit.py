@@ -44,19 +44,25 @@ def test_metrics_fitted_together_share_passes_and_learn_the_same(module):
         assert metric_fingerprint(alone) == metric_fingerprint(metric)
 
 
-@pytest.mark.parametrize("name", ["identity", "diagonal", "kfac"])
-def test_an_update_is_a_fit_of_all(module, name):
-    grown, whole = make_metric(name), make_metric(name)
+@pytest.mark.parametrize("name", ["identity", "diagonal", "diagonal-uncentred", "kfac"])
+def test_an_update_is_a_fit_of_all_with_the_first_fits_damping(module, name):
+    grown, whole, reloaded = make_metric(name), make_metric(name), make_metric(name)
     fit_metrics([grown], passes_over(module, samples(40)[:26]))
-    update_metrics([grown], passes_over(module, samples(40)[26:]))
-    fit_metrics([whole], passes_over(module, samples(40)))
-    block = f"metric:{name}"
-    new = samples(5, seed=1)
-    np.testing.assert_allclose(measured(grown, module, new)[block], measured(whole, module, new)[block], rtol=1e-9)
+    first = grown.state()
+    update_metrics([grown], passes_over(module, 3 * samples(40)[26:]))
+    fit_metrics([whole], passes_over(module, np.concatenate([samples(40)[:26], 3 * samples(40)[26:]])))
+    dampings = {k: v for k, v in first.items() if k.startswith("damping:")}
+    assert bool(dampings) == (name != "identity")
+    if dampings:
+        assert any(whole.state()[k] > 1.5 * v for k, v in dampings.items())
+    reloaded.restore({**whole.state(), **dampings})
+    block, new = f"metric:{name}", samples(5, seed=1)
+    expected = measured(reloaded, module, new)[block]
+    np.testing.assert_allclose(measured(grown, module, new)[block], expected, rtol=1e-9)
 
 
 def test_an_update_keeps_bases_and_dampings(module):
-    metrics = [make_metric(name) for name in ("ekfac", "low-rank", "whitened")]
+    metrics = [make_metric(name) for name in ("ekfac", "low-rank", "whitened", "diagonal", "kfac")]
     fit_metrics(metrics, passes_over(module, samples(25)))
     before = [metric.state() for metric in metrics]
     update_metrics(metrics, passes_over(module, samples(40)[25:]))

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from numpy.typing import NDArray
+from torch import Tensor
 
 from fisherscope.features.gradients import Reduction
 from fisherscope.features.metrics.base import FisherMetric, State
+from fisherscope.features.metrics.damping import Dampings
 from fisherscope.features.metrics.feature import GradientFeature
 from fisherscope.features.metrics.frames import CoordinateMoments, Frame, LayerLengths, inverse_weight
 
@@ -17,7 +19,7 @@ class EntrywiseMetric(FisherMetric):
     """Identity, ||d||^2 / B, or diagonal, sum_i d_i^2 / (B (F_ii + lambda)) (METHOD.md).
 
     F_ii is the mean square of the i-th entry over the fit samples, about its mean if centred, and lambda =
-    ``damping`` x the mean F_ii of the parameter tensor. Streaming: two running sums a parameter.
+    ``damping`` x the mean F_ii of the parameter tensor at the first fit. Streaming: two running sums a parameter.
 
     Args:
         name: how blocks call it.
@@ -33,7 +35,7 @@ class EntrywiseMetric(FisherMetric):
         self.name = name
         self._whitened = whitened
         self._centred = centred
-        self._damping = damping
+        self._dampings = Dampings(damping)
         self._moments = CoordinateMoments()
         self._frames: dict[str, Frame] = {}
 
@@ -44,19 +46,22 @@ class EntrywiseMetric(FisherMetric):
         self._frames = {
             name: Frame(
                 mean=self._moments.mean(name) if self._centred else None,
-                weight=inverse_weight(self._moments.variance(name, self._centred), self._damping)
-                if self._whitened
-                else None,
+                weight=self._weight(name) if self._whitened else None,
             )
             for name in self._moments.speaking(self._centred)
         }
+
+    def _weight(self, name: str) -> Tensor:
+        variance = self._moments.variance(name, self._centred)
+        return inverse_weight(variance, self._dampings.relative_to(variance, name))
 
     def features(self) -> tuple[GradientFeature, ...]:
         return (LayerLengths(self.name, self._frames),)
 
     def state(self) -> State:
-        return self._moments.state() if self._frames else {}
+        return {**self._moments.state(), **self._dampings.state()} if self._frames else {}
 
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
         self._moments.restore(state)
+        self._dampings.restore(state)
         self.finish(0)

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from fisherscope.core.errors import CardMismatchError, DataError, NotFittedError
+from fisherscope.core.errors import CardMismatchError, DataError, NotFittedError, SettingError
 from fisherscope.core.keys import fingerprint_arrays
 from fisherscope.core.store import read_arrays, write_arrays
 from fisherscope.features.gradients import Reduction
 from fisherscope.features.metrics.base import FisherMetric
 from fisherscope.features.metrics.raw import SketchSettings
-from fisherscope.features.metrics.registry import make_metric
+from fisherscope.features.metrics.registry import is_built_in_metric, make_metric
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 RunPass = Callable[[Sequence[Reduction], int | None], None]
 """Shows the gradients of every fit sample, or of so many of them, one by one, to some reductions."""
@@ -87,10 +87,15 @@ def save_metric(metric: FisherMetric, path: str | Path, sketch: SketchSettings |
     write_arrays(Path(path), metric.state(), card)
 
 
-def load_metric(path: str | Path) -> FisherMetric:
+def load_metric(path: str | Path, own: FisherMetric | None = None) -> FisherMetric:
     """Read what :func:`save_metric` wrote.
 
+    Args:
+        path: of the file.
+        own: an unfitted metric of your own class, which is fitted by this; a file does not decide what is imported.
+
     Raises:
+        SettingError: the file holds a metric of your own, and none of its name was given.
         DataError: the file is truncated or no metric.
         CardMismatchError: its arrays are not those its card speaks of, or another version wrote it.
     """
@@ -99,7 +104,12 @@ def load_metric(path: str | Path) -> FisherMetric:
         raise DataError(f"{path} is not a saved metric")
     if card["format_version"] != FORMAT_VERSION:
         raise CardMismatchError("format_version", FORMAT_VERSION, card["format_version"], "fit the metric again")
-    metric = make_metric(card["metric"], SketchSettings(*card["sketch"]))
+    if is_built_in_metric(card["metric"]):
+        metric = make_metric(card["metric"], SketchSettings(*card["sketch"]))
+    elif own is not None and own.name == card["metric"]:
+        metric = own
+    else:
+        raise SettingError(f"{path} holds a metric of your own, '{card['metric']}'; give an unfitted one of that name")
     metric.restore(arrays)
     found = metric_fingerprint(metric)
     if found != card["fingerprint"]:

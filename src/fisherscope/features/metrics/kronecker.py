@@ -16,6 +16,7 @@ from torch import Tensor
 from fisherscope.features.gradients import Reduction
 from fisherscope.features.metrics.base import FisherMetric, State
 from fisherscope.features.metrics.collectors import Several
+from fisherscope.features.metrics.damping import Dampings
 from fisherscope.features.metrics.factors import FactorSums, eigen, whitening
 from fisherscope.features.metrics.feature import GradientFeature
 from fisherscope.features.metrics.frames import CoordinateMoments, Frame, LayerLengths, inverse_weight, part
@@ -24,7 +25,7 @@ from fisherscope.features.metrics.frames import CoordinateMoments, Frame, LayerL
 class Kfac(FisherMetric):
     """d^T (B A (x) G)^-1 d with A and G as METHOD.md defines them (Martens & Grosse 2015; Grosse & Martens 2016).
 
-    Each factor is damped by ``damping`` x its mean eigenvalue. Streaming; one pass.
+    Each factor is damped by ``damping`` x its mean eigenvalue at the first fit. Streaming; one pass.
 
     Args:
         name: how blocks call it.
@@ -38,7 +39,7 @@ class Kfac(FisherMetric):
     def __init__(self, name: str, *, centred: bool = True, damping: float = 1e-2) -> None:
         self.name = name
         self._centred = centred
-        self._damping = damping
+        self._dampings = Dampings(damping)
         self._moments = CoordinateMoments()
         self._factors = FactorSums()
         self._frames: dict[str, Frame] = {}
@@ -53,21 +54,27 @@ class Kfac(FisherMetric):
         for name in speaking:
             mean = self._moments.mean(name).cpu() if self._centred else None
             if name in factors:
-                left, right = (whitening(side, self._damping) for side in factors[name].sides)
+                left, right = (
+                    whitening(side, self._dampings.relative_to(side.diagonal(), f"{name}/{place}"))
+                    for place, side in zip(("rows", "columns"), factors[name].sides, strict=True)
+                )
                 self._frames[name] = Frame(left, right, None if mean is None else left @ mean @ right.mT)
             else:
-                weight = inverse_weight(self._moments.variance(name, self._centred), self._damping)
+                variance = self._moments.variance(name, self._centred)
+                weight = inverse_weight(variance, self._dampings.relative_to(variance, name))
                 self._frames[name] = Frame(mean=mean, weight=weight)
 
     def features(self) -> tuple[GradientFeature, ...]:
         return (LayerLengths(self.name, self._frames),)
 
     def state(self) -> State:
-        return {**self._moments.state(), **self._factors.state()} if self._frames else {}
+        arrays = {**self._moments.state(), **self._factors.state(), **self._dampings.state()}
+        return arrays if self._frames else {}
 
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
         self._moments.restore(state)
         self._factors.restore(state)
+        self._dampings.restore(state)
         self.finish(0)
 
 
@@ -80,7 +87,7 @@ class Ekfac(FisherMetric):
     Args:
         name: how blocks call it.
         centred: subtract the mean coordinates; moments are then about them.
-        damping: relative to the mean moment of the parameter tensor.
+        damping: relative to the mean moment of the parameter tensor at the first fit.
     """
 
     stages = 2
@@ -89,7 +96,7 @@ class Ekfac(FisherMetric):
     def __init__(self, name: str, *, centred: bool = True, damping: float = 1e-2) -> None:
         self.name = name
         self._centred = centred
-        self._damping = damping
+        self._dampings = Dampings(damping)
         self._factors = FactorSums()
         self._moments = CoordinateMoments()
         self._frames: dict[str, Frame] = {}
@@ -106,11 +113,12 @@ class Ekfac(FisherMetric):
         self._frames = {}
         for name in self._moments.speaking(self._centred):
             basis = self._moments.frames.get(name, Frame())
+            variance = self._moments.variance(name, self._centred)
             self._frames[name] = Frame(
                 basis.left,
                 basis.right,
                 self._moments.mean(name) if self._centred else None,
-                inverse_weight(self._moments.variance(name, self._centred), self._damping),
+                inverse_weight(variance, self._dampings.relative_to(variance, name)),
             )
 
     def features(self) -> tuple[GradientFeature, ...]:
@@ -119,7 +127,7 @@ class Ekfac(FisherMetric):
     def state(self) -> State:
         if not self._frames:
             return {}
-        arrays = self._moments.state()
+        arrays = {**self._moments.state(), **self._dampings.state()}
         for name, frame in self._moments.frames.items():
             arrays |= {f"left:{name}": _array(frame.left), f"right:{name}": _array(frame.right)}
         return arrays
@@ -129,6 +137,7 @@ class Ekfac(FisherMetric):
         frames = {n: Frame(torch.from_numpy(left[n].copy()), torch.from_numpy(right[n].copy())) for n in left}
         self._moments = CoordinateMoments(frames)
         self._moments.restore(state)
+        self._dampings.restore(state)
         self.finish(1)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from fisherscope.core.errors import SettingError
+from fisherscope.core.own_code import import_named
 from fisherscope.core.table import SKETCH_KINDS
 from fisherscope.features.metrics.base import FisherMetric
 from fisherscope.features.metrics.diagonal import EntrywiseMetric
@@ -40,11 +41,12 @@ def make_metric(name: str, sketch: SketchSettings | None = None) -> FisherMetric
     """Return a new, unfitted metric.
 
     Args:
-        name: see :func:`metric_names`.
+        name: see :func:`metric_names`; or ``package.module:Class`` of your own :class:`FisherMetric`, which is called
+            with this name.
         sketch: sizes and projection seed, for the sketches.
 
     Raises:
-        SettingError: nothing of that name exists.
+        SettingError: nothing of that name exists, or it is no metric.
     """
     plain = name.removesuffix(UNCENTRED)
     if plain in _QUADRATIC:
@@ -53,4 +55,29 @@ def make_metric(name: str, sketch: SketchSettings | None = None) -> FisherMetric
         return GaussianSketch(name, sketch)
     if name in SKETCH_KINDS:
         return Sketched(name, name, sketch)
-    raise SettingError(f"unknown metric '{name}'; known: {', '.join(metric_names())}")
+    if ":" not in name:
+        raise SettingError(
+            f"unknown metric '{name}'; known: {', '.join(metric_names())}, or your own as package.module:Class"
+        )
+    return _own(name)
+
+
+def is_built_in_metric(name: str) -> bool:
+    """Return whether :func:`make_metric` makes this name without importing anything of the user's."""
+    return name in metric_names()
+
+
+def _own(name: str) -> FisherMetric:
+    try:
+        kind = import_named(name)
+    except (ImportError, AttributeError, ValueError) as cause:
+        raise SettingError(f"metric '{name}' cannot be imported: {cause}") from None
+    if not (isinstance(kind, type) and issubclass(kind, FisherMetric)):
+        raise SettingError(f"'{name}' is {kind!r}, expected a subclass of fisherscope.features.metrics.FisherMetric")
+    make: Callable[[str], FisherMetric] = kind
+    metric = make(name)
+    if metric.name != name:
+        raise SettingError(
+            f"'{name}' made a metric called '{metric.name}', expected it to keep the name that it is called with"
+        )
+    return metric

@@ -1,0 +1,103 @@
+"""Taking further good samples into a guard."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fisherscope.core.errors import DataError, SettingError
+from fisherscope.core.keys import KeyArray
+from fisherscope.core.table import FeatureTable
+from fisherscope.detectors import ConformalCalibration, require_updatable
+from fisherscope.detectors.base import require_columns
+from fisherscope.detectors.conformal import groups_needed
+from fisherscope.models.base import require_not_trained_on
+from fisherscope.pipeline.batches import as_batches
+from fisherscope.pipeline.companions import require_companions_not_trained_on
+from fisherscope.pipeline.extraction import extract_table, update_metrics_on
+from fisherscope.pipeline.guard import calibration_blocks, require_fitting_table, two_parts
+
+if TYPE_CHECKING:
+    from fisherscope.pipeline.guard import Guard
+
+
+def update_guard(
+    guard: Guard,
+    good: Any,
+    *,
+    allow_training_samples: bool = False,
+    report: Callable[[int, int], None] | None = None,
+) -> Guard:
+    """Return a guard that has learnt from further good samples too; see :meth:`Guard.update`."""
+    detector = copy.deepcopy(require_updatable(guard.detector))
+    grows = any(metric.growing for metric in guard.metrics)
+    if guard.seen is None or (guard.held is None and not grows):
+        raise DataError("the guard was saved by a version that kept no calibration samples; fit anew")
+    least = (1, groups_needed(guard.fpr) if grows else 1)
+    metrics, size = guard.metrics, guard.card.group_size
+    if isinstance(good, FeatureTable):
+        if grows:
+            raise SettingError(
+                f"{detector.name} measures gradients in a metric that learns from samples; give samples, not a table"
+            )
+        require_fitting_table(guard.card, guard.columns, detector.requires, good)
+        _require_enough(len(good), least, guard)
+        _require_new(guard, good.keys, allow_training_samples)
+        table = good.select(np.random.default_rng(guard.card.seed).permutation(len(good)))
+        n_fit = len(good) // 2
+    else:
+        batches = as_batches(good, guard.target)
+        n_groups = len(batches) // size
+        _require_enough(n_groups, least, guard)
+        _require_new(guard, batches.keys, allow_training_samples)
+        parts = two_parts(batches, min(n_groups // 2, n_groups - least[1]), least, size, guard.card.seed)
+        n_fit = len(parts[0]) // size
+        if grows:
+            metrics = update_metrics_on(guard.target, batches.select(parts[0]), metrics, guard.settings, report=report)
+        ordered = batches.select(np.concatenate(parts))
+        table = extract_table(guard.target, ordered, detector.requires, guard.settings, metrics=metrics, report=report)
+    for block, names in guard.columns.items():
+        require_columns(names, table.columns.get(block, ()))
+    detector.partial_fit(table.select(slice(0, n_fit)))
+    card = table.card if grows else guard.card
+    held = calibration_blocks(table.select(slice(n_fit, None)), detector, card)
+    if not grows:
+        assert guard.held is not None
+        held = FeatureTable.concatenate([guard.held, held])
+    return replace(
+        guard,
+        detector=detector,
+        calibration=ConformalCalibration.from_scores(detector.score(held)),
+        card=card,
+        columns=dict(held.columns),
+        metrics=metrics,
+        held=None if grows else held,
+        seen=np.union1d(guard.seen, table.keys),
+    )
+
+
+def _require_new(guard: Guard, keys: KeyArray, allow_training_samples: bool) -> None:
+    """Raise :class:`DataError` for samples that the guard or its models have learnt from."""
+    assert guard.seen is not None
+    known = int(np.isin(keys, guard.seen).sum())
+    if known:
+        raise DataError(
+            f"{known} of {keys.size} samples given to update were given to this guard before: what fits must not "
+            "calibrate; leave them out"
+        )
+    if not allow_training_samples:
+        require_not_trained_on(guard.target.module, keys, "update")
+        require_companions_not_trained_on(guard.companions, keys, "update")
+
+
+def _require_enough(n_groups: int, least: tuple[int, int], guard: Guard) -> None:
+    fit, calibration = least
+    if n_groups < fit + calibration:
+        raise DataError(
+            f"{n_groups} new groups were given; {guard.detector.name} needs {fit} to learn from and, at a false-alarm "
+            f"rate of {guard.fpr:g}, {calibration} new ones to calibrate, {fit + calibration} in all; give more"
+        )

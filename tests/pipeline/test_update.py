@@ -1,0 +1,199 @@
+"""Guards that go on learning: what moves, what stays, and what stays promised."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import fisherscope
+from fisherscope.core.errors import CardMismatchError, DataError, NotFittedError, SettingError
+from fisherscope.data import Samples
+from fisherscope.detectors import Updatable, make_detector, updatable_names
+from fisherscope.features.metrics import metric_fingerprint
+from fisherscope.pipeline.extraction import extract_table
+
+
+class Gaussian(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.mean = torch.nn.Linear(3, 3)
+
+
+def log_prob(module, x):
+    return -0.5 * (x[:, :3] - torch.tanh(module.mean(x[:, 3:]))).square().sum(1)
+
+
+def rows(n, seed, spread=1.0):
+    return spread * np.random.default_rng(seed).normal(size=(n, 6))
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return Gaussian().double()
+
+
+def fitted(model, n=100, seed=0, **settings):
+    return fisherscope.fit(model, rows(n, seed), **{"log_prob": log_prob, "fpr": 0.1, **settings})
+
+
+class Witness(Updatable):
+    """Remembers whom it has learnt from."""
+
+    name = "witness"
+    requires = ("log_p",)
+
+    def _fit(self, table):
+        self.learnt = set(table.keys.ravel().tolist())
+        self.n_ = len(table)
+
+    def _update(self, table):
+        self.learnt |= set(table.keys.ravel().tolist())
+        self.n_ += len(table)
+
+    def _score(self, table):
+        return -table.block("log_p").mean(1) / self.n_
+
+
+@pytest.mark.parametrize("group_size", [1, 2])
+def test_no_sample_both_fits_and_calibrates(model, group_size):
+    guard = fitted(model, detector=Witness(), group_size=group_size)
+    before = guard.detector.state(), guard.calibration.scores
+    later = guard.update(rows(41, 1)).update(rows(13, 2))
+    new = [41 // group_size, 13 // group_size]
+    n_fit = 50 // group_size + sum(n // 2 for n in new)
+    n_held = 50 // group_size + sum(n - n // 2 for n in new)
+    assert later.detector.n_ == n_fit and len(later.calibration.scores) == len(later.held) == n_held
+    held = set(later.held.keys.ravel().tolist())
+    assert not held & later.detector.learnt
+    assert held | later.detector.learnt == set(later.seen.tolist()) and len(later.seen) == (n_fit + n_held) * group_size
+    # every calibration group is scored anew, by the detector as it is now
+    np.testing.assert_array_equal(later.calibration.scores, np.sort(later.detector.score(later.held)))
+    assert guard.detector.state() == before[0]  # this one stays as it is
+    np.testing.assert_array_equal(guard.calibration.scores, before[1])
+
+
+@pytest.mark.parametrize(
+    "detector", ["rao-sketch", "rao-layers-normalised", "layerwise-gaussian", "rao-sketch@whitened"]
+)
+def test_an_update_is_partial_fit_on_half_and_a_rescored_calibration(model, detector):
+    guard, new = fitted(model, detector=detector), rows(40, 1)
+    later = guard.update(new)
+    order = np.random.default_rng(0).permutation(40)
+    half = guard.extract(new[order[:20]])
+    expected = fitted(model, detector=detector).detector.partial_fit(half)
+    for name, value in expected.state().items():
+        np.testing.assert_allclose(later.detector.state()[name], value, rtol=1e-9, atol=1e-12, err_msg=name)
+    if hasattr(guard.detector, "damping_"):
+        np.testing.assert_array_equal(later.detector.damping_, guard.detector.damping_)
+    assert [metric_fingerprint(m) for m in later.metrics] == [metric_fingerprint(m) for m in guard.metrics]
+    assert later.card == guard.card and len(later.calibration.scores) == 70
+
+
+def test_the_promise_is_kept_after_updates(model):
+    alarms = []
+    for seed in range(40):
+        guard = fitted(model, 60, 3 * seed, detector="rao-sketch").update(rows(60, 3 * seed + 1))
+        alarms.append(guard.predict(rows(100, 3 * seed + 2)).mean())
+    assert np.mean(alarms) < 0.1 + 3 * np.std(alarms) / np.sqrt(40)
+
+
+def test_an_update_learns(model):
+    """A kind of good sample that the fit saw nothing of stops being novel."""
+    guard = fitted(model, detector="rao-sketch")
+    assert guard.predict(rows(60, 3, spread=4.0)).mean() > 0.7
+    assert guard.update(rows(400, 1, spread=4.0)).predict(rows(60, 3, spread=4.0)).mean() < 0.3
+
+
+@pytest.mark.parametrize("detector", ["rao-sketch", "total-norm@kfac"])
+def test_a_loaded_guard_is_updated_alike(model, tmp_path, detector):
+    guard = fitted(model, detector=detector)
+    guard.save(tmp_path / "a")
+    loaded = fisherscope.load(tmp_path / "a", model, log_prob)
+    first, second = guard.update(rows(40, 1)), loaded.update(rows(40, 1))
+    first.save(tmp_path / "b")
+    third = fisherscope.load(tmp_path / "b", model, log_prob)
+    for other in (second, third):
+        np.testing.assert_array_equal(other.score(rows(9, 2)), first.score(rows(9, 2)))
+        np.testing.assert_array_equal(other.calibration.scores, first.calibration.scores)
+        np.testing.assert_array_equal(other.seen, first.seen)
+    np.testing.assert_array_equal(
+        third.update(rows(40, 3)).score(rows(9, 2)), first.update(rows(40, 3)).score(rows(9, 2))
+    )
+
+
+def test_calibration_groups_that_do_not_belong_to_the_guard_are_noticed(model, tmp_path):
+    fitted(model, detector="rao-sketch").save(tmp_path / "a")
+    fitted(model, 80, detector="rao-sketch").save(tmp_path / "b")
+    (tmp_path / "b" / "calibration.safetensors").replace(tmp_path / "a" / "calibration.safetensors")
+    with pytest.raises(CardMismatchError, match="'calibration groups' does not match: expected 50, found 40"):
+        fisherscope.load(tmp_path / "a", model, log_prob)
+
+
+@pytest.mark.parametrize("name", ["diagonal", "kfac", "ekfac", "low-rank"])
+def test_metrics_go_on_learning_with_their_dampings(model, name):
+    guard = fitted(model, detector=f"total-norm@{name}")
+    before = guard.metrics[0].state()
+    later = guard.update(rows(41, 1, spread=3.0))
+    assert len(later.calibration.scores) == 21 and later.held is None  # those of before were measured otherwise
+    after = later.metrics[0].state()
+    frozen = [k for k in before if k.startswith(("damping:", "left:", "right:"))]
+    assert frozen
+    for key in frozen:
+        np.testing.assert_array_equal(after[key], before[key], err_msg=key)
+    counted = next(k for k in before if k.startswith(("count:", "rows:")))
+    grown = [np.size(s[counted], 0) if counted.startswith("rows:") else int(s[counted]) for s in (before, after)]
+    assert grown == [50, 70]
+    np.testing.assert_array_equal(guard.metrics[0].state()[counted], before[counted])
+    assert later.card.settings["features"] != guard.card.settings["features"]
+    table = later.extract(rows(9, 2))
+    np.testing.assert_array_equal(later.score(table), later.score(rows(9, 2)))
+    with pytest.raises(CardMismatchError, match="settings of metric"):
+        guard.score(table)
+    with pytest.raises(DataError, match=r"9 new groups were given; .* needs 1 .* 9 new ones to calibrate, 10 in all"):
+        guard.update(rows(9, 1))
+    with pytest.raises(SettingError, match="metric that learns from samples; give samples, not a table"):
+        later.update(table)
+
+
+def test_tables_are_taken_in_too(model):
+    guard, new = fitted(model, detector="rao-sketch"), rows(40, 1)
+    table = extract_table(guard.target, fisherscope.pipeline.batches.as_batches(new), ("sketch", "grad_norm"))
+    np.testing.assert_allclose(guard.update(table).score(rows(9, 2)), guard.update(new).score(rows(9, 2)), rtol=1e-9)
+
+
+def test_clusters_are_kept_whole(model):
+    x = rows(60, 1)
+    tracks = [f"t{i // 6}" for i in range(60)]
+    new = Samples.from_array(x, [f"{t}-{i}" for i, t in enumerate(tracks)], "tracks", clusters=tracks)
+    guard = fitted(model, detector=Witness()).update(new)
+    halves = {
+        t: {bool(k in guard.detector.learnt) for k, u in zip(new.keys, tracks, strict=True) if u == t} for t in tracks
+    }
+    assert all(len(sides) == 1 for sides in halves.values())
+
+
+def test_refusals(model, glow, digits):
+    guard = fitted(model, detector="rao-sketch")
+    with pytest.raises(SettingError, match=r"fisher-dose cannot take in further samples; fit anew .*: .*rao-sketch, "):
+        fitted(model).update(rows(40, 1))
+    with pytest.raises(DataError, match="3 of 23 samples given to update were given to this guard before"):
+        guard.update(np.concatenate([rows(100, 0)[:3], rows(20, 1)]))
+    with pytest.raises(DataError, match="20 of 20 samples given to update were given to this guard before"):
+        guard.update(rows(20, 1)).update(rows(20, 1))
+    with pytest.raises(DataError, match=r"1 new groups were given; rao-sketch needs 1 .* 1 new ones .* 2 in all"):
+        guard.update(rows(1, 1))
+    with pytest.raises(DataError, match="kept no calibration samples; fit anew"):
+        replace(guard, held=None).update(rows(20, 1))
+    digit_guard = fisherscope.fit(glow, digits.select(range(60)), detector="layerwise-gaussian", fpr=0.1)
+    train = fisherscope.load_samples("digits[train]", limit=12)
+    with pytest.raises(DataError, match="12 of 12 samples given to update are samples the model was trained on"):
+        digit_guard.update(train)
+    assert len(digit_guard.update(train, allow_training_samples=True).calibration.scores) == 36
+
+
+@pytest.mark.parametrize("name", updatable_names())
+def test_there_is_no_update_before_a_fit(name):
+    with pytest.raises(NotFittedError, match=f"{name} was asked to take in more groups before it was fitted"):
+        make_detector(name).partial_fit(None)
