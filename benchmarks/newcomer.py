@@ -143,8 +143,11 @@ def write_pictures(folder: Path) -> None:
             place.mkdir(parents=True, exist_ok=True)
             for photograph in photographs:
                 picture = getattr(data, photograph)()
+                middle = picture.shape[1] // 2
+                # the two splits share no pixel
+                first, last = {"train": (0, middle), "test": (middle, 2 * middle), ".": (0, 2 * middle)}[split]
                 for i in range(count):
-                    top, left = (int(rng.integers(0, side - 32)) for side in picture.shape[:2])
+                    top, left = int(rng.integers(0, len(picture) - 32)), int(rng.integers(first, last - 32))
                     crop = Image.fromarray(picture[top : top + 32, left : left + 32])
                     crop.save(place / f"{photograph}-{i:03d}.png")
 
