@@ -84,6 +84,7 @@ def steps(data_root: str | None) -> list[Step]:
         Step("guard a model of one's own", "python -", OWN_MODEL, "the module of the README"),
     ]
     if data_root is not None:
+        path.append(Step("read Parquet sets", 'pip install -q -c constraints.txt -e ".[data]"'))
         figure = "fisherscope reproduce figure-likelihoods --family vae --id-datasets fashion_mnist,mnist --limit 500"
         path.append(
             Step("a figure of the paper", f"{figure} --data-root {data_root}", shown=f"{figure} --data-root DIR")
@@ -108,7 +109,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             seconds = time.monotonic() - started
             total += seconds
             typed = step.shown or step.shell
-            rows.append(f"| {step.what} | `{typed}` | `{printed}` | {seconds:.0f} |\n")
+            shown = f"`{printed}`" if printed else ""
+            rows.append(f"| {step.what} | `{typed}` | {shown} | {seconds:.0f} |\n")
             print(rows[-1], end="", flush=True)
     command = "python benchmarks/newcomer.py"
     machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
@@ -131,7 +133,8 @@ def walk(step: Step, clone: Path) -> str:
     )
     if done.returncode:
         sys.exit(f"{step.shell} failed:\n{done.stdout}\n{done.stderr}")
-    return done.stdout.strip().splitlines()[-1].replace("|", "/").replace(str(clone) + "/", "")
+    lines = done.stdout.strip().splitlines() or [""]
+    return lines[-1].replace("|", "/").replace(str(clone) + "/", "")
 
 
 def write_pictures(folder: Path) -> None:
