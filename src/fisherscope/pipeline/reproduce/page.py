@@ -52,7 +52,7 @@ def write_page(results: Sequence[Path], folder: Path, command: str) -> list[Path
     """
     found = [(_read(place / RESULTS), place) for place in results]
     new = {value["experiment"]: value for value, _ in found}
-    old = {path.stem: _read(path) for path in folder.glob("*.json") if _is_experiment(path)}
+    old = _on_page(folder)
     content = {
         _picture(value, stem): _compact((place / f"{stem}.png").read_bytes())
         for value, place in found
@@ -76,10 +76,11 @@ def write_page(results: Sequence[Path], folder: Path, command: str) -> list[Path
     return list(pages)
 
 
-def _is_experiment(path: Path) -> bool:
-    """Whether a file holds the results of the experiment that it is called by; other files are none of ours."""
-    value = read_json(path)
-    return isinstance(value, dict) and value.get("experiment") == path.stem
+def _on_page(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return the experiments that lie beside a page, each under its name; other files are none of ours."""
+    found = {path: read_json(path) for path in folder.glob("*.json")}
+    ours = {path: v for path, v in found.items() if isinstance(v, dict) and v.get("experiment") == path.stem}
+    return {path.stem: _checked(path, value) for path, value in ours.items()}
 
 
 def _shown(value: Mapping[str, Any]) -> list[str]:
@@ -104,7 +105,10 @@ def _compact(png: bytes) -> bytes:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    value = read_json(path)
+    return _checked(path, read_json(path))
+
+
+def _checked(path: Path, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict) or value.get("format_version") != FORMAT_VERSION:
         raise DataError(f"{path} was not written by this version; run fisherscope reproduce {path.parent.name} again")
     return value
