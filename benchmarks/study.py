@@ -80,6 +80,7 @@ def write_page(grid: Grid, command: str) -> tuple[str, dict[str, Any]]:
         _losses(cases, figures),
         _choice(cases, figures),
         *(_means(cases, role, figures) for role in ("headline", "seen", "development", "all")),
+        _of_few(cases, figures),
         _cells(cases, figures),
     ]
     return "\n".join(section for section in sections if section), figures
@@ -211,8 +212,9 @@ def _means(cases: Sequence[Case], role: str, figures: dict[str, Any]) -> str:
         if not chosen:
             continue
         parts = {f: part for f in FAMILIES if (part := _select(chosen, size, "all", f))} | {"all": chosen}
-        names = dict.fromkeys(n for c in chosen for n in c.pair.estimates)
+        names = _names(chosen)
         means = {n: {k: _mean(part, n) for k, part in parts.items() if _runs_on(part, n)} for n in names}
+        names = [n for n in names if means[n]]
         order = sorted(names, key=lambda n: -sum(m.estimate for m in means[n].values()) / len(means[n]))
         rows = []
         for name in order:
@@ -225,6 +227,34 @@ def _means(cases: Sequence[Case], role: str, figures: dict[str, Any]) -> str:
         sections.append(f"B = {size}, {len(chosen)} models and pairs:\n\n{head}" + "\n".join(rows) + "\n")
     title = {"all": "All pairs", "seen": "Seen pairs"}.get(role, f"{role.capitalize()} pairs")
     return f"## {title}\n\n" + "\n".join(sections) if sections else ""
+
+
+def _of_few(cases: Sequence[Case], figures: dict[str, Any]) -> str:
+    """Show the detectors that no family has on all of its models, beside the default on the same cases."""
+    rows = []
+    for size in (1, 5):
+        chosen = _select(cases, size)
+        families = [part for f in FAMILIES if (part := _select(chosen, size, "all", f))]
+        for name in (n for n in _names(chosen) if not any(_runs_on(part, n) for part in families)):
+            having = [c for c in chosen if name in c.pair.estimates]
+            on = ", ".join(dict.fromkeys(f"{c.family} of {c.sets[0]}" for c in having))
+            means = [_mean(having, n) for n in (name, DEFAULT_DETECTOR)]
+            rows.append(
+                f"| {name}, B = {size} | {on} ({len(having)}) | {' | '.join(plain(m) for m in means)} "
+                f"| {signed(_difference(having, name))} |"
+            )
+            figures.setdefault("of_few", []).append(
+                {"detector": name, "group_size": size, "cases": [[c.family, *c.sets] for c in having]}
+                | {"mean": as_json(means[0]), "default": as_json(means[1])}
+                | {"difference": as_json(_difference(having, name))}
+            )
+    if not rows:
+        return ""
+    return (
+        "## Detectors that only some models serve\n\n"
+        f"| detector | models (pairs) | its mean AUROC | {DEFAULT_DETECTOR} on the same | difference |\n"
+        "| --- | --- | :-: | :-: | :-: |\n" + "\n".join(rows) + "\n"
+    )
 
 
 def _cells(cases: Sequence[Case], figures: dict[str, Any]) -> str:
@@ -251,6 +281,10 @@ def _cells(cases: Sequence[Case], figures: dict[str, Any]) -> str:
 def _mean(cases: Sequence[Case], name: str) -> Interval:
     """Return the mean AUROC."""
     return average([c.pair for c in cases], name)
+
+
+def _names(cases: Sequence[Case]) -> list[str]:
+    return list(dict.fromkeys(n for c in cases for n in c.pair.estimates))
 
 
 def _runs_on(cases: Sequence[Case], name: str) -> bool:
