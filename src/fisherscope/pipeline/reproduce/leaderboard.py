@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import Any, Final
 
@@ -21,8 +21,8 @@ from fisherscope.pipeline.reproduce.grouped import Group, comparisons, group_cas
 from fisherscope.pipeline.reproduce.outcome import Outcome
 from fisherscope.pipeline.reproduce.scores import score_case
 
-_NORMS: Final = frozenset({"grad_norm", "log_p"})
-_SKETCHES: Final = frozenset({"sketch", "layer_sketch"})
+_LARGE: Final = "layer_sketch"
+"""Gigabytes, where all other blocks together are megabytes."""
 
 
 class Options(BaseModel):
@@ -73,21 +73,16 @@ def run(context: Context, options: Options) -> Outcome:
 
 
 def _one_pass(context: Context, case: Case) -> list[ResampledPair]:
-    """Score the detectors of one pass by what they read: norms are shared with other tables, sketches are not kept."""
-    tiers: dict[str, list[str]] = {}
-    for detector in context.experiment.detectors:
-        tiers.setdefault(_tier(make_detector(detector).requires), []).append(detector)
-    parts = [
-        score_case(context, case, detectors=detectors, keep_tables=tier != "sketches")
-        for tier, detectors in tiers.items()
-    ]
+    """Score the detectors of one pass; all features but the sketches of every layer are kept and shared."""
+    parts = []
+    for keep in (True, False):
+        detectors = [name for name in context.experiment.detectors if keep != _is_large(name)]
+        parts.append(score_case(context, case, detectors=detectors, keep_tables=keep) if detectors else [])
     return merge(parts)
 
 
-def _tier(blocks: Iterable[str]) -> str:
-    if set(blocks) <= _NORMS:
-        return "norms"
-    return "sketches" if any(block in _SKETCHES or ":" in block for block in blocks) else "others"
+def _is_large(detector: str) -> bool:
+    return any(block.partition(":")[0] == _LARGE for block in make_detector(detector).requires)
 
 
 def merge(parts: Sequence[Sequence[ResampledPair]]) -> list[ResampledPair]:
