@@ -96,6 +96,9 @@ def reproduce(
     device: Device = "cpu",
     max_memory: MaxMemory = None,
     data_root: DataRoot = None,
+    hub: Annotated[
+        bool, typer.Option("--hub", help="Fetch sets that are not in the data root from the Hugging Face hub.")
+    ] = False,
 ) -> None:
     """Make a table or figure of the paper from the models and sets that are there; features are cached.
 
@@ -121,6 +124,7 @@ def reproduce(
         replicates=replicates,
         device=device,
         max_memory=parse_bytes(max_memory),
+        hub=hub,
     )
     kept = {"families": _names(family), "in_dist": _names(id_datasets), "sets": _names(datasets)}
     changes = {"detectors": _detectors(detectors), "group_sizes": group_size, "timesteps": timestep, "limit": limit}

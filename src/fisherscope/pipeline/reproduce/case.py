@@ -27,6 +27,7 @@ class RunSettings:
         replicates: of the bootstrap.
         device: torch device.
         max_memory: bytes that one gradient pass may use, or None.
+        hub: whether sets of the paper that are not in the data root are fetched from the Hugging Face hub.
     """
 
     data_root: Path | None = None
@@ -36,6 +37,7 @@ class RunSettings:
     replicates: int = 1000
     device: str = "cpu"
     max_memory: int | None = None
+    hub: bool = False
 
 
 @dataclass(frozen=True)

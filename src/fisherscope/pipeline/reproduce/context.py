@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from fisherscope.config import ExperimentConfig, GridTable
 from fisherscope.core.table import FeatureTable
@@ -20,6 +20,12 @@ from fisherscope.pipeline.extraction import ExtractSettings
 from fisherscope.pipeline.kept_tables import kept_table
 from fisherscope.pipeline.reproduce.case import Case, Ledger, NothingLeftError, RunSettings
 from fisherscope.pipeline.target import Target, load_target
+
+HUB_SETS: Final[Mapping[str, tuple[str, str]]] = {
+    "svhn": ("ufldl-stanford/svhn", "test"),
+    "imagenet32": ("benjamin-paine/imagenet-1k-32x32", "validation"),
+}
+"""Names on the Hugging Face hub of sets that the paper uses, and what their test split is called there."""
 
 
 @dataclass
@@ -101,10 +107,15 @@ class Context:
 
     def has_set(self, name: str) -> bool:
         """Return whether a set is there; one that is not is skipped by name."""
-        if has_samples(name, self.settings.data_root):
+        if has_samples(name, self.settings.data_root) or self._on_hub(name):
             return True
-        self.skip(f"set {name}", "not in the data root and not bundled")
+        fetch = "; --hub fetches it" if name in HUB_SETS else ""
+        self.skip(f"set {name}", f"not in the data root and not bundled{fetch}")
         return False
+
+    def _on_hub(self, name: str) -> bool:
+        """Whether a set is taken from the hub: it is asked for, known there and not here."""
+        return self.settings.hub and name in HUB_SETS and not has_samples(name, self.settings.data_root)
 
     def _has_model(self, family: str, in_dist: str) -> bool:
         name = f"{family}-{in_dist}"
@@ -136,17 +147,26 @@ class Context:
         limit = limit or self.experiment.limit
         wanted = (name, split, limit, shape)
         if wanted not in self._loaded:
-            self._loaded[wanted] = load_samples(
-                name,
-                default_split=split,
-                data_root=self.settings.data_root,
-                limit=limit,
-                seed=self.settings.seed,
-                resize=shape,
-            )
+            self._loaded[wanted] = self._load(name, split, limit, shape)
         found = self._loaded[wanted]
-        self.ledger.samples[found.name] = max(len(found), self.ledger.samples.get(found.name, 0))
+        called = f"{found.name}, {HUB_SETS[name][0]} of the hub" if self._on_hub(name) else found.name
+        self.ledger.samples[called] = max(len(found), self.ledger.samples.get(called, 0))
         return found
+
+    def _load(self, name: str, split: str, limit: int, shape: tuple[int, int, int] | None) -> Samples:
+        place, there = name, split
+        if self._on_hub(name):
+            place, test = HUB_SETS[name]
+            there = test if split == "test" else split
+        found = load_samples(
+            place,
+            default_split=there,
+            data_root=self.settings.data_root,
+            limit=limit,
+            seed=self.settings.seed,
+            resize=shape,
+        )
+        return found if place == name else replace(found, name=f"{name}[{split}]")
 
     def batches(self, name: str, target: Target, *, limit: int | None = None) -> Batches:
         """Load test samples of a set in the model's shape; arguments as :meth:`samples`."""
