@@ -115,7 +115,10 @@ def _checked(path: Path, value: Any) -> dict[str, Any]:
 
 
 def _entry(value: Mapping[str, Any]) -> PageEntry:
-    name, captions = value["experiment"], value["captions"]
+    name, captions, shown = value["experiment"], value["captions"], _shown(value)
+    said = {stem: f"{stem}: {captions[stem]}" if stem in captions else stem for stem in (*shown, *value["tables"])}
+    # A table of a figure's name shares its caption, which is not said twice.
+    again = {stem: f"{stem}: the numbers of that figure." for stem in shown}
     return PageEntry(
         name=name,
         makes=value["makes"],
@@ -124,9 +127,9 @@ def _entry(value: Mapping[str, Any]) -> PageEntry:
         paper=value["paper"],
         note=value["note"],
         comment=value["comment"],
-        figures={_picture(value, stem): captions.get(stem, stem) for stem in _shown(value)},
+        figures={_picture(value, stem): said[stem] for stem in shown},
         figures_in_all=len(value["figures"]),
-        tables={stem: (captions.get(stem, stem), _table(table)) for stem, table in value["tables"].items()},
+        tables={stem: ((said | again)[stem], _table(table)) for stem, table in value["tables"].items()},
         details=tuple(value["details"]),
         models=list(value["models"]),
         samples=value["samples"],
