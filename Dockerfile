@@ -1,5 +1,5 @@
 # docker build -t fisherscope .
-# docker run --rm -v "$PWD/runs:/work/runs" fisherscope demo --out runs/demo
+# mkdir -p runs && docker run --rm -v "$PWD/runs:/work/runs" fisherscope demo --out runs/demo
 # For NVIDIA GPUs: docker build -t fisherscope --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu126 .
 # and docker run --gpus all ...
 FROM python:3.11.14-slim-bookworm

@@ -49,7 +49,7 @@ docs: $(VENV)/docs.stamp  ## Build the documentation strictly (docs/_build/index
 reproduce: $(VENV)/dev.stamp  ## Make the paper's tables and figures from the sets below FISHERSCOPE_DATA (docs/reproduction; hours)
 	FISHERSCOPE_DATA="$${FISHERSCOPE_DATA:-$(wildcard ../shared/data)}" $(BIN)/fisherscope reproduce all --page docs/reproduction
 
-bench: bench-engine bench-glow  ## Run all benchmarks; they write the tables in docs/
+bench: bench-engine bench-glow  ## Time engine and training (docs/performance*.md); zoo, cost, study and ablations have targets of their own
 
 bench-engine: $(VENV)/dev.stamp  ## Time the gradient engine against its rivals (docs/performance.md)
 	$(BIN)/python benchmarks/engine.py

@@ -61,7 +61,7 @@ one thread.
 - **Fit** is `fisherscope.fit` on a table of {samples:,} extracted samples, half of which fit the detector and half
   calibrate it, over the extraction of those samples. Median over {fit_rounds} runs.
 
-Wanted are at most {wide_target:.2f} for models of {wide} or more channels, {narrow_target:.2f} for smaller ones, and
+The goals are at most {wide_target:.2f} for models of {wide} or more channels, {narrow_target:.2f} for smaller ones, and
 {fit_target:.1f} for the fit. Channels are the widest hidden layer's, by the model's settings.
 """
 

@@ -136,6 +136,12 @@ Data = Annotated[
         help="Named set, folder of images, .parquet, .npy, .npz, text (.txt), table (.csv), or feature table.",
     ),
 ]
+_Samples = Annotated[
+    str,
+    typer.Option(
+        "--data", metavar="DATA", help="Named set, folder of images, .parquet, .npy, .npz, text (.txt) or table (.csv)."
+    ),
+]
 Split = Annotated[str | None, typer.Option(help="Split of the set [default: test; a file: all of it].")]
 Resize = Annotated[str | None, typer.Option(help="Convert images to CxHxW, e.g. 3x32x32.", metavar="CxHxW")]
 Window = Annotated[
@@ -163,7 +169,7 @@ Companions = Annotated[
 @app.command()
 def extract(
     model: ModelArgument,
-    data: Data,
+    data: _Samples,
     out: Annotated[Path, typer.Option("--out", metavar="TABLE.safetensors", help="Feature table to write.")],
     group_size: GroupSize = 1,
     blocks: Annotated[str, typer.Option(help="Blocks to fill.")] = "grad_norm,log_p,code_length,pixels",

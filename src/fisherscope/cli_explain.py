@@ -24,7 +24,7 @@ _Data = Annotated[
     ),
 ]
 _Model = Annotated[str | None, typer.Option(metavar="MODEL", help="package.module:factory of your own module.")]
-_Split = Annotated[str | None, typer.Option(help="Split of the set [default: test].")]
+_Split = Annotated[str | None, typer.Option(help="Split of the set [default: test; a file: all of it].")]
 _Resize = Annotated[str | None, typer.Option(help="Convert images to CxHxW, e.g. 3x32x32.", metavar="CxHxW")]
 _Smooth = Annotated[int, typer.Option(help="Average the maps over so many perturbed copies; 0: none.")]
 _Noise = Annotated[

@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 
 app = typer.Typer(rich_markup_mode=None)
 
-_Model = Annotated[str, typer.Argument(metavar="MODEL", help="Folder of a saved model, zoo:NAME or hub:owner/NAME.")]
+_Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", help="Folder of a saved model, zoo:NAME, hub:owner/NAME, or package.module:factory."
+    ),
+]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -34,7 +39,9 @@ def train(
     ] = None,
     minutes: Annotated[float | None, typer.Option(help="Wall-clock budget of the training.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps; instead of --minutes.")] = None,
-    split: Annotated[str | None, typer.Option(help="Split of the set [default: train].")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Split of the set [default: train; of a text or table: all of it].")
+    ] = None,
     limit: Limit = None,
     batch_size: Annotated[int | None, typer.Option(help="Samples a step, over all processes.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Of Adam.")] = None,

@@ -61,7 +61,7 @@ def test_dependent_members_stay_calibrated(make, rule):
     assert min(ks) > 1e-5 and np.mean(np.asarray(ks) < 0.05) < 0.1
     for level in (0.01, 0.05, 0.1):
         alarms = np.mean([(p <= level + 1e-12).mean() for p in p_values])
-        # each table's count of 99 is beta-binomial (METHOD.md); ties only lower it
+        # each table's count of 99 is beta-binomial; ties only lower it
         assert alarms < level + 4 * np.sqrt(level * (1 - level) * 2 / 99 / 150)
     if rule == "fisher":
         assert (

@@ -20,7 +20,7 @@ ROUND_OFF: Final = 100.0
 
 
 class RaoSketch(Updatable, Differentiable):
-    """score = d^T (B (C + lambda I))^-1 d with d = sum_b s_b - B m (Rao 1948; METHOD.md, "Groups").
+    """score = d^T (B (C + lambda I))^-1 d with d = sum_b s_b - B m (Rao 1948; docs/metrics.md).
 
     s_b are the members' sketches, m and C mean and covariance (divided by the count) of the fit samples' sketches,
     and lambda the damping of the highest leave-one-out Gaussian likelihood. A quadratic form is one-sided by

@@ -1,4 +1,4 @@
-"""Checks of calibrated p-values on in-distribution test samples (METHOD.md, "Calibrated").
+"""Checks of calibrated p-values on in-distribution test samples (split-conformal, Vovk et al. 2005).
 
 A split-conformal p-value of a score s is p = (1 + #{calibration >= s}) / (n + 1). Over calibration sets the false-alarm
 rate at level a is at most a; for one calibration set of n and a test set of m the number of false alarms is

@@ -164,7 +164,7 @@ class Guard:
 
         Args:
             x: samples (n, ...) as for :func:`fit`.
-            settings: smoothing, and how channels become one map; None: the plain gradient, absolute.
+            settings: kind of map, smoothing, filter; None: ``contrast`` of images, else the absolute gradient.
             reference: in-distribution samples, or their table with ``grad_norm``, to compare the layers with; by
                 default what the detector has learnt of them.
         """

@@ -147,7 +147,7 @@ def p_values_are_calibrated(make: MakeDetector, table: MakeTable) -> None:
     require(worst > 1e-4, f"{detector.name}: calibration and test scores differ, Kolmogorov-Smirnov p = {worst:.2g}")
     for level in (0.01, 0.05, 0.1):
         alarms = [(ConformalCalibration.from_scores(c).p_value(t) <= level + 1e-12).sum() for c, t in pairs]
-        # level = k / (n + 1): the count is beta-binomial (METHOD.md), the pairs independent
+        # level = k / (n + 1): the count is beta-binomial, the pairs independent
         flagged = round(level * 200)
         expected = stats.betabinom(199, flagged, 200 - flagged)
         off, allowed = abs(np.mean(alarms) - expected.mean()), 4 * expected.std() / np.sqrt(len(pairs))

@@ -93,7 +93,7 @@ def test_low_rank_damping_has_the_highest_leave_one_out_likelihood(module, centr
 
 
 def linear_factors(module, x):
-    """A and G of the linear map and of the convolution by METHOD.md's definition, from hooks on the modules."""
+    """A and G of the linear map and of the convolution as docs/metrics.md defines them, from hooks on the modules."""
     seen = {}
     handles = []
     for name in ("conv", "linear"):

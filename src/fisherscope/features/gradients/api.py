@@ -91,7 +91,7 @@ def gradient_norms(
 ) -> dict[str, Tensor]:
     """Return ``f_l``, the squared L2 norm of the gradient of each group's summed log p, parameter by parameter.
 
-    Exact: what a backward pass of each sample by itself gives, to float tolerance (METHOD.md). Frozen parameters
+    Exact: what a backward pass of each sample by itself gives, to float tolerance. Frozen parameters
     (``requires_grad=False``) are left out, tied ones appear once under their first name, and those that do not
     touch log p are zero.
 
@@ -167,7 +167,7 @@ def gradient_sketch(
     per_layer: bool = False,
     max_memory: int | None = None,
 ) -> Tensor | dict[str, Tensor]:
-    """Return a factored random sketch of each group's whole gradient, without forming it (ENGINE.md).
+    """Return a factored random sketch of each group's whole gradient, without forming it.
 
     Linear: the sketch of a group is the sum of its samples' sketches. Unbiased for Euclidean inner products of
     gradients when the projections are random. The same in every process for the same seeds.

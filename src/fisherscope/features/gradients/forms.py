@@ -18,7 +18,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class KroneckerFactors:
-    """Sums behind the Kronecker factors of one matrix-shaped parameter (METHOD.md).
+    """Sums behind the Kronecker factors of one matrix-shaped parameter (docs/metrics.md).
 
     Attributes:
         inputs: sum over groups and positions of a a^T.

@@ -4,7 +4,7 @@ For a weight with matrix view G = sum_t g_t a_t^T the sketch takes R_g G R_a^T =
 no weight gradient, and folds its q x p entries into K buckets with random signs (CountSketch); layers add up. With
 random R's the inner product of two sketches is an unbiased estimate of the inner product of the gradients. For
 a rank-one gradient the squared norm has relative variance (1 + 2/q)(1 + 2/p) - 1, plus about 2/K for the buckets.
-Source: ENGINE.md; CountSketch: Charikar, Chen, Farach-Colton 2002.
+CountSketch: Charikar, Chen, Farach-Colton 2002.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ State = dict[str, NDArray[Any]]
 class FisherMetric(ABC):
     """An estimate M of the Fisher matrix from in-distribution samples, and the gradient features measured in it.
 
-    A group's gradient d = sum_b s_b - B m has the squared length d^T (B M)^-1 d (METHOD.md, "Groups"). Fitting takes
+    A group's gradient d = sum_b s_b - B m has the squared length d^T (B M)^-1 d (docs/metrics.md). Fitting takes
     ``stages`` passes over the fit samples, or over ``max_samples`` of them, one by one; see
     :func:`fisherscope.features.metrics.fit.fit_metrics`.
 

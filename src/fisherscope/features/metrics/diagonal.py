@@ -16,7 +16,7 @@ from fisherscope.features.metrics.frames import CoordinateMoments, Frame, LayerL
 
 
 class EntrywiseMetric(FisherMetric):
-    """Identity, ||d||^2 / B, or diagonal, sum_i d_i^2 / (B (F_ii + lambda)) (METHOD.md).
+    """Identity, ||d||^2 / B, or diagonal, sum_i d_i^2 / (B (F_ii + lambda)) (docs/metrics.md).
 
     F_ii is the mean square of the i-th entry over the fit samples, about its mean if centred, and lambda =
     ``damping`` x the mean F_ii of the parameter tensor at the first fit. Streaming: two running sums a parameter.

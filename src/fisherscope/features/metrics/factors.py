@@ -21,7 +21,7 @@ from fisherscope.features.metrics.frames import part
 
 @dataclass(frozen=True)
 class Factors:
-    """The Kronecker factors of one parameter tensor, as METHOD.md defines them, float64.
+    """The Kronecker factors of one parameter tensor, as docs/metrics.md defines them, float64.
 
     Attributes:
         inputs: A, the mean over samples and positions of a a^T.

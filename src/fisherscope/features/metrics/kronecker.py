@@ -23,7 +23,7 @@ from fisherscope.features.metrics.frames import CoordinateMoments, Frame, LayerL
 
 
 class Kfac(FisherMetric):
-    """d^T (B A (x) G)^-1 d with A and G as METHOD.md defines them (Martens & Grosse 2015; Grosse & Martens 2016).
+    """d^T (B A (x) G)^-1 d with A and G as docs/metrics.md defines them (Martens & Grosse 2015; Grosse & Martens 2016).
 
     Each factor is damped by ``damping`` x its mean eigenvalue at the first fit. Streaming; one pass.
 

@@ -47,7 +47,7 @@ def clipped_size(size: int, module: nn.Module) -> int:
 
 
 class LayerNorms(GradientFeature):
-    """``grad_norm`` (N, L): f_l of every trainable parameter tensor; the identity metric (METHOD.md)."""
+    """``grad_norm`` (N, L): f_l of every trainable parameter tensor; the identity metric (docs/metrics.md)."""
 
     block = "grad_norm"
     per_sample = False
@@ -95,7 +95,7 @@ class _Projected(GradientFeature):
 
 
 class GlobalSketch(_Projected):
-    """``sketch`` (N, B, K): factored random sketch of each sample's whole gradient (ENGINE.md)."""
+    """``sketch`` (N, B, K): factored random sketch of each sample's whole gradient."""
 
     kind = "sketch"
     per_sample = True

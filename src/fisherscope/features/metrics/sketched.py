@@ -28,7 +28,7 @@ from fisherscope.features.metrics.frames import CoordinateMoments, part
 from fisherscope.features.metrics.raw import GlobalSketch, LayerSketch, SketchNorms, SketchSettings, clipped_size
 
 FIT_SAMPLES: Final = 256
-"""Kronecker factors of 1,000 samples and of 3,000 gave the same scores to .001 (EVIDENCE.md); a few hundred suffice."""
+"""Kronecker factors of 1,000 samples and of 3,000 gave the same scores to .001; a few hundred suffice."""
 DAMPING: Final = 1e-2
 
 
@@ -45,7 +45,7 @@ class Sketched(FisherMetric):
             ``whitened-inputs``: of the inputs' factor A only, the rest raw. ``whitened-outputs``: all but A.
         settings: sizes and projection seed.
 
-    Source: EVIDENCE.md, "Factored sketches".
+    Source: docs/metrics.md.
     """
 
     stages = 1
