@@ -137,6 +137,30 @@ def test_a_name_in_a_file_is_never_imported(guard, digits, tmp_path):
     np.testing.assert_array_equal(loaded.score(digits.x[:5]), mine.score(digits.x[:5]))
 
 
+def test_an_instance_may_fit_and_load_several_guards(rows, tmp_path):
+    class Level(fisherscope.Detector):
+        name = "level"
+        requires = ("log_p",)
+
+        def _fit(self, table):
+            self.mean_ = table.block("log_p").mean()
+
+        def _score(self, table):
+            return self.mean_ - table.block("log_p").mean(1)
+
+    level, model = Level(), Gaussian().double()
+    first = fisherscope.fit(model, rows[:200], log_prob=gaussian_log_prob, detector=level, fpr=0.05)
+    before = first.score(rows[400:])
+    second = fisherscope.fit(model, 3 * rows[200:400], log_prob=gaussian_log_prob, detector=level, fpr=0.05)
+    np.testing.assert_array_equal(first.score(rows[400:]), before)
+    assert not level.state() and (second.score(rows[400:]) != before).any()
+    for name, guard in (("a", first), ("b", second)):
+        guard.save(tmp_path / name)
+    loaded = [fisherscope.load(tmp_path / name, model, gaussian_log_prob, detector=level) for name in ("a", "b")]
+    np.testing.assert_array_equal(loaded[0].score(rows[400:]), before)
+    assert not level.state()
+
+
 def test_training_samples_are_refused_unless_asked_for(glow):
     train = fisherscope.load_samples("digits[train]", limit=120)
     with pytest.raises(DataError, match="120 of 120 samples given to fit are samples the model was trained on"):
@@ -236,17 +260,17 @@ def track_of(ids):
 @pytest.mark.parametrize("group_size", [1, 3])
 @pytest.mark.parametrize("seed", range(5))
 def test_no_cluster_both_fits_and_calibrates(seed, group_size):
-    watcher = Watcher()
     samples = tracks(40, np.random.default_rng(seed).integers(2, 15, 40))
     guard = fisherscope.fit(
         Gaussian().double(),
         samples,
         log_prob=gaussian_log_prob,
-        detector=watcher,
+        detector=Watcher(),
         fpr=0.1,
         seed=seed,
         group_size=group_size,
     )
+    watcher = guard.detector
     assert not track_of(watcher.fitted) & track_of(watcher.scored)
     assert len(watcher.fitted) + len(watcher.scored) > len(samples) - 2 * group_size
     assert len(guard.calibration.scores) * group_size == len(watcher.scored)
@@ -259,9 +283,8 @@ def test_clusters_leave_enough_on_both_sides():
     model = Gaussian().double()
     few = {"log_prob": gaussian_log_prob, "fpr": 0.1}
     for seed in range(10):  # the half lies inside the large track
-        watcher = Watcher()
-        guard = fisherscope.fit(model, tracks(3, [60, 20, 12]), detector=watcher, seed=seed, **few)
-        assert len(watcher.fitted) >= 10 and len(guard.calibration.scores) >= 9
+        guard = fisherscope.fit(model, tracks(3, [60, 20, 12]), detector=Watcher(), seed=seed, **few)
+        assert len(guard.detector.fitted) >= 10 and len(guard.calibration.scores) >= 9
     with pytest.raises(DataError, match=r"1 clusters of 90 samples cannot be cut into 2 parts.*more clusters"):
         fisherscope.fit(model, tracks(1, 90), detector=Watcher(), **few)
 

@@ -121,6 +121,25 @@ def test_an_instance_by_a_name_of_ones_own(own, tmp_path):
         fisherscope.fit(model, x, log_prob=log_prob, detector="layerwise-upper@root", fpr=0.1)
 
 
+def test_an_instance_may_fit_and_load_several_guards(own, tmp_path):
+    root = type(make_metric(own))("root")
+    torch.manual_seed(0)
+    model, x = torch.nn.Linear(3, 1).double(), np.random.default_rng(0).normal(size=(200, 4))
+
+    def log_prob(model, x):
+        return -(x[:, 3] - model(x[:, :3])[:, 0]).square()
+
+    settings = {"log_prob": log_prob, "detector": "layerwise-upper@root", "metrics": [root], "fpr": 0.1}
+    first = fisherscope.fit(model, x[:80], **settings)
+    before = first.score(x[160:])
+    first.save(tmp_path / "a")
+    fisherscope.fit(model, 3 * x[80:160], **settings).save(tmp_path / "b")
+    np.testing.assert_array_equal(first.score(x[160:]), before)
+    loaded = [fisherscope.load(tmp_path / name, model, log_prob, metrics=[root]) for name in ("a", "b")]
+    np.testing.assert_array_equal(loaded[0].score(x[160:]), before)
+    assert not root.state()
+
+
 def test_it_is_evaluated_beside_the_others(own, target, digits):
     faces = as_batches(fisherscope.load_samples("faces[test]", resize=(1, 8, 8), limit=20))
     settings = EvaluationSettings(detectors=("total-norm", f"total-norm@{own}"), replicates=10)

@@ -87,7 +87,7 @@ def fit_metrics_on(
         data: samples that the model was not trained on, and on which nothing is tested.
         names: see :func:`fisherscope.features.metrics.metric_names`.
         settings: seed, memory, sketches; metrics are of single samples whatever the group size.
-        own: unfitted metrics that some of the names mean.
+        own: unfitted metrics that some of the names mean; copies of them are fitted.
         report: called with (samples done, samples in all) in each pass.
 
     Raises:
@@ -97,7 +97,7 @@ def fit_metrics_on(
     """
     settings = settings or ExtractSettings()
     given = {metric.name: metric for metric in own}
-    metrics = [given.get(name) or make_metric(name, settings.sketch) for name in names]
+    metrics = [copy.deepcopy(given.get(name)) or make_metric(name, settings.sketch) for name in names]
     fit_metrics(metrics, _passes_over(target, data, settings, report))
     return tuple(metrics)
 

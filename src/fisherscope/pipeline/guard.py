@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -267,7 +268,8 @@ def fit(
             or path of a set, or a :class:`FeatureTable` extracted from such samples.
         log_prob: callable ``(module, x) -> (n,)`` in nats; it receives ``seed`` and ``keys`` if it accepts them.
             Images reach it as 0..255 in the module's dtype. None for a model with its own ``log_prob``.
-        detector: a name (``fisherscope.detector_names()``), ``package.module:Class``, or an unfitted detector.
+        detector: a name (``fisherscope.detector_names()``), ``package.module:Class``, or an unfitted detector, of which
+            the guard takes a copy.
         fpr: wanted false-alarm rate; it needs at least ceil(1/fpr) - 1 calibration groups.
         group_size: B, how many samples are judged together.
         seed: of the split and of the model's noise.
@@ -275,7 +277,8 @@ def fit(
         allow_training_samples: fit even on samples that the model was trained on.
         companions: further models by name, for detectors that need them: ``background`` for the likelihood ratio,
             any others for WAIC.
-        metrics: unfitted Fisher metrics of your own that the detector reads by their names (``total-norm@NAME``).
+        metrics: unfitted Fisher metrics of your own that the detector reads by their names (``total-norm@NAME``);
+            copies of them are fitted.
         report: called with (samples done, samples in all).
 
     Returns:
@@ -285,7 +288,8 @@ def fit(
         DataError: too few samples (the message names the number), NaN, or samples the model was trained on.
     """
     target = as_target(model, log_prob)
-    chosen = make_detector(detector) if isinstance(detector, str) else detector
+    # A copy: an instance may fit several guards, and none may change when another is fitted.
+    chosen = make_detector(detector) if isinstance(detector, str) else copy.deepcopy(detector)
     needed = groups_needed(fpr)
     further = as_companions(companions, target)
     fitted: tuple[FisherMetric, ...] = ()
@@ -414,7 +418,7 @@ def _load_metrics(
                 f"the guard measures gradients in '{name}', which is no metric of the library; pass an unfitted one of "
                 "your own in metrics= (on the command line: --metric-class package.module:Class)"
             )
-        metric = load_metric(_metric_file(folder, name), own.get(name))
+        metric = load_metric(_metric_file(folder, name), copy.deepcopy(own.get(name)))
         found = metric_fingerprint(metric)
         if found != expected:
             raise CardMismatchError(f"metric {name}", expected, found, "fit the detector again")
@@ -462,7 +466,7 @@ def load(
         raise CardMismatchError("model", card.model, fingerprint, "give the module that the guard was fitted for")
     if target.dtype_name != card.dtype:
         raise CardMismatchError("dtype", card.dtype, target.dtype_name, f"convert the module to {card.dtype}")
-    chosen = detector or _built_in(head["detector"])
+    chosen = copy.deepcopy(detector) or _built_in(head["detector"])
     chosen.restore({k.removeprefix("detector."): v for k, v in arrays.items() if k.startswith("detector.")})
     columns = {k: tuple(v) for k, v in head["columns"].items()}
     calibration = ConformalCalibration.from_scores(arrays["calibration"])
