@@ -1,5 +1,6 @@
 """The engineer's front door."""
 
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,7 +12,16 @@ import torch
 import fisherscope
 from fisherscope.core.errors import CardMismatchError, DataError, ModelError, SettingError
 from fisherscope.data import Samples
-from fisherscope.detectors import STANDARD_DETECTORS
+from fisherscope.detectors import (
+    STANDARD_DETECTORS,
+    Combined,
+    detector_names,
+    make_detector,
+    require_settings_of_name,
+)
+from fisherscope.detectors.layerwise import Layerwise
+from fisherscope.detectors.rao import RaoSketch
+from fisherscope.detectors.total_norm import TotalNorm
 from fisherscope.evaluation import false_alarm_interval
 from fisherscope.pipeline.batches import as_batches
 from fisherscope.pipeline.extraction import extract_table
@@ -159,6 +169,45 @@ def test_an_instance_may_fit_and_load_several_guards(rows, tmp_path):
     loaded = [fisherscope.load(tmp_path / name, model, gaussian_log_prob, detector=level) for name in ("a", "b")]
     np.testing.assert_array_equal(loaded[0].score(rows[400:]), before)
     assert not level.state()
+
+
+def test_a_guard_is_loaded_with_the_detector_of_its_fit_alone(guard, digits, tmp_path):
+    fisherscope.fit(guard.target, digits.select(range(100)), detector="likelihood", fpr=0.1).save(tmp_path)
+    with pytest.raises(CardMismatchError, match=r"'detector'.*'likelihood', found 'watcher'; give the detector of the"):
+        fisherscope.load(tmp_path, detector=Watcher())
+    assert fisherscope.load(tmp_path, detector=make_detector("likelihood")).detector.name == "likelihood"
+
+
+@pytest.mark.parametrize(
+    "detector",
+    [
+        RaoSketch(centred=False),
+        Layerwise(density="mixture", name="layerwise-upper"),
+        Combined([make_detector("likelihood"), RaoSketch(centred=False)], "fisher", "combined:likelihood+rao-sketch"),
+        Combined([make_detector("likelihood"), RaoSketch()], "cauchy", "combined:likelihood+rao-sketch"),
+        TotalNorm("likelihood"),
+    ],
+)
+def test_a_built_in_name_stands_for_its_settings(guard, digits, detector):
+    with pytest.raises(SettingError, match=f"is called '{re.escape(detector.name)}' .*a name of its own"):
+        fisherscope.fit(guard.target, digits.select(range(100)), detector=detector, fpr=0.1)
+
+
+def test_other_settings_are_kept_under_another_name(guard, digits, tmp_path):
+    some = digits.select(range(100))
+    own = RaoSketch("rao-sketch-of-mine", centred=False)
+    mine = fisherscope.fit(guard.target, some, detector=own, fpr=0.1)
+    mine.save(tmp_path)
+    np.testing.assert_array_equal(fisherscope.load(tmp_path, detector=own).score(some), mine.score(some))
+
+
+def test_every_built_in_detector_may_be_given_as_an_instance():
+    for name in (*detector_names(), "layerwise-upper@diagonal", "combined:fisher-dose+rao-layers-normalised"):
+        assert require_settings_of_name(make_detector(name)).name == name
+
+
+def test_a_fitted_instance_has_the_settings_of_its_name(guard):
+    assert require_settings_of_name(guard.detector) is guard.detector
 
 
 def test_training_samples_are_refused_unless_asked_for(glow):

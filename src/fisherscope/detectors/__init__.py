@@ -19,6 +19,7 @@ from fisherscope.detectors.registry import (
     detector_names,
     is_built_in,
     make_detector,
+    require_settings_of_name,
 )
 from fisherscope.detectors.updatable import Updatable, is_updatable, require_updatable, updatable_names
 
@@ -43,6 +44,7 @@ __all__ = [
     "make_detector",
     "reference_profile",
     "require_differentiable",
+    "require_settings_of_name",
     "require_updatable",
     "score_cotangent",
     "updatable_names",

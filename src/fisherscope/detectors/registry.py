@@ -146,6 +146,31 @@ def make_detector(name: str) -> Detector:
     return kind()
 
 
+def require_settings_of_name(detector: Detector) -> Detector:
+    """Return the detector; raise :class:`SettingError` if it has a built-in name and is not what the name makes.
+
+    A file keeps the name and what was learnt: read again, such a detector would be another one.
+    """
+    if is_built_in(detector.name) and not _same_settings(detector, make_detector(detector.name)):
+        raise SettingError(
+            f"the detector is called '{detector.name}' but is not what that name makes (class or settings differ), and "
+            "a saved guard keeps the name alone; give it a name of its own and pass it as detector= to fisherscope.load"
+        )
+    return detector
+
+
+def _same_settings(one: Any, other: Any) -> bool:
+    """Return whether two detectors, or parts of them, differ in nothing but what they have learnt."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, tuple):
+        return len(one) == len(other) and all(map(_same_settings, one, other))
+    if not hasattr(one, "__dict__"):
+        return bool(one == other)
+    mine, theirs = ({k: v for k, v in vars(part).items() if not k.endswith("_")} for part in (one, other))
+    return mine.keys() == theirs.keys() and all(_same_settings(v, theirs[k]) for k, v in mine.items())
+
+
 def _combined(name: str, rule: str, members: Sequence[str]) -> Detector:
     if len(members) < 2 or any(not m or m.partition(":")[0] in _COMBINED for m in members):
         raise SettingError(

@@ -23,6 +23,7 @@ from fisherscope.detectors import (
     is_built_in,
     is_updatable,
     make_detector,
+    require_settings_of_name,
 )
 from fisherscope.detectors.base import Scores, require_columns
 from fisherscope.detectors.conformal import groups_needed
@@ -286,10 +287,10 @@ def fit(
 
     Raises:
         DataError: too few samples (the message names the number), NaN, or samples the model was trained on.
+        SettingError: the detector has a built-in name, but not the settings that the name stands for.
     """
     target = as_target(model, log_prob)
-    # A copy: an instance may fit several guards, and none may change when another is fitted.
-    chosen = make_detector(detector) if isinstance(detector, str) else copy.deepcopy(detector)
+    chosen = _chosen(detector)
     needed = groups_needed(fpr)
     further = as_companions(companions, target)
     fitted: tuple[FisherMetric, ...] = ()
@@ -332,6 +333,13 @@ def fit(
         held if rescored else None,
         np.unique(table.keys),
     )
+
+
+def _chosen(detector: str | Detector) -> Detector:
+    if isinstance(detector, str):
+        return make_detector(detector)
+    # A copy: an instance may fit several guards, and none may change when another is fitted.
+    return copy.deepcopy(require_settings_of_name(detector))
 
 
 def _fit_groups(n_groups: int, needed: int, detector: Detector) -> int:
@@ -450,7 +458,7 @@ def load(
         metrics: unfitted instances, needed only for Fisher metrics of your own.
 
     Raises:
-        CardMismatchError: the module is not the one the guard was fitted for.
+        CardMismatchError: the module is not the one the guard was fitted for, or the detector is called otherwise.
         ModelError: no module was saved along and none is given.
     """
     folder = Path(folder)
@@ -467,6 +475,8 @@ def load(
     if target.dtype_name != card.dtype:
         raise CardMismatchError("dtype", card.dtype, target.dtype_name, f"convert the module to {card.dtype}")
     chosen = copy.deepcopy(detector) or _built_in(head["detector"])
+    if chosen.name != head["detector"]:
+        raise CardMismatchError("detector", head["detector"], chosen.name, "give the detector of the fit")
     chosen.restore({k.removeprefix("detector."): v for k, v in arrays.items() if k.startswith("detector.")})
     columns = {k: tuple(v) for k, v in head["columns"].items()}
     calibration = ConformalCalibration.from_scores(arrays["calibration"])
