@@ -405,6 +405,8 @@ def test_settings_of_explanations_are_checked_before_the_work(run, folder, tmp_p
         out = tmp_path / ("why" if command == "explain" else "r.csv")
         code, _, err = run(command, folder / "guard", "--data", folder / "pictures", "--out", out, *rest)
         assert code == 2 and message in err and err.count("\n") == 1
+    code, _, err = run("rank", "no-guard", "--data", "no-data", "--out", tmp_path / "r.csv", "--fdr", 2)
+    assert code == 2 and "fdr is 2.0, expected a false discovery rate between 0 and 1" in err
     code, _, err = run("rank", folder / "guard", "--data", "digits", "--out", tmp_path / "r.txt")
     assert code == 2 and "or .html" in err
     code, _, err = run("explain", folder / "guard", "--data", "t.safetensors", "--out", tmp_path / "why")

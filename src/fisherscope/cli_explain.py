@@ -133,10 +133,11 @@ def rank(
     """
     from fisherscope.cli import command_line, load_guard, parse_shape, progress_bar
     from fisherscope.pipeline.explained import require_ranking_format, write_ranking
-    from fisherscope.pipeline.ranking import rank_groups
+    from fisherscope.pipeline.ranking import rank_groups, require_ranking_settings
     from fisherscope.pipeline.target import load_target
 
     require_ranking_format(out)
+    require_ranking_settings(top, fdr)
     settings = _settings(smooth, noise, signed, map_kind, blur)
     shape = parse_shape(resize)
     if (Path(guard_or_model) / "guard.safetensors").is_file():

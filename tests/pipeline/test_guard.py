@@ -210,6 +210,36 @@ def test_a_fitted_instance_has_the_settings_of_its_name(guard):
     assert require_settings_of_name(guard.detector) is guard.detector
 
 
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"fpr": "0.05"}, "fpr is '0.05', expected a false-alarm rate between 0 and 1"),
+        ({"fpr": None}, "fpr is None"),
+        ({"fpr": np.nan}, "fpr is nan"),
+        ({"fpr": 1}, "fpr is 1,"),
+        ({"group_size": 2.0}, "group_size is 2.0, expected a whole number, at least 1"),
+        ({"group_size": 0}, "group_size is 0, expected at least 1"),
+        ({"seed": -1}, "seed is -1, expected at least 0"),
+        ({"seed": None}, "seed is None, expected a whole number"),
+        ({"detector": None}, "detector is None, expected a name"),
+        ({"detector": RaoSketch}, "detector is <class .*an instance of a fisherscope.Detector"),
+    ],
+)
+def test_settings_are_checked_before_anything_else(setting, message):
+    with pytest.raises(SettingError, match=message):
+        fisherscope.fit("no folder of a model", "no data", **setting)
+
+
+def test_settings_may_be_numbers_of_numpy(rows, tmp_path):
+    model, settings = Gaussian().double(), {"log_prob": gaussian_log_prob, "detector": "likelihood"}
+    plain = fisherscope.fit(model, rows, fpr=0.125, group_size=2, seed=3, **settings)
+    guard = fisherscope.fit(model, rows, fpr=np.float32(0.125), group_size=np.int64(2), seed=np.uint8(3), **settings)
+    guard.at(np.float64(0.1)).save(tmp_path)
+    loaded = fisherscope.load(tmp_path, model, gaussian_log_prob)
+    assert loaded.fpr == 0.1 and (guard.fpr, guard.card) == (plain.fpr, plain.card)
+    np.testing.assert_array_equal(loaded.score(rows), plain.score(rows))
+
+
 def test_training_samples_are_refused_unless_asked_for(glow):
     train = fisherscope.load_samples("digits[train]", limit=120)
     with pytest.raises(DataError, match="120 of 120 samples given to fit are samples the model was trained on"):

@@ -1,5 +1,7 @@
 """Metrics on the way from samples to verdicts: fitted on the fit part alone, saved, checked, recorded."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -121,3 +123,23 @@ def test_an_unknown_metric_is_noticed_before_anything_is_computed():
 def test_the_standard_set_needs_no_metric():
     assert metrics_in(EvaluationSettings().blocks) == ()
     assert set(STANDARD_DETECTORS) <= set(fisherscope.detector_names())
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"fpr_level": 2}, "fpr_level is 2, expected a false-alarm rate between 0 and 1"),
+        ({"replicates": 0}, "replicates is 0, expected at least 1"),
+        ({"replicates": 1e3}, "replicates is 1000.0, expected a whole number"),
+        ({"group_sizes": (1, 0)}, "group_size is 0"),
+        ({"seed": -1}, "seed is -1"),
+    ],
+)
+def test_settings_of_an_evaluation_are_checked_when_given(setting, message):
+    with pytest.raises(SettingError, match=message):
+        EvaluationSettings(**setting)
+
+
+def test_settings_of_an_evaluation_may_be_numbers_of_numpy():
+    settings = EvaluationSettings(fpr_level=np.float32(0.25), replicates=np.int64(7), group_sizes=(np.int32(2),))
+    assert json.dumps([settings.fpr_level, settings.replicates, settings.group_sizes]) == "[0.25, 7, [2]]"

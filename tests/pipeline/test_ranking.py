@@ -99,5 +99,8 @@ def test_refusals(guard, mixed):
         rank_groups(guard, mixed, top=0)
     with pytest.raises(SettingError, match="fdr is 2"):
         rank_groups(guard, mixed, fdr=2)
+    for top, fdr, message in ((2.5, 0.1, "top is 2.5"), (5, "0.1", "fdr is '0.1'"), (5, 0, "fdr is 0")):
+        with pytest.raises(SettingError, match=message):
+            rank_groups(None, None, top=top, fdr=fdr)  # before anything is looked at
     with pytest.raises(DataError, match="holds no samples to show"):
         rank_groups(guard, guard.extract(mixed))

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from fisherscope.core.errors import DataError, SettingError
+from fisherscope.core.errors import DataError
+from fisherscope.core.settings import require_rate
 from fisherscope.detectors.base import Scores
+
+
+def require_fpr(value: Any, name: str = "fpr") -> float:
+    """Return a false-alarm rate as a float; one that is not between 0 and 1 is a :class:`SettingError`."""
+    return require_rate(name, value, "false-alarm rate", 0.01)
 
 
 def groups_needed(fpr: float) -> int:
     """Return ceil(1/fpr) - 1, the fewest calibration groups with which a false-alarm rate of ``fpr`` can be held."""
-    if not 0 < fpr < 1:
-        raise SettingError(f"fpr is {fpr}, expected a false-alarm rate between 0 and 1 such as 0.01")
-    return math.ceil(round(1 / fpr, 9)) - 1
+    return math.ceil(round(1 / require_fpr(fpr), 9)) - 1
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import false_discovery_control
 
-from fisherscope.core.errors import DataError, SettingError
+from fisherscope.core.errors import DataError
+from fisherscope.core.settings import require_rate
 from fisherscope.detectors.base import Scores
 
 
@@ -33,14 +36,17 @@ def adjusted_p_values(p_values: Scores) -> Scores:
     return adjusted
 
 
+def require_fdr(value: Any) -> float:
+    """Return a false discovery rate as a float; one that is not between 0 and 1 is a :class:`SettingError`."""
+    return require_rate("fdr", value, "false discovery rate", 0.1)
+
+
 def benjamini_hochberg(p_values: Scores, fdr: float) -> NDArray[np.bool_]:
     """Return which groups are discoveries at a false discovery rate of ``fdr``, (m,); see :func:`adjusted_p_values`.
 
     Raises:
         SettingError: ``fdr`` is not between 0 and 1.
     """
-    if not 0 < fdr < 1:
-        raise SettingError(f"fdr is {fdr}, expected a false discovery rate between 0 and 1 such as 0.1")
     # products of the same numbers round differently: a p-value at the bound is a discovery
-    found: NDArray[np.bool_] = adjusted_p_values(p_values) <= fdr * (1 + 1e-12)
+    found: NDArray[np.bool_] = adjusted_p_values(p_values) <= require_fdr(fdr) * (1 + 1e-12)
     return found

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from fisherscope.core.errors import SettingError
+from fisherscope.core.settings import require_whole
 from fisherscope.core.table import FeatureTable
 from fisherscope.detectors import STANDARD_DETECTORS as STANDARD_DETECTORS
 from fisherscope.detectors import ConformalCalibration, Detector, make_detector
 from fisherscope.detectors.base import Scores
-from fisherscope.detectors.conformal import groups_needed
+from fisherscope.detectors.conformal import groups_needed, require_fpr
 from fisherscope.evaluation import PairScores, Protocol, Record, evaluate_pair, out_dist_groups, split_in_dist
 from fisherscope.features.companions import Companion
 from fisherscope.features.metrics import FisherMetric, make_metric
@@ -54,7 +55,11 @@ class EvaluationSettings:
     companions: tuple[Companion, ...] = ()
 
     def __post_init__(self) -> None:
-        """Check that names are known and unique before anything is computed."""
+        """Check ranges, and that names are known and unique, before anything is computed."""
+        object.__setattr__(self, "group_sizes", tuple(require_whole("group_size", b, 1) for b in self.group_sizes))
+        object.__setattr__(self, "seed", require_whole("seed", self.seed, 0))
+        object.__setattr__(self, "fpr_level", require_fpr(self.fpr_level, "fpr_level"))
+        object.__setattr__(self, "replicates", require_whole("replicates", self.replicates, 1))
         for values in (self.detectors, self.group_sizes):
             if not values or len(set(values)) != len(values):
                 raise SettingError(f"expected at least one of each kind and none twice, given {list(values)}")

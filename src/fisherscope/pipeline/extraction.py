@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 
 from fisherscope.core.errors import DataError, SettingError
+from fisherscope.core.settings import require_whole
 from fisherscope.core.table import Card, FeatureTable
 from fisherscope.features.companions import Companion
 from fisherscope.features.extractors import Extractor, Request, choose_extractors, extract_blocks
@@ -59,9 +60,9 @@ class ExtractSettings:
     companions: tuple[Companion, ...] = ()
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
-        if self.group_size < 1:
-            raise SettingError(f"group_size is {self.group_size}, expected at least 1")
+        """Check the ranges; numbers of numpy become Python's, as cards are JSON."""
+        object.__setattr__(self, "group_size", require_whole("group_size", self.group_size, 1))
+        object.__setattr__(self, "seed", require_whole("seed", self.seed, 0))
         if self.method not in ("batched", "loop"):
             raise SettingError(f"method is '{self.method}', expected 'batched' or 'loop'")
 

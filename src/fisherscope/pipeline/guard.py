@@ -26,7 +26,7 @@ from fisherscope.detectors import (
     require_settings_of_name,
 )
 from fisherscope.detectors.base import Scores, require_columns
-from fisherscope.detectors.conformal import groups_needed
+from fisherscope.detectors.conformal import groups_needed, require_fpr
 from fisherscope.evaluation import random_parts
 from fisherscope.features.companions import Companion
 from fisherscope.features.metrics import (
@@ -145,7 +145,7 @@ class Guard:
 
     def at(self, fpr: float | None) -> Guard:
         """Return the same guard with another false-alarm rate (None: the same one), checked to be attainable."""
-        rate = self.fpr if fpr is None else fpr
+        rate = self.fpr if fpr is None else require_fpr(fpr)
         self.calibration.require_groups(rate)
         return replace(self, fpr=rate)
 
@@ -287,11 +287,16 @@ def fit(
 
     Raises:
         DataError: too few samples (the message names the number), NaN, or samples the model was trained on.
-        SettingError: the detector has a built-in name, but not the settings that the name stands for.
+        SettingError: a setting is out of range or of another type, or the detector has a built-in name, but not the
+            settings that the name stands for.
     """
+    fpr, settings, chosen = (
+        require_fpr(fpr),
+        ExtractSettings(group_size, seed, max_memory=max_memory),
+        _chosen(detector),
+    )
+    group_size, seed, needed = settings.group_size, settings.seed, groups_needed(fpr)
     target = as_target(model, log_prob)
-    chosen = _chosen(detector)
-    needed = groups_needed(fpr)
     further = as_companions(companions, target)
     fitted: tuple[FisherMetric, ...] = ()
     if isinstance(data, FeatureTable):
@@ -303,11 +308,11 @@ def fit(
             raise CardMismatchError("model", target_fingerprint, table.card.model, "extract the table with this model")
     else:
         batches = as_batches(data, target)
-        n_groups = len(batches) // max(1, group_size)
+        n_groups = len(batches) // group_size
         _require_enough(n_groups, needed, chosen, fpr)
         if not allow_training_samples:
             require_not_trained_on(target.module, batches.keys, "fit")
-        settings = ExtractSettings(group_size, seed, max_memory=max_memory, companions=further)
+        settings = replace(settings, companions=further)
         parts = two_parts(batches, _fit_groups(n_groups, needed, chosen), (chosen.min_fit, needed), group_size, seed)
         fit_part, ordered = batches.select(parts[0]), batches.select(np.concatenate(parts))
         fitted = fit_metrics_on(target, fit_part, metrics_in(chosen.requires), settings, own=metrics, report=report)
@@ -338,6 +343,11 @@ def fit(
 def _chosen(detector: str | Detector) -> Detector:
     if isinstance(detector, str):
         return make_detector(detector)
+    if not isinstance(detector, Detector):
+        raise SettingError(
+            f"detector is {detector!r}, expected a name (fisherscope.detector_names()), package.module:Class, or an "
+            "instance of a fisherscope.Detector"
+        )
     # A copy: an instance may fit several guards, and none may change when another is fitted.
     return copy.deepcopy(require_settings_of_name(detector))
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fisherscope.core.errors import DataError, SettingError
+from fisherscope.core.errors import DataError
+from fisherscope.core.settings import require_whole
 from fisherscope.core.table import FeatureTable
 from fisherscope.detectors import (
     LayerProfile,
@@ -19,6 +20,7 @@ from fisherscope.detectors import (
     learnt_profile,
 )
 from fisherscope.detectors.base import Scores
+from fisherscope.detectors.false_discovery import require_fdr
 from fisherscope.pipeline.batches import Batches, as_batches
 from fisherscope.pipeline.explanation import Explanation, explain_groups
 from fisherscope.pipeline.guard import Guard
@@ -64,6 +66,11 @@ class Ranking:
         return math.ceil(round(self.n_groups / (self.fdr * (self.n_calibration + 1)), 9))
 
 
+def require_ranking_settings(top: Any, fdr: Any) -> tuple[int, float]:
+    """Return ``top`` and ``fdr`` of :func:`rank_groups` as Python numbers, checked; ask before the long work."""
+    return require_whole("top", top, 1), require_fdr(fdr)
+
+
 def rank_groups(
     guard: Guard,
     x: Any,
@@ -91,8 +98,7 @@ def rank_groups(
         SettingError: ``top`` is below 1, or ``fdr`` not between 0 and 1.
         DataError: x is a feature table, or cannot be used.
     """
-    if top < 1:
-        raise SettingError(f"top is {top}, expected a number of samples, at least 1")
+    top, fdr = require_ranking_settings(top, fdr)
     if isinstance(x, FeatureTable):
         raise DataError("a feature table holds no samples to show; give the samples themselves")
     batches = as_batches(x, guard.target)
