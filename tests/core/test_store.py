@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -72,21 +73,76 @@ def test_missing_files(tmp_path):
         store.read_json(tmp_path / "no")
 
 
-def test_folder_is_replaced_only_when_the_block_ends(tmp_path):
+def write_folder(folder, files, **settings):
+    with store.atomic_folder(folder, "head", **settings) as temporary:
+        for name, text in files.items():
+            (temporary / name).parent.mkdir(exist_ok=True)
+            (temporary / name).write_text(text)
+
+
+def contents(folder):
+    return {str(p.relative_to(folder)): p.read_text() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_folder_changes_only_when_the_block_ends(tmp_path):
     folder = tmp_path / "f"
-    with store.atomic_folder(folder) as temporary:
-        (temporary / "a").write_text("1")
+    with store.atomic_folder(folder, "head") as temporary:
+        (temporary / "head").write_text("1")
         assert not folder.exists()
+    reference = tmp_path / "reference"
+    reference.mkdir()
+    assert folder.stat().st_mode == reference.stat().st_mode
+    for existing in (folder, tmp_path / "absent"):
+        before = contents(tmp_path)
 
-    def fail():
-        with store.atomic_folder(folder) as temporary:
-            (temporary / "b").write_text("2")
-            raise RuntimeError
+        def fail(path=existing):
+            with store.atomic_folder(path, "head") as temporary:
+                (temporary / "head").write_text("2")
+                raise RuntimeError
 
-    with pytest.raises(RuntimeError):
-        fail()
-    assert [p.name for p in folder.iterdir()] == ["a"]
-    with store.atomic_folder(folder) as temporary:
-        (temporary / "c").write_text("3")
-    assert [p.name for p in folder.iterdir()] == ["c"]
-    assert [p.name for p in tmp_path.iterdir()] == ["f"]
+        with pytest.raises(RuntimeError):
+            fail()
+        assert contents(tmp_path) == before == {"f/head": "1"}
+
+
+def test_files_that_are_not_the_folders_own_stay(tmp_path):
+    folder = tmp_path / "f"
+    write_folder(folder, {"head": "1", "parts/a": "1", "parts/b": "1"})
+    (folder / "notes.txt").write_text("mine")
+    (folder / "parts" / "mine.txt").write_text("mine")
+    write_folder(folder, {"head": "2", "parts/b": "2"}, owned=("parts/?",))
+    expected = {"head": "2", "parts/b": "2", "notes.txt": "mine", "parts/mine.txt": "mine"}
+    assert contents(folder) == expected and [p.name for p in tmp_path.iterdir()] == ["f"]
+    assert {p.name for p in folder.iterdir()} == {"head", "parts", "notes.txt"}
+
+
+@pytest.mark.parametrize("fails_at", range(5))
+def test_a_failed_exchange_is_undone(tmp_path, monkeypatch, fails_at):
+    folder = tmp_path / "f"
+    write_folder(folder, {"head": "1", "parts/a": "1", "parts/b": "1"})
+    before, moved, rename = contents(folder), [], Path.rename
+
+    def failing(source, destination):
+        if len(moved) == fails_at and source not in [d for _, d in moved]:
+            raise KeyboardInterrupt
+        moved.append((source, destination))
+        return rename(source, destination)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(KeyboardInterrupt):
+        write_folder(folder, {"head": "2", "parts/b": "2"}, owned=("parts/*",))
+    assert contents(folder) == before
+
+
+def test_a_killed_exchange_leaves_no_head_beside_files_of_another(tmp_path, monkeypatch):
+    seen, rename = [], Path.rename
+
+    def watched(source, destination):
+        rename(source, destination)
+        found = contents(tmp_path / "f")
+        seen.append({found[name] for name in ("head", "parts/a") if name in found} if "head" in found else set())
+
+    write_folder(tmp_path / "f", {"head": "1", "parts/a": "1"})
+    monkeypatch.setattr(Path, "rename", watched)
+    write_folder(tmp_path / "f", {"head": "2", "parts/a": "2"})
+    assert seen == [set(), set(), set(), {"2"}]

@@ -131,6 +131,36 @@ def test_calibration_groups_that_do_not_belong_to_the_guard_are_noticed(model, t
         fisherscope.load(tmp_path / "a", model, log_prob)
 
 
+def test_a_save_that_fails_leaves_the_guard_that_was_there(model, tmp_path, monkeypatch):
+    guard, folder = fitted(model, detector="rao-sketch"), tmp_path / "guard"
+    guard.save(folder)
+    (folder / "notes.txt").write_text("mine")
+    later = guard.update(rows(40, 1))
+
+    def fail(*args):
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fisherscope.pipeline.guard.write_arrays", fail)  # after the calibration groups are written
+        with pytest.raises(OSError, match="disk full"):
+            later.save(folder)
+    np.testing.assert_array_equal(fisherscope.load(folder, model, log_prob).score(rows(9, 2)), guard.score(rows(9, 2)))
+    later.save(folder)
+    np.testing.assert_array_equal(fisherscope.load(folder, model, log_prob).score(rows(9, 2)), later.score(rows(9, 2)))
+    fitted(model).save(folder)  # keeps no calibration groups
+    assert {p.name for p in folder.iterdir()} == {"guard.safetensors", "notes.txt"}
+
+
+def test_a_guard_beside_the_files_of_a_model_leaves_them(glow, digits, tmp_path):
+    glow.save(tmp_path / "model")
+    (tmp_path / "model" / "training.json").write_text("{}")
+    guard = fisherscope.fit(glow, digits.select(range(60)), detector="likelihood", fpr=0.1)
+    guard.save(tmp_path)
+    assert (tmp_path / "model" / "training.json").read_text() == "{}"
+    some = digits.select(range(60, 70))
+    np.testing.assert_array_equal(fisherscope.load(tmp_path).score(some), guard.score(some))
+
+
 @pytest.mark.parametrize("name", ["diagonal", "kfac", "ekfac", "low-rank"])
 def test_metrics_go_on_learning_with_their_dampings(model, name):
     guard = fitted(model, detector=f"total-norm@{name}")

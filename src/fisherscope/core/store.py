@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -44,25 +44,47 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 
 @contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder that replaces ``path`` when the block ends without an error.
+def atomic_folder(path: Path, head: str, owned: Sequence[str] = ()) -> Iterator[Path]:
+    """Yield a temporary folder whose files come to ``path`` when the block ends without an error.
 
-    An existing folder at ``path`` stays untouched until then.
+    Until then ``path`` stays untouched, and a new one appears by a single rename. In an existing one, files of the same
+    names and those that match ``owned`` give way; all others stay where they are. If a rename fails, those before it
+    are undone; a process killed between two of them leaves a folder without ``head``, never one with old and new files.
+
+    Args:
+        path: the folder.
+        head: the file in it without which the others mean nothing.
+        owned: patterns of further files in it that must not outlive ``head``, such as ``parts/*.safetensors``.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    place = path if path.exists() else path.parent
+    place.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=place, prefix=f".{path.name}."))
+    new = temporary / "new"
     try:
-        temporary.chmod(0o755)
-        yield temporary
+        new.mkdir()
+        yield new
         if path.exists():
-            old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
-            path.rename(old / path.name)
-            temporary.rename(path)
-            shutil.rmtree(old)
+            _exchange(new, path, temporary / "old", head, owned)
         else:
-            temporary.rename(path)
-    except BaseException:
+            new.rename(path)
+    finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _exchange(new: Path, path: Path, old: Path, head: str, owned: Sequence[str]) -> None:
+    coming = {file.relative_to(new) for file in new.rglob("*") if file.is_file()}
+    going = {file for file in coming if (path / file).exists()}
+    going |= {file.relative_to(path) for pattern in (head, *owned) for file in path.glob(pattern)}
+    moves = [(path / file, old / file) for file in sorted(going, key=lambda file: file != Path(head))]
+    moves += [(new / file, path / file) for file in sorted(coming, key=lambda file: file == Path(head))]
+    try:
+        for source, destination in moves:
+            destination.parent.mkdir(parents=True, exist_ok=True)
+            source.rename(destination)
+    except BaseException:
+        for source, destination in reversed(moves):
+            if destination.exists() and not source.exists():
+                destination.rename(source)
         raise
 
 

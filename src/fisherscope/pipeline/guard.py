@@ -14,7 +14,7 @@ from torch import nn
 
 from fisherscope.core.errors import CardMismatchError, DataError, ModelError, SettingError
 from fisherscope.core.keys import KeyArray
-from fisherscope.core.store import read_arrays, write_arrays
+from fisherscope.core.store import atomic_folder, read_arrays, write_arrays
 from fisherscope.core.table import Card, FeatureTable
 from fisherscope.detectors import (
     DEFAULT_DETECTOR,
@@ -56,6 +56,13 @@ if TYPE_CHECKING:
 FORMAT_VERSION: Final = 1
 _GUARD_FILE: Final = "guard.safetensors"
 _HELD_FILE: Final = "calibration.safetensors"
+_OWNED: Final = (
+    _HELD_FILE,
+    "metrics/*.safetensors",
+    "model/train_keys.safetensors",
+    "companions/*/train_keys.safetensors",
+)
+"""What one guard writes and another does not: it must not stay behind where a folder is written again."""
 
 
 @dataclass(frozen=True)
@@ -211,9 +218,13 @@ class Guard:
     def save(self, folder: str | Path) -> None:
         """Write the guard as safetensors and JSON; a :class:`GenerativeModel` is saved along with it.
 
-        A user's own module is not saved, only its fingerprint: pass it to :func:`load`.
+        A user's own module is not saved, only its fingerprint: pass it to :func:`load`. A guard that the folder holds
+        is replaced when everything is written; other files in it stay.
         """
-        folder = Path(folder)
+        with atomic_folder(Path(folder), _GUARD_FILE, _OWNED) as new:
+            self._write(new)
+
+    def _write(self, folder: Path) -> None:
         if isinstance(self.target.module, GenerativeModel) and self.target.log_prob is None:
             self.target.module.save(folder / "model")
         head = {
