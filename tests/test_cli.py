@@ -123,6 +123,15 @@ def test_extract_then_fit_then_score_on_tables(run, folder, tmp_path):
     assert code == 0
     rows = [json.loads(line) for line in (tmp_path / "s.jsonl").read_text().splitlines()]
     assert len(rows) == 299 and ";" in rows[0]["id"]
+    ignored = {"--split": "test", "--limit": 5, "--resize": "1x8x8", "--window": 4}
+    options = [part for pair in ignored.items() for part in pair]
+    for command, place in (("fit", folder / "glow"), ("score", tmp_path / "guard"), ("update", tmp_path / "guard")):
+        code, _, err = run(command, place, "--data", table, "--out", tmp_path / "no.csv", *options)
+        assert code == 2 and "leave out --split, --limit, --resize, --window, or" in err and err.count("\n") == 1
+        code, _, err = run(command, place, "--data", table, "--out", tmp_path / "no.csv", "--limit", 5)
+        assert code == 2 and "leave out --limit, or" in err
+    code, _, err = run("fit", folder / "glow", "--data", table, "--out", tmp_path / "no", "--group-size", 1)
+    assert code == 2 and "group_size is 1, but the feature table holds groups of 2" in err
 
 
 def test_evaluate_writes_records_and_a_report(run, folder, tmp_path):
@@ -321,6 +330,8 @@ def test_rank_takes_a_guard_or_a_model_with_good_samples(run, folder, tmp_path):
     fit = ("--in-dist", "digits", "--detector", "pixel-mahalanobis")
     code, _, err = run("rank", folder / "glow", *arguments[:-1], tmp_path / "r.html", *fit)
     assert (code, err) == (0, "") and "heat map of" in (tmp_path / "r.html").read_text()
+    code, _, err = run("rank", folder / "glow", *arguments, *fit, "--model", "other:make")
+    assert code == 2 and "two models were given; --model other:make" in err and err.count("\n") == 1
     code, _, err = run("rank", folder / "glow", *arguments)
     assert code == 2 and "--in-dist DATA" in err and err.count("\n") == 1
     code, _, err = run("rank", folder / "guard", *arguments, *fit)

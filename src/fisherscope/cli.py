@@ -221,7 +221,12 @@ def fit(
         str | None, typer.Option(help="Detector name, package.module:Class, or combined:A+B.", metavar="NAME")
     ] = None,
     fpr: Annotated[float, typer.Option(help="Wanted false-alarm rate.")] = 0.01,
-    group_size: GroupSize = 1,
+    group_size: Annotated[
+        int | None,
+        typer.Option(
+            "--group-size", help="How many samples are judged together [default: 1, or a feature table's].", metavar="B"
+        ),
+    ] = None,
     split: Split = None,
     limit: Limit = None,
     resize: Resize = None,
@@ -457,11 +462,18 @@ def read_data(
     seed: int = 0,
 ) -> Samples | FeatureTable:
     """Return a feature table, or the samples of anything else that ``--data`` takes."""
+    from fisherscope.core.errors import SettingError
     from fisherscope.core.table import FeatureTable
     from fisherscope.data import load_samples
 
     shape = parse_shape(resize)
     if data.endswith(".safetensors"):
+        options = {"--split": split, "--limit": limit, "--resize": resize, "--window": window}
+        if given := [name for name, value in options.items() if value is not None]:
+            raise SettingError(
+                f"{data} is a feature table, whose samples are chosen already: leave out {', '.join(given)}, or give "
+                "the samples"
+            )
         return FeatureTable.load(data)
     return load_samples(
         data,

@@ -145,7 +145,7 @@ def rank(
         loaded = load_guard(Path(guard_or_model), model, detector_class, metric_class, None, device, max_memory)
     else:
         good = _required(in_dist, guard_or_model)
-        _refuse_own_classes(detector_class, metric_class)
+        _refuse_guard_options(model, detector_class, metric_class)
         target = load_target(guard_or_model, device=device)
         loaded = _fitted(target, _samples(good, target, None, data_root, None, shape), detector, max_memory)
     samples = _samples(data, loaded.target, split, data_root, limit, shape)
@@ -210,9 +210,14 @@ def _required(in_dist: str | None, model: str) -> str:
     return in_dist
 
 
-def _refuse_own_classes(detector_class: str | None, metric_class: str | None) -> None:
+def _refuse_guard_options(model: str | None, detector_class: str | None, metric_class: str | None) -> None:
     from fisherscope.core.errors import SettingError
 
+    if model is not None:
+        raise SettingError(
+            f"two models were given; --model {model} names the module that a saved guard was fitted for: leave it out, "
+            "or give that guard"
+        )
     if detector_class is not None:
         raise SettingError(f"a model has no guard yet: name your own detector as --detector {detector_class}")
     if metric_class is not None:

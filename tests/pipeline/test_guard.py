@@ -24,7 +24,7 @@ from fisherscope.detectors.rao import RaoSketch
 from fisherscope.detectors.total_norm import TotalNorm
 from fisherscope.evaluation import false_alarm_interval
 from fisherscope.pipeline.batches import as_batches
-from fisherscope.pipeline.extraction import extract_table
+from fisherscope.pipeline.extraction import ExtractSettings, extract_table
 from fisherscope.pipeline.target import Target
 
 
@@ -258,6 +258,15 @@ def test_tables_are_data_too(guard, glow, digits, make_glow):
         guard.judge(foreign)
     with pytest.raises(CardMismatchError, match="'model'"):
         fisherscope.fit(glow, foreign)
+
+
+def test_a_table_has_its_group_size(guard, digits):
+    table = extract_table(guard.target, as_batches(digits.select(range(200))), settings=ExtractSettings(2))
+    for group_size in (None, 2):
+        assert fisherscope.fit(guard.target, table, fpr=0.05, group_size=group_size).card.group_size == 2
+    for group_size in (1, 5):
+        with pytest.raises(SettingError, match=f"group_size is {group_size}, but the feature table holds groups of 2"):
+            fisherscope.fit(guard.target, table, fpr=0.05, group_size=group_size)
 
 
 def test_too_few_samples_names_the_number(glow, digits):

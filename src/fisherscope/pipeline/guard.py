@@ -255,7 +255,7 @@ def fit(
     log_prob: LogProb | None = None,
     detector: str | Detector = DEFAULT_DETECTOR,
     fpr: float = 0.01,
-    group_size: int = 1,
+    group_size: int | None = None,
     seed: int = 0,
     max_memory: int | None = None,
     allow_training_samples: bool = False,
@@ -283,7 +283,7 @@ def fit(
         detector: a name (``fisherscope.detector_names()``), ``package.module:Class``, or an unfitted detector, of which
             the guard takes a copy.
         fpr: wanted false-alarm rate; it needs at least ceil(1/fpr) - 1 calibration groups.
-        group_size: B, how many samples are judged together.
+        group_size: B, how many samples are judged together; None: 1, or that of a feature table.
         seed: of the split and of the model's noise.
         max_memory: bytes that one gradient pass may use.
         allow_training_samples: fit even on samples that the model was trained on.
@@ -301,34 +301,36 @@ def fit(
         SettingError: a setting is out of range or of another type, or the detector has a built-in name, but not the
             settings that the name stands for.
     """
-    fpr, settings, chosen = (
-        require_fpr(fpr),
-        ExtractSettings(group_size, seed, max_memory=max_memory),
-        _chosen(detector),
-    )
-    group_size, seed, needed = settings.group_size, settings.seed, groups_needed(fpr)
+    fpr, chosen = require_fpr(fpr), _chosen(detector)
+    settings = ExtractSettings(1 if group_size is None else group_size, seed, max_memory=max_memory)
+    seed, needed = settings.seed, groups_needed(fpr)
     target = as_target(model, log_prob)
     further = as_companions(companions, target)
     fitted: tuple[FisherMetric, ...] = ()
     if isinstance(data, FeatureTable):
         _require_no_metric(chosen)
+        if group_size is not None and settings.group_size != data.card.group_size:
+            raise SettingError(
+                f"group_size is {group_size}, but the feature table holds groups of {data.card.group_size}; leave it "
+                "out, or give the samples"
+            )
         table = data.select(np.random.default_rng(seed).permutation(len(data)))
         n_fit = _fit_groups(len(table), needed, chosen)
         target_fingerprint = target.fingerprint()
         if table.card.model != target_fingerprint:
             raise CardMismatchError("model", target_fingerprint, table.card.model, "extract the table with this model")
     else:
-        batches = as_batches(data, target)
-        n_groups = len(batches) // group_size
+        batches, size = as_batches(data, target), settings.group_size
+        n_groups = len(batches) // size
         _require_enough(n_groups, needed, chosen, fpr)
         if not allow_training_samples:
             require_not_trained_on(target.module, batches.keys, "fit")
         settings = replace(settings, companions=further)
-        parts = two_parts(batches, _fit_groups(n_groups, needed, chosen), (chosen.min_fit, needed), group_size, seed)
+        parts = two_parts(batches, _fit_groups(n_groups, needed, chosen), (chosen.min_fit, needed), size, seed)
         fit_part, ordered = batches.select(parts[0]), batches.select(np.concatenate(parts))
         fitted = fit_metrics_on(target, fit_part, metrics_in(chosen.requires), settings, own=metrics, report=report)
         table = extract_table(target, ordered, chosen.requires, settings, metrics=fitted, report=report)
-        n_fit = len(fit_part) // group_size
+        n_fit = len(fit_part) // size
     if not allow_training_samples:
         require_not_trained_on(target.module, table.keys, "fit")
         require_companions_not_trained_on(further, table.keys, "fit")
