@@ -155,18 +155,21 @@ def test_evaluate_writes_records_and_a_report(run, folder, tmp_path):
     assert (report / "index.html").is_file()
 
 
+OWN_MODEL = """
+import torch
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.mean = torch.nn.Parameter(torch.full((1, 8, 8), 100.0))
+def log_prob(net, x):
+    return -((x - net.mean) / 50).square().flatten(1).sum(1)
+def make():
+    return Net(), log_prob
+"""
+
+
 def test_a_users_factory_is_a_model(run, tmp_path, monkeypatch):
-    (tmp_path / "mine.py").write_text(
-        "import torch\n"
-        "class Net(torch.nn.Module):\n"
-        "    def __init__(self):\n"
-        "        super().__init__()\n"
-        "        self.mean = torch.nn.Parameter(torch.full((1, 8, 8), 100.0))\n"
-        "def log_prob(net, x):\n"
-        "    return -((x - net.mean) / 50).square().flatten(1).sum(1)\n"
-        "def make():\n"
-        "    return Net(), log_prob\n"
-    )
+    (tmp_path / "mine.py").write_text(OWN_MODEL)
     monkeypatch.chdir(tmp_path)
     code, out, err = run("fit", "mine:make", "--data", "digits", "--limit", 200, "--fpr", 0.05, "--out", "guard")
     assert (code, err) == (0, "")
@@ -174,6 +177,20 @@ def test_a_users_factory_is_a_model(run, tmp_path, monkeypatch):
     assert code == 2 and "guards a module of your own" in err
     code, out, _ = run("score", "guard", "--model", "mine:make", "--data", "digits", "--limit", 20, "--out", "s.csv")
     assert code == 0 and "of 20 novel" in out
+
+
+def test_a_guard_in_double_precision_serves_every_command(run, tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(OWN_MODEL)
+    monkeypatch.chdir(tmp_path)
+    x = load_samples("digits[test]").x
+    np.save("good.npy", x[:100])
+    np.save("new.npy", x[100:120])
+    fit = ("fit", "mine:make", "--data", "good.npy", "--fpr", 0.1, "--detector", "layerwise-gaussian", "--out", "guard")
+    code, _, err = run(*fit, "--dtype", "float64")
+    assert (code, err) == (0, "")
+    for command, out in (("score", "s.csv"), ("explain", "why"), ("rank", "r.csv"), ("update", "later")):
+        code, _, err = run(command, "guard", "--model", "mine:make", "--data", "new.npy", "--out", out)
+        assert (code, err) == (0, ""), command
 
 
 def corrupt_folder(folder, tmp_path):

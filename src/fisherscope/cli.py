@@ -435,10 +435,11 @@ def load_guard(
     from fisherscope.detectors import make_detector
     from fisherscope.features.metrics import make_metric
     from fisherscope.pipeline.companions import load_companions
-    from fisherscope.pipeline.guard import load
+    from fisherscope.pipeline.guard import load, saved_card
     from fisherscope.pipeline.target import load_target
 
-    own = load_target(model, device=device) if model else None
+    dtype = saved_card(folder).dtype
+    own = load_target(model, device=device, dtype=dtype) if model else None
     return load(
         folder,
         own.module if own else None,
@@ -446,7 +447,7 @@ def load_guard(
         detector=make_detector(detector_class) if detector_class else None,
         device=device,
         max_memory=parse_bytes(max_memory),
-        companions=load_companions(companion or (), device=device),
+        companions=load_companions(companion or (), device=device, dtype=dtype),
         metrics=[make_metric(metric_class)] if metric_class else (),
     )
 

@@ -1,5 +1,6 @@
 """The engineer's front door."""
 
+import copy
 import re
 import subprocess
 import sys
@@ -258,6 +259,18 @@ def test_tables_are_data_too(guard, glow, digits, make_glow):
         guard.judge(foreign)
     with pytest.raises(CardMismatchError, match="'model'"):
         fisherscope.fit(glow, foreign)
+
+
+def test_a_table_has_the_dtype_of_its_model(guard, glow, digits):
+    table = extract_table(guard.target, as_batches(digits.select(range(100))))
+    with pytest.raises(CardMismatchError, match="'dtype' does not match: expected 'float64', found 'float32'"):
+        fisherscope.fit(copy.deepcopy(glow).double(), table, fpr=0.1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_model_in_half_precision_is_refused_before_the_work(rows, dtype):
+    with pytest.raises(ModelError, match=r"Gaussian has parameters of b?float16, expected float32 or float64"):
+        fisherscope.fit(Gaussian().to(dtype), "no data", log_prob=gaussian_log_prob)
 
 
 def test_a_table_has_its_group_size(guard, digits):

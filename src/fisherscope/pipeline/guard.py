@@ -14,7 +14,7 @@ from torch import nn
 
 from fisherscope.core.errors import CardMismatchError, DataError, ModelError, SettingError
 from fisherscope.core.keys import KeyArray
-from fisherscope.core.store import atomic_folder, read_arrays, write_arrays
+from fisherscope.core.store import atomic_folder, read_arrays, read_card, write_arrays
 from fisherscope.core.table import Card, FeatureTable
 from fisherscope.detectors import (
     DEFAULT_DETECTOR,
@@ -47,7 +47,7 @@ from fisherscope.pipeline.companions import (
     save_companions,
 )
 from fisherscope.pipeline.extraction import ExtractSettings, extract_table, fit_metrics_on, metrics_in
-from fisherscope.pipeline.target import LogProb, Target, as_target, parse_dtype
+from fisherscope.pipeline.target import LogProb, Target, as_target, parse_dtype, require_served_dtype
 
 if TYPE_CHECKING:
     from fisherscope.pipeline.explanation import Explanation
@@ -298,6 +298,7 @@ def fit(
 
     Raises:
         DataError: too few samples (the message names the number), NaN, or samples the model was trained on.
+        ModelError: the model is in half precision.
         SettingError: a setting is out of range or of another type, or the detector has a built-in name, but not the
             settings that the name stands for.
     """
@@ -305,6 +306,7 @@ def fit(
     settings = ExtractSettings(1 if group_size is None else group_size, seed, max_memory=max_memory)
     seed, needed = settings.seed, groups_needed(fpr)
     target = as_target(model, log_prob)
+    require_served_dtype(target)
     further = as_companions(companions, target)
     fitted: tuple[FisherMetric, ...] = ()
     if isinstance(data, FeatureTable):
@@ -319,6 +321,10 @@ def fit(
         target_fingerprint = target.fingerprint()
         if table.card.model != target_fingerprint:
             raise CardMismatchError("model", target_fingerprint, table.card.model, "extract the table with this model")
+        if table.card.dtype != target.dtype_name:
+            raise CardMismatchError(
+                "dtype", target.dtype_name, table.card.dtype, "give the model in the dtype of the table"
+            )
     else:
         batches, size = as_batches(data, target), settings.group_size
         n_groups = len(batches) // size
@@ -485,12 +491,8 @@ def load(
         ModelError: no module was saved along and none is given.
     """
     folder = Path(folder)
-    if not (folder / _GUARD_FILE).is_file():
-        raise DataError(f"{folder} is not a saved detector: it holds no {_GUARD_FILE}")
+    card = saved_card(folder)
     arrays, head = read_arrays(folder / _GUARD_FILE)
-    if head.get("format_version") != FORMAT_VERSION:
-        raise CardMismatchError("format_version", FORMAT_VERSION, head.get("format_version"), "fit the detector again")
-    card = Card.from_json(head["card"])
     target = _guarded_target(folder, module, log_prob, card, device)
     fingerprint = target.fingerprint()
     if fingerprint != card.model:
@@ -509,6 +511,16 @@ def load(
     return Guard(
         target, chosen, calibration, head["fpr"], card, columns, max_memory, fitted, further, held, arrays.get("seen")
     )
+
+
+def saved_card(folder: Path) -> Card:
+    """Return the card of a saved guard, which says what to load its model as."""
+    if not (folder / _GUARD_FILE).is_file():
+        raise DataError(f"{folder} is not a saved detector: it holds no {_GUARD_FILE}")
+    head = read_card(folder / _GUARD_FILE)
+    if head.get("format_version") != FORMAT_VERSION:
+        raise CardMismatchError("format_version", FORMAT_VERSION, head.get("format_version"), "fit the detector again")
+    return Card.from_json(head["card"])
 
 
 def _load_held(

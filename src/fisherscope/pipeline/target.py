@@ -86,6 +86,15 @@ def parse_dtype(name: str) -> torch.dtype:
     return _DTYPES[name]
 
 
+def require_served_dtype(target: Target) -> None:
+    """Raise :class:`ModelError` for a model in a dtype that features are not computed in."""
+    if target.dtype_name not in _DTYPES:
+        raise ModelError(
+            f"{target.name} has parameters of {target.dtype_name}, expected {' or '.join(_DTYPES)}: squared gradient "
+            "norms leave the range of fewer bits; convert it, such as model.float()"
+        )
+
+
 def parse_device(name: str) -> torch.device:
     """Return the torch device of a name, checked to exist."""
     try:
