@@ -223,6 +223,27 @@ def nan_array(folder, tmp_path):
     return tmp_path / "nan.npy"
 
 
+def test_samples_that_fill_no_group_are_named(run, folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    x = np.load(folder / "test.npy")
+    np.save("good.npy", x[:200])
+    np.save("new.npy", x[200:217])
+    np.save("many.npy", x[200:232])
+    fit = ("fit", folder / "glow", "--data", "good.npy", "--detector", "layerwise-gaussian", "--fpr", 0.2)
+    assert run(*fit, "--group-size", 12, "--out", "guard")[0] == 0
+    left_out = ", ".join(f"new.npy[{i}]" for i in range(12, 17))
+    for command, out in (("score", "s.csv"), ("explain", "why"), ("rank", "r.csv")):
+        code, printed, err = run(command, "guard", "--data", "new.npy", "--out", out)
+        assert (code, err) == (0, "") and f"5 not judged, as they fill no group of 12: {left_out}\n" in printed
+    _, printed, _ = run("score", "guard", "--data", "many.npy", "--out", "s.csv")
+    assert "\n8 not judged, as they fill no group of 12: many.npy[24], " in printed
+    np.save("many.npy", x[200:223])
+    _, printed, _ = run("score", "guard", "--data", "many.npy", "--out", "s.csv")
+    assert "\n11 not judged" in printed and printed.endswith(" many.npy[20], many.npy[21], ...\n")
+    _, printed, _ = run("score", folder / "guard", "--data", "new.npy", "--out", "s.csv")
+    assert "not judged" not in printed
+
+
 BAD_DATA = {
     "missing file": (lambda folder, tmp_path: tmp_path / "no.npy", "does not exist"),
     "empty folder": (empty_folder, "empty"),

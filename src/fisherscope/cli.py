@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Protocol
+from typing import TYPE_CHECKING, Annotated, Final, Protocol
 
 import typer
 from rich.console import Console
@@ -36,6 +36,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+_SHOWN_NAMES: Final = 10
 
 console = Console(stderr=True, soft_wrap=True, highlight=False)
 
@@ -337,6 +339,7 @@ def score(
         verdict = guard.judge(samples, update)
     write_verdict(out, verdict)
     print(f"{out}: {int(verdict.novel.sum())} of {len(verdict.score)} novel at a false-alarm rate of {guard.fpr:g}")
+    print_left_out(verdict.left_out, guard)
 
 
 @app.command()
@@ -494,6 +497,13 @@ def _print_guard(out: Path, guard: Guard) -> None:
         f"{guard.card.group_size}, at most {guard.fpr:.2%} false alarms above score "
         f"{guard.calibration.threshold(guard.fpr):.6g}"
     )
+
+
+def print_left_out(names: Sequence[str], guard: Guard) -> None:
+    """Say which samples were not judged, as they fill no last group: how many, and the first names."""
+    if names:
+        shown = ", ".join(names[:_SHOWN_NAMES]) + (", ..." if len(names) > _SHOWN_NAMES else "")
+        print(f"{len(names)} not judged, as they fill no group of {guard.card.group_size}: {shown}")
 
 
 def parse_bytes(text: str | None) -> int | None:

@@ -81,7 +81,7 @@ def explain(
 
     Example: fisherscope explain runs/guard --data holiday_pictures --limit 20 --out runs/why
     """
-    from fisherscope.cli import command_line, load_guard, parse_shape, progress_bar
+    from fisherscope.cli import command_line, load_guard, parse_shape, print_left_out, progress_bar
     from fisherscope.pipeline.batches import as_batches
     from fisherscope.pipeline.explained import write_explanation
     from fisherscope.pipeline.explanation import explain_groups
@@ -95,6 +95,7 @@ def explain(
         found = explain_groups(loaded, samples, settings, reference=known, report=update)
     page = write_explanation(found, samples, out, command_line())
     print(f"{page}: {int(found.novel.sum())} of {len(found.score)} novel, maps of {found.kind}")
+    print_left_out(found.left_out, loaded)
 
 
 @app.command()
@@ -131,7 +132,7 @@ def rank(
 
     Example: fisherscope rank runs/guard --data incoming --top 100 --fdr 0.1 --out runs/incoming.html
     """
-    from fisherscope.cli import command_line, load_guard, parse_shape, progress_bar
+    from fisherscope.cli import command_line, load_guard, parse_shape, print_left_out, progress_bar
     from fisherscope.pipeline.explained import require_ranking_format, write_ranking
     from fisherscope.pipeline.ranking import rank_groups, require_ranking_settings
     from fisherscope.pipeline.target import load_target
@@ -163,6 +164,7 @@ def rank(
         )
     write_ranking(found, out, command_line())
     print(f"{out}: {found.n_discoveries} of {found.n_groups} discoveries at a false discovery rate of {fdr:g}")
+    print_left_out(found.left_out, loaded)
 
 
 def _settings(

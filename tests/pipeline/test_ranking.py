@@ -61,6 +61,8 @@ def test_groups_are_ranked_as_groups(glow, digits):
     ranking = rank_groups(guard, digits.select(range(300, 321)), top=3)
     assert ranking.n_groups == 10 and all(len(i) == 2 for i in ranking.ids) and ranking.explanation is None
     assert [i for pair in ranking.ids for i in pair] == list(ranking.samples.ids)
+    assert ranking.left_out == guard.judge(digits.select(range(300, 321))).left_out == (digits.ids[320],)
+    assert guard.judge(guard.extract(digits.select(range(300, 321)))).left_out == ()
     assert ranking.layers.kind == "z" and ranking.layers.values.shape[0] == 3
 
 
@@ -82,6 +84,7 @@ def test_files_of_an_explanation(glow, digits, tmp_path):
     samples = as_batches(digits.select(range(300, 305)), guard.target)
     found = explain_groups(guard, samples)
     page = write_explanation(found, samples, tmp_path / "why", "command")
+    assert found.left_out == samples.ids[-1:]
     assert page == tmp_path / "why" / "index.html" and page.read_text().count("data:image/png") == 8
     assert len(list((tmp_path / "why" / "heatmaps").glob("*.png"))) == 4
     arrays, card = read_arrays(tmp_path / "why" / "maps.safetensors")

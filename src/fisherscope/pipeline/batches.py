@@ -44,6 +44,11 @@ class Batches:
         """Fingerprint of the samples in their order."""
         return fingerprint_keys(self.keys)
 
+    def whole_groups(self, group_size: int) -> tuple[Batches, tuple[str, ...]]:
+        """Return the samples that fill groups, and the names of those that fill no last one."""
+        stop = len(self) // group_size * group_size
+        return self.select(range(stop)), self.ids[stop:]
+
     def select(self, rows: Sequence[int] | NDArray[np.intp]) -> Batches:
         """Return some samples, in the order given."""
         index = np.asarray(rows, dtype=np.intp)

@@ -55,6 +55,7 @@ class Explanation:
         kind: which of these.
         method: what kind of map, see :class:`ExplainSettings`.
         layers: what each layer contributes, or None where neither the detector nor a reference tells.
+        left_out: names of the samples that fill no last group and were not judged.
     """
 
     ids: tuple[tuple[str, ...], ...]
@@ -65,6 +66,7 @@ class Explanation:
     kind: Kind
     method: Method
     layers: LayerProfile | None
+    left_out: tuple[str, ...] = ()
 
 
 def explain_groups(
@@ -84,7 +86,7 @@ def explain_groups(
 
     Args:
         guard: fitted; its detector must have a gradient (for a map of leverage it need not).
-        x: samples (n, ...); those left over by whole groups are ignored.
+        x: samples (n, ...); those left over by whole groups are not judged, see ``left_out``.
         settings: see :class:`ExplainSettings`.
         reference: in-distribution samples, or their table with the block ``grad_norm``, that the layers' z-values
             compare with. None: what the detector has learnt, else the layers' contributions to the score. A map of
@@ -104,9 +106,8 @@ def explain_groups(
         raise SettingError("a map of leverage compares with in-distribution samples; give some as the reference")
     if isinstance(x, FeatureTable):
         raise DataError("a feature table holds no samples to differentiate by; give the samples themselves")
-    batches = as_batches(x, guard.target)
     size = guard.card.group_size
-    batches = batches.select(range(len(batches) // size * size))
+    batches, left_out = as_batches(x, guard.target).whole_groups(size)
     table = guard.extract(batches)
     verdict = guard.judge(table)
     method = chosen_method(batches, settings)
@@ -127,6 +128,7 @@ def explain_groups(
         kind=kind,
         method=method,
         layers=_profile(guard, table, batches, found, reference),
+        left_out=left_out,
     )
 
 

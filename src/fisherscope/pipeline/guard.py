@@ -74,12 +74,14 @@ class Verdict:
         score: higher = more novel.
         p_value: share of in-distribution groups at least as novel, see :class:`ConformalCalibration`.
         novel: whether p_value <= the guard's false-alarm rate.
+        left_out: names of the samples that fill no last group and were not judged.
     """
 
     ids: tuple[tuple[str, ...], ...]
     score: Scores
     p_value: Scores
     novel: NDArray[np.bool_]
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -144,11 +146,17 @@ class Guard:
         Raises:
             CardMismatchError: a table of another model, group size, seed or dtype.
         """
-        table = x if isinstance(x, FeatureTable) else self.extract(x, report)
+        left_out: tuple[str, ...] = ()
+        if isinstance(x, FeatureTable):
+            table = x
+        else:
+            batches = as_batches(x, self.target)
+            left_out = batches.whole_groups(self.card.group_size)[1]
+            table = self.extract(batches, report)
         require_fitting_table(self.card, self.columns, self.detector.requires, table)
         score = self.detector.score(table)
         p_value = self.calibration.p_value(score)
-        return Verdict(table.ids, score, p_value, p_value <= self.fpr + 1e-12)
+        return Verdict(table.ids, score, p_value, p_value <= self.fpr + 1e-12, left_out)
 
     def at(self, fpr: float | None) -> Guard:
         """Return the same guard with another false-alarm rate (None: the same one), checked to be attainable."""

@@ -45,6 +45,7 @@ class Ranking:
         n_calibration: number of calibration groups behind the p-values.
         explanation: of the groups in the list, or None where the detector has no gradient.
         layers: what each layer contributes, or None.
+        left_out: names of the samples that fill no last group and were not judged.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Ranking:
     n_calibration: int
     explanation: Explanation | None
     layers: LayerProfile | None
+    left_out: tuple[str, ...] = ()
 
     def least_discoverable(self) -> int:
         """Return how many groups must have the smallest possible p-value, 1/(n + 1), before any is a discovery."""
@@ -125,4 +127,5 @@ def rank_groups(
         n_calibration=len(guard.calibration.scores),
         explanation=explanation,
         layers=explanation.layers if explanation else learnt_profile(guard.detector, table.select(order)),
+        left_out=batches.whole_groups(size)[1],
     )
