@@ -376,6 +376,37 @@ def test_rank_takes_a_guard_or_a_model_with_good_samples(run, folder, tmp_path):
     assert code == 2 and "already fitted" in err and err.count("\n") == 1
 
 
+def test_rank_takes_as_many_good_samples_as_there_are(run, folder, tmp_path):
+    x = np.load(folder / "test.npy")
+    np.save(tmp_path / "good.npy", x[:60])
+    np.save(tmp_path / "few.npy", x[:20])
+    rank = ("rank", folder / "glow", "--data", folder / "pictures", "--out", tmp_path / "r.csv")
+    assert run(*rank, "--in-dist", tmp_path / "good.npy")[0] == 0
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "r.csv").read_text())))
+    assert all(abs(float(r["p_value"]) * 31 - round(float(r["p_value"]) * 31)) < 1e-9 for r in rows)  # 30 calibrate
+    code, _, err = run(*rank, "--in-dist", tmp_path / "few.npy")
+    assert code == 2 and "21 in all; give more in-distribution samples\n" in err
+
+
+def test_a_companion_of_the_users_own_is_named_by_every_command(run, folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(OWN_MODEL)
+    np.save("good.npy", np.load(folder / "test.npy")[:60])
+    own = ("--companion", "background=mine:make")
+    fit = ("fit", folder / "glow", "--data", "good.npy", "--fpr", 0.1, "--detector", "likelihood-ratio", "--out", "g")
+    assert run(*fit, *own)[0] == 0
+    pictures = ("--data", folder / "pictures")
+    leverage = ("--map", "leverage", "--reference", "good.npy")
+    for command, out, *options in (("explain", "why", *leverage), ("rank", "r.csv"), ("score", "s.csv")):
+        code, _, err = run(command, "g", *pictures, "--out", out, *options)
+        assert code == 2 and "--companion background=package.module:factory" in err and not Path(out).exists()
+        code, _, err = run(command, "g", *pictures, "--out", out, *options, *own)
+        assert (code, err) == (0, "") and Path(out).exists()
+    fresh = ("--in-dist", "good.npy", "--detector", "likelihood-ratio")
+    code, _, err = run("rank", folder / "glow", *pictures, "--out", "again.csv", *fresh, *own)
+    assert (code, err) == (0, "") and Path("again.csv").is_file()
+
+
 OWN_DETECTOR = """
 import numpy as np
 from fisherscope import Detector

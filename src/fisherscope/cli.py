@@ -19,7 +19,7 @@ from fisherscope import __version__
 from fisherscope.cli_explain import app as explain_app
 from fisherscope.cli_models import app as models_app
 from fisherscope.cli_models import parse_settings
-from fisherscope.cli_options import DataRoot, Device, Limit, MaxMemory, Seed
+from fisherscope.cli_options import Companions, DataRoot, Device, Limit, MaxMemory, Seed
 from fisherscope.cli_reproduce import app as reproduce_app
 from fisherscope.core.errors import FisherscopeError
 
@@ -156,15 +156,6 @@ Settings = Annotated[
 GroupSize = Annotated[int, typer.Option("--group-size", help="How many samples are judged together.", metavar="B")]
 AllowTraining = Annotated[
     bool, typer.Option("--allow-training-samples", help="Accept samples that the model was trained on.")
-]
-
-Companions = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--companion",
-        metavar="NAME=MODEL",
-        help="Further model: 'background' for likelihood-ratio, any other name for waic; may be repeated.",
-    ),
 ]
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from fisherscope.cli_options import DataRoot, Device, Limit, MaxMemory
+from fisherscope.cli_options import Companions, DataRoot, Device, Limit, MaxMemory
 
 if TYPE_CHECKING:
     from fisherscope.data import Samples
@@ -68,6 +69,7 @@ def explain(
     model: _Model = None,
     detector_class: _Class = None,
     metric_class: _MetricClass = None,
+    companion: Companions = None,
     split: _Split = None,
     limit: Limit = None,
     resize: _Resize = None,
@@ -87,7 +89,7 @@ def explain(
     from fisherscope.pipeline.explanation import explain_groups
 
     settings = _settings(smooth, noise, signed, map_kind, blur)
-    loaded = load_guard(guard, model, detector_class, metric_class, None, device, max_memory)
+    loaded = load_guard(guard, model, detector_class, metric_class, companion, device, max_memory)
     shape = parse_shape(resize)
     samples = as_batches(_samples(data, loaded.target, split, data_root, limit, shape), loaded.target)
     known = None if reference is None else _samples(reference, loaded.target, None, data_root, None, shape)
@@ -121,6 +123,7 @@ def rank(
     model: _Model = None,
     detector_class: _Class = None,
     metric_class: _MetricClass = None,
+    companion: Companions = None,
     split: _Split = None,
     limit: Limit = None,
     resize: _Resize = None,
@@ -133,6 +136,7 @@ def rank(
     Example: fisherscope rank runs/guard --data incoming --top 100 --fdr 0.1 --out runs/incoming.html
     """
     from fisherscope.cli import command_line, load_guard, parse_shape, print_left_out, progress_bar
+    from fisherscope.pipeline.companions import load_companions
     from fisherscope.pipeline.explained import require_ranking_format, write_ranking
     from fisherscope.pipeline.ranking import rank_groups, require_ranking_settings
     from fisherscope.pipeline.target import load_target
@@ -143,12 +147,14 @@ def rank(
     shape = parse_shape(resize)
     if (Path(guard_or_model) / "guard.safetensors").is_file():
         _refuse_fit_options(in_dist, detector)
-        loaded = load_guard(Path(guard_or_model), model, detector_class, metric_class, None, device, max_memory)
+        loaded = load_guard(Path(guard_or_model), model, detector_class, metric_class, companion, device, max_memory)
     else:
         good = _required(in_dist, guard_or_model)
         _refuse_guard_options(model, detector_class, metric_class)
         target = load_target(guard_or_model, device=device)
-        loaded = _fitted(target, _samples(good, target, None, data_root, None, shape), detector, max_memory)
+        companions = load_companions(companion or (), device=device)
+        known_good = _samples(good, target, None, data_root, None, shape)
+        loaded = _fitted(target, known_good, detector, companions, max_memory)
     samples = _samples(data, loaded.target, split, data_root, limit, shape)
     known = None if reference is None else _samples(reference, loaded.target, None, data_root, None, shape)
     with progress_bar(f"ranking {data}", "") as update:
@@ -191,15 +197,25 @@ def _samples(
     return load_samples(data, split=split, data_root=data_root, limit=limit, resize=shape, default_window=target.window)
 
 
-def _fitted(target: Target, good: Samples, detector: str | None, max_memory: str | None) -> Guard:
+def _fitted(
+    target: Target, good: Samples, detector: str | None, companions: Mapping[str, Target], max_memory: str | None
+) -> Guard:
     from fisherscope.cli import parse_bytes, progress_bar
     from fisherscope.detectors import DEFAULT_DETECTOR
     from fisherscope.pipeline.guard import fit
 
     with progress_bar(f"fitting on {good.name}", "samples") as update:
-        return fit(
-            target, good, detector=detector or DEFAULT_DETECTOR, max_memory=parse_bytes(max_memory), report=update
+        # A ranking holds a false discovery rate by p-values alone: however few samples calibrate, they will do.
+        guard = fit(
+            target,
+            good,
+            detector=detector or DEFAULT_DETECTOR,
+            fpr=0.5,
+            max_memory=parse_bytes(max_memory),
+            companions=companions,
+            report=update,
         )
+    return guard.at(1 / (len(guard.calibration.scores) + 1))
 
 
 def _required(in_dist: str | None, model: str) -> str:

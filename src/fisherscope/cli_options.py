@@ -25,3 +25,11 @@ Seed = Annotated[int, typer.Option(help="Seed of all randomness.")]
 MaxMemory = Annotated[
     str | None, typer.Option("--max-memory", help="Memory for the gradient pass, e.g. 500MB or 2GiB.", metavar="SIZE")
 ]
+Companions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--companion",
+        metavar="NAME=MODEL",
+        help="Further model: 'background' for likelihood-ratio, any other name for waic; may be repeated.",
+    ),
+]

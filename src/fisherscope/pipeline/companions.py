@@ -96,5 +96,8 @@ def restore_companions(
 def _saved(folder: Path, name: str, target: Target) -> Target:
     place = folder / "companions" / _require_name(name)
     if not place.is_dir():
-        raise ModelError(f"the companion '{name}' is a module of your own; pass it as companions={{'{name}': ...}}")
+        raise ModelError(
+            f"the companion '{name}' is a module of your own; pass it as companions={{'{name}': ...}} (on the command "
+            f"line: --companion {name}=package.module:factory)"
+        )
     return Target(load_model(place, device=target.device, dtype=parse_dtype(target.dtype_name)), None, name)

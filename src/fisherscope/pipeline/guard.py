@@ -419,7 +419,7 @@ def _require_enough(n_groups: int, needed: int, detector: Detector, fpr: float) 
         raise DataError(
             f"{n_groups} groups were given; a false-alarm rate of {fpr:g} needs {needed} to calibrate and "
             f"{detector.name} at least {detector.min_fit} to fit, {needed + detector.min_fit} in all; "
-            "give more in-distribution samples or a larger fpr"
+            f"give more in-distribution samples{' or a larger fpr' if needed > 1 else ''}"
         )
 
 
