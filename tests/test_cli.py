@@ -87,6 +87,21 @@ WITH_LIMIT = {
 }
 
 
+def test_the_promise_to_samples_of_clusters_is_stated(run, folder, tmp_path):
+    x = np.load(folder / "test.npy")
+    (tmp_path / "frames").mkdir()
+    for i in range(120):
+        Image.fromarray(x[i, 0]).save(tmp_path / "frames" / f"t{i // 6}-frame{i % 6}.png")
+    fit = ("fit", folder / "glow", "--data", tmp_path / "frames", "--fpr", 0.05, "--detector", "likelihood")
+    code, out, _ = run(*fit, "--out", tmp_path / "guard")
+    promise = (
+        f"groups of 1 from 10 clusters, at most {0.05 + 0.95 / 11:.2%} false alarms on samples of new clusters above"
+    )
+    assert code == 0 and promise in out
+    code, out, _ = run(*fit, "--group-size", 2, "--out", tmp_path / "pairs")
+    assert code == 0 and "of 2 from 10 clusters, 5.00% false alarms wanted, not promised" in out
+
+
 def test_every_command_with_a_limit_is_asked_for_a_wrong_one():
     commands = typer.main.get_command(app).commands.items()
     assert {name for name, c in commands if any("--limit" in p.opts for p in c.params)} == set(WITH_LIMIT)

@@ -483,10 +483,15 @@ def read_data(
 
 
 def _print_guard(out: Path, guard: Guard) -> None:
+    size, bound = guard.card.group_size, guard.false_alarm_bound
+    source = "" if guard.clusters is None else f" from {guard.clusters} clusters"
+    if bound is None:
+        promise = f"{guard.fpr:.2%} false alarms wanted, not promised on groups from new clusters,"
+    else:
+        promise = f"at most {bound:.2%} false alarms{' on samples of new clusters' if source else ''}"
     print(
-        f"{out}: {guard.detector.name}, calibrated on {len(guard.calibration.scores)} groups of "
-        f"{guard.card.group_size}, at most {guard.fpr:.2%} false alarms above score "
-        f"{guard.calibration.threshold(guard.fpr):.6g}"
+        f"{out}: {guard.detector.name}, calibrated on {len(guard.calibration.scores)} groups of {size}{source}, "
+        f"{promise} above score {guard.calibration.threshold(guard.fpr):.6g}"
     )
 
 

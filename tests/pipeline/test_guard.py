@@ -12,6 +12,7 @@ import torch
 
 import fisherscope
 from fisherscope.core.errors import CardMismatchError, DataError, ModelError, SettingError
+from fisherscope.core.store import read_arrays, write_arrays
 from fisherscope.data import Samples
 from fisherscope.detectors import (
     STANDARD_DETECTORS,
@@ -388,6 +389,33 @@ def test_clusters_leave_enough_on_both_sides():
         assert len(guard.detector.fitted) >= 10 and len(guard.calibration.scores) >= 9
     with pytest.raises(DataError, match=r"1 clusters of 90 samples cannot be cut into 2 parts.*more clusters"):
         fisherscope.fit(model, tracks(1, 90), detector=Watcher(), **few)
+
+
+def test_a_guard_knows_how_few_false_alarms_its_clusters_allow(tmp_path, caplog):
+    model, settings = Gaussian().double(), {"log_prob": gaussian_log_prob, "detector": "likelihood"}
+    guard = fisherscope.fit(model, tracks(40, 5), fpr=0.1, **settings)
+    assert guard.clusters == 20 and guard.false_alarm_bound == 0.1 + 0.9 / 21 and not caplog.records
+    assert guard.at(0.2).false_alarm_bound == 0.2 + 0.8 / 21
+    guard.save(tmp_path)
+    assert fisherscope.load(tmp_path, model, gaussian_log_prob).false_alarm_bound == guard.false_alarm_bound
+    independent = fisherscope.fit(model, tracks(40, 5).x, fpr=0.1, **settings)
+    assert independent.clusters is None and independent.false_alarm_bound == 0.1
+    pairs = fisherscope.fit(model, tracks(40, 5), fpr=0.1, group_size=2, **settings)
+    assert pairs.clusters == 20 and pairs.false_alarm_bound is None and not caplog.records
+    fisherscope.fit(model, tracks(10, 20), fpr=0.1, **settings)
+    (record,) = caplog.records
+    assert (
+        "come from 5 clusters; a false-alarm rate of 0.1 on samples of new clusters takes at least 9" in record.message
+    )
+
+
+def test_a_guard_of_before_knows_of_no_clusters(rows, tmp_path):
+    model = Gaussian().double()
+    fisherscope.fit(model, rows, log_prob=gaussian_log_prob, detector="likelihood", fpr=0.1).save(tmp_path)
+    arrays, head = read_arrays(tmp_path / "guard.safetensors")
+    del head["clusters"]
+    write_arrays(tmp_path / "guard.safetensors", arrays, head)
+    assert fisherscope.load(tmp_path, model, gaussian_log_prob).clusters is None
 
 
 def test_new_clusters_raise_as_few_false_alarms_as_stated():

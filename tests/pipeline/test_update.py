@@ -204,6 +204,23 @@ def test_clusters_are_kept_whole(model):
     assert all(len(sides) == 1 for sides in halves.values())
 
 
+def test_clusters_of_an_update_are_counted(model):
+    def clustered(n_tracks, seed):
+        names = [f"s{seed}-t{i // 6}" for i in range(6 * n_tracks)]
+        ids = [f"{t}-{i}" for i, t in enumerate(names)]
+        return Samples.from_array(rows(6 * n_tracks, seed), ids, "tracks", clusters=names)
+
+    settings = {"log_prob": log_prob, "fpr": 0.1}
+    guard = fisherscope.fit(model, clustered(20, 0), detector=Witness(), **settings)
+    assert guard.clusters == 10 and guard.update(clustered(8, 1)).clusters == 14
+    assert guard.update(rows(40, 1)).clusters == 30  # independent samples are a cluster each
+    assert fitted(model, detector=Witness()).update(clustered(8, 1)).clusters == 54
+    assert fitted(model, detector=Witness()).update(rows(40, 1)).clusters is None
+    grown = fisherscope.fit(model, clustered(20, 0), detector="total-norm@diagonal", **settings)
+    assert grown.clusters == 10 and grown.update(clustered(30, 1)).clusters == 15  # those of before calibrate no more
+    assert grown.update(rows(40, 1)).clusters is None
+
+
 def test_refusals(model, glow, digits):
     guard = fitted(model, detector="rao-sketch")
     with pytest.raises(SettingError, match=r"fisher-dose cannot take in further samples; fit anew .*: .*rao-sketch, "):

@@ -44,6 +44,11 @@ class Batches:
         """Fingerprint of the samples in their order."""
         return fingerprint_keys(self.keys)
 
+    @property
+    def n_clusters(self) -> int:
+        """Number of clusters that the samples come from; independent samples are one each."""
+        return len(self) if self.clusters is None else len(set(self.clusters))
+
     def whole_groups(self, group_size: int) -> tuple[Batches, tuple[str, ...]]:
         """Return the samples that fill groups, and the names of those that fill no last one."""
         stop = len(self) // group_size * group_size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -53,6 +54,8 @@ if TYPE_CHECKING:
     from fisherscope.pipeline.explanation import Explanation
     from fisherscope.pipeline.saliency import ExplainSettings
 
+_LOG = logging.getLogger(__name__)
+
 FORMAT_VERSION: Final = 1
 _GUARD_FILE: Final = "guard.safetensors"
 _HELD_FILE: Final = "calibration.safetensors"
@@ -100,6 +103,7 @@ class Guard:
         companions: further models, for detectors that need them.
         held: blocks of the calibration groups, which :meth:`update` scores again; None where it cannot.
         seen: keys of all samples that the guard has learnt from or was calibrated on, sorted.
+        clusters: J, number of clusters that the calibration samples come from; None where they are independent.
     """
 
     target: Target
@@ -113,6 +117,17 @@ class Guard:
     companions: tuple[Companion, ...] = ()
     held: FeatureTable | None = None
     seen: KeyArray | None = None
+    clusters: int | None = None
+
+    @property
+    def false_alarm_bound(self) -> float | None:
+        """Largest rate of false alarms on average: ``fpr``, or that of samples of new clusters, see :func:`fit`.
+
+        None where groups of several samples are made of clusters: nothing is promised of those.
+        """
+        if self.clusters is None:
+            return self.fpr
+        return self.fpr + (1 - self.fpr) / (self.clusters + 1) if self.card.group_size == 1 else None
 
     def extract(self, x: Any, report: Callable[[int, int], None] | None = None) -> FeatureTable:
         """Return the feature table of samples, extracted as the fit samples were."""
@@ -244,6 +259,7 @@ class Guard:
             "metrics": {metric.name: metric_fingerprint(metric) for metric in self.metrics},
             "companions": save_companions(self.companions, folder),
             "held": self.held is not None,
+            "clusters": self.clusters,
         }
         if self.held is not None:
             self.held.save(folder / _HELD_FILE)
@@ -280,7 +296,8 @@ def fit(
     are shuffled, and none has samples in both parts. With J clusters of equal size to calibrate and B = 1, samples of
     NEW clusters raise false alarms at a rate of at most fpr + (1 - fpr) / (J + 1), since the pooled p-value lies that
     close to one that is valid for clusters (Lee, Barber & Willett 2023, arXiv 2306.06342): the number of clusters
-    decides how small a rate can be held, not that of samples. A :class:`FeatureTable` knows no clusters; give samples.
+    decides how small a rate can be held, not that of samples (:attr:`Guard.false_alarm_bound`; a warning is logged
+    where J < ceil(1/fpr) - 1). A :class:`FeatureTable` knows no clusters; give samples.
 
     Args:
         model: a module in the mode, dtype and on the device where it will serve, or the folder of a saved model.
@@ -317,6 +334,7 @@ def fit(
     require_served_dtype(target)
     further = as_companions(companions, target)
     fitted: tuple[FisherMetric, ...] = ()
+    clusters: int | None = None
     if isinstance(data, FeatureTable):
         _require_no_metric(chosen)
         if group_size is not None and settings.group_size != data.card.group_size:
@@ -341,6 +359,9 @@ def fit(
             require_not_trained_on(target.module, batches.keys, "fit")
         settings = replace(settings, companions=further)
         parts = two_parts(batches, _fit_groups(n_groups, needed, chosen), (chosen.min_fit, needed), size, seed)
+        if batches.clusters is not None:
+            clusters = batches.select(parts[1]).n_clusters
+            warn_of_few_clusters(clusters, fpr)
         fit_part, ordered = batches.select(parts[0]), batches.select(np.concatenate(parts))
         fitted = fit_metrics_on(target, fit_part, metrics_in(chosen.requires), settings, own=metrics, report=report)
         table = extract_table(target, ordered, chosen.requires, settings, metrics=fitted, report=report)
@@ -364,6 +385,7 @@ def fit(
         further,
         held if rescored else None,
         np.unique(table.keys),
+        clusters,
     )
 
 
@@ -404,6 +426,19 @@ def two_parts(data: Batches, first: int, least: tuple[int, int], group_size: int
     if data.clusters is not None:
         parts = [rng.permutation(part) for part in parts]  # or a group of several samples would be one cluster's
     return [part[: len(part) // group_size * group_size] for part in parts]
+
+
+def warn_of_few_clusters(clusters: int, fpr: float) -> None:
+    """Log a warning where fewer clusters calibrate than a false-alarm rate needs of independent samples."""
+    needed = groups_needed(fpr)
+    if clusters < needed:
+        _LOG.warning(
+            "fisherscope: the calibration samples come from %d clusters; a false-alarm rate of %g on samples of new "
+            "clusters takes at least %d: give samples of more clusters or a larger fpr",
+            clusters,
+            fpr,
+            needed,
+        )
 
 
 def _require_no_metric(detector: Detector) -> None:
@@ -517,7 +552,18 @@ def load(
     further = restore_companions(folder, head.get("companions", {}), companions, target)
     held = _load_held(folder, card, columns, chosen, calibration) if head.get("held") else None
     return Guard(
-        target, chosen, calibration, head["fpr"], card, columns, max_memory, fitted, further, held, arrays.get("seen")
+        target,
+        chosen,
+        calibration,
+        head["fpr"],
+        card,
+        columns,
+        max_memory,
+        fitted,
+        further,
+        held,
+        arrays.get("seen"),
+        head.get("clusters"),
     )
 
 

@@ -19,7 +19,7 @@ from fisherscope.models.base import require_not_trained_on
 from fisherscope.pipeline.batches import as_batches
 from fisherscope.pipeline.companions import require_companions_not_trained_on
 from fisherscope.pipeline.extraction import extract_table, update_metrics_on
-from fisherscope.pipeline.guard import calibration_blocks, require_fitting_table, two_parts
+from fisherscope.pipeline.guard import calibration_blocks, require_fitting_table, two_parts, warn_of_few_clusters
 
 if TYPE_CHECKING:
     from fisherscope.pipeline.guard import Guard
@@ -49,6 +49,7 @@ def update_guard(
         _require_new(guard, good.keys, allow_training_samples)
         table = good.select(np.random.default_rng(guard.card.seed).permutation(len(good)))
         n_fit = len(good) // 2
+        clusters = _clusters(guard, None, (len(good) - n_fit) * size)
     else:
         batches = as_batches(good, guard.target)
         n_groups = len(batches) // size
@@ -56,10 +57,14 @@ def update_guard(
         _require_new(guard, batches.keys, allow_training_samples)
         parts = two_parts(batches, min(n_groups // 2, n_groups - least[1]), least, size, guard.card.seed)
         n_fit = len(parts[0]) // size
+        held_part = batches.select(parts[1])
+        clusters = _clusters(guard, held_part.clusters, held_part.n_clusters)
         if grows:
             metrics = update_metrics_on(guard.target, batches.select(parts[0]), metrics, guard.settings, report=report)
         ordered = batches.select(np.concatenate(parts))
         table = extract_table(guard.target, ordered, detector.requires, guard.settings, metrics=metrics, report=report)
+    if clusters is not None:
+        warn_of_few_clusters(clusters, guard.fpr)
     for block, names in guard.columns.items():
         require_columns(names, table.columns.get(block, ()))
     detector.partial_fit(table.select(slice(0, n_fit)))
@@ -77,7 +82,18 @@ def update_guard(
         metrics=metrics,
         held=None if grows else held,
         seen=np.union1d(guard.seen, table.keys),
+        clusters=clusters,
     )
+
+
+def _clusters(guard: Guard, labels: tuple[str, ...] | None, count: int) -> int | None:
+    """Return how many clusters calibrate with ``count`` new ones, or None where all samples are independent."""
+    kept = 0 if guard.held is None else guard.held.keys.size
+    if guard.held is not None and guard.clusters is not None:
+        kept = guard.clusters
+    elif labels is None:
+        return None
+    return kept + count
 
 
 def _require_new(guard: Guard, keys: KeyArray, allow_training_samples: bool) -> None:
