@@ -312,6 +312,46 @@ def test_wrong_shape_says_what_is_expected(guard):
         guard.score(np.zeros((3, 1, 28, 28), np.uint8))
 
 
+def test_samples_are_of_the_kind_and_shape_of_the_fit(rows, tmp_path):
+    def forgiving(module, x):  # takes integers and any number of columns
+        return -(x.double() - module.mean[0]).square().flatten(1).sum(1)
+
+    model, settings = Gaussian().double(), {"log_prob": forgiving, "detector": "layerwise-gaussian", "fpr": 0.1}
+    fisherscope.fit(model, rows[:100], **settings).save(tmp_path)
+    guard = fisherscope.load(tmp_path, model, forgiving)
+    assert guard.score(rows[100:110].astype(np.float32)).shape == (10,)
+    fitted = r"the guard was fitted on samples that are floating of shape \(4,\)"
+    for given, found in (
+        (rows[0], r"floating of shape \(\)"),
+        (rows[:5, :3], r"floating of shape \(3,\)"),
+        (np.arange(8).reshape(2, 4), r"integer of shape \(4,\)"),
+        ({"a": rows[:5]}, r"\['a'\] floating of shape \(4,\)"),
+    ):
+        for use in (guard.score, guard.extract, guard.update, guard.explain):
+            with pytest.raises(DataError, match=f"samples are {found}, {fitted}.*x\\[None\\]"):
+                use(given)
+    assert guard.score(rows[:1]).shape == (1,)
+
+
+def test_a_guard_of_before_takes_any_kind_and_shape(rows, tmp_path):
+    def forgiving(module, x):
+        return -(x.double() - module.mean[0]).square().flatten(1).sum(1)
+
+    model = Gaussian().double()
+    fisherscope.fit(model, rows[:100], log_prob=forgiving, detector="likelihood", fpr=0.1).save(tmp_path)
+    arrays, head = read_arrays(tmp_path / "guard.safetensors")
+    assert head.pop("form") == {"": "floating of shape (4,)"}
+    write_arrays(tmp_path / "guard.safetensors", arrays, head)
+    assert fisherscope.load(tmp_path, model, forgiving).score(rows[:5, :3]).shape == (5,)
+
+
+def test_a_model_that_says_its_shape_takes_images_of_both_kinds(guard, digits):
+    likelihood = fisherscope.fit(guard.target, digits.select(range(60)), detector="likelihood", fpr=0.1)
+    assert likelihood.form is None
+    some = digits.x[400:405]
+    np.testing.assert_array_equal(likelihood.score(some.astype(np.float32)), likelihood.score(some))
+
+
 @pytest.mark.parametrize("detector", ["layerwise-gaussian", "typicality"])
 def test_false_alarms_are_as_promised(make_glow, digits, detector):
     """Over 20 random splits of the same samples each count lies in its 95 % interval with probability >= 0.95."""

@@ -45,6 +45,15 @@ class Batches:
         return fingerprint_keys(self.keys)
 
     @property
+    def form(self) -> dict[str, str]:
+        """Kind and shape of one sample's arrays by their place in the pytree: ``{"": "floating of shape (5,)"}``."""
+        leaves, _ = pytree.tree_flatten_with_path(self.x)
+        return {
+            pytree.keystr(place): f"{'floating' if leaf.dtype.kind == 'f' else 'integer'} of shape {leaf.shape[1:]}"
+            for place, leaf in leaves
+        }
+
+    @property
     def n_clusters(self) -> int:
         """Number of clusters that the samples come from; independent samples are one each."""
         return len(self) if self.clusters is None else len(set(self.clusters))

@@ -19,7 +19,7 @@ from fisherscope.detectors import (
 from fisherscope.detectors.base import Scores
 from fisherscope.features.input_gradient import InputGradient
 from fisherscope.features.position_map import PositionMap
-from fisherscope.pipeline.batches import Batches, as_batches
+from fisherscope.pipeline.batches import Batches
 from fisherscope.pipeline.extraction import extract_table
 from fisherscope.pipeline.guard import Guard, require_fitting_table
 from fisherscope.pipeline.saliency import (
@@ -107,13 +107,13 @@ def explain_groups(
     if isinstance(x, FeatureTable):
         raise DataError("a feature table holds no samples to differentiate by; give the samples themselves")
     size = guard.card.group_size
-    batches, left_out = as_batches(x, guard.target).whole_groups(size)
+    batches, left_out = guard.batches(x).whole_groups(size)
     table = guard.extract(batches)
     verdict = guard.judge(table)
     method = chosen_method(batches, settings)
     found: InputGradient | PositionMap | Array
     if method == "leverage":
-        found = leverage(guard, batches, as_batches(reference, guard.target), report)
+        found = leverage(guard, batches, guard.batches(reference), report)
     elif method == "positions":
         found = positions(guard, batches, report)
     else:
@@ -168,4 +168,4 @@ def _profile(
 
 
 def _norms(guard: Guard, samples: Any) -> FeatureTable:
-    return extract_table(guard.target, as_batches(samples, guard.target), [_NORMS], guard.settings)
+    return extract_table(guard.target, guard.batches(samples), [_NORMS], guard.settings)

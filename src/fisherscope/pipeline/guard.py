@@ -104,6 +104,8 @@ class Guard:
         held: blocks of the calibration groups, which :meth:`update` scores again; None where it cannot.
         seen: keys of all samples that the guard has learnt from or was calibrated on, sorted.
         clusters: J, number of clusters that the calibration samples come from; None where they are independent.
+        form: kind and shape of the samples (:attr:`Batches.form`) where the model does not say which it takes; None
+            where it does, or where the guard was fitted on a table or saved by an earlier version.
     """
 
     target: Target
@@ -118,6 +120,7 @@ class Guard:
     held: FeatureTable | None = None
     seen: KeyArray | None = None
     clusters: int | None = None
+    form: Mapping[str, str] | None = None
 
     @property
     def false_alarm_bound(self) -> float | None:
@@ -129,11 +132,26 @@ class Guard:
             return self.fpr
         return self.fpr + (1 - self.fpr) / (self.clusters + 1) if self.card.group_size == 1 else None
 
+    def batches(self, x: Any) -> Batches:
+        """Return samples as :func:`as_batches` does, checked to be of the form of those that the guard was fitted on.
+
+        Raises:
+            DataError: they are integers where those were floating, or of another shape.
+        """
+        found = as_batches(x, self.target)
+        if self.form is not None and found.form != self.form:
+            given, expected = (", ".join(f"{k} {v}".strip() for k, v in f.items()) for f in (found.form, self.form))
+            raise DataError(
+                f"samples are {given}, the guard was fitted on samples that are {expected}; convert them, and give the "
+                "batch first (a single sample as x[None])"
+            )
+        return found
+
     def extract(self, x: Any, report: Callable[[int, int], None] | None = None) -> FeatureTable:
         """Return the feature table of samples, extracted as the fit samples were."""
         return extract_table(
             self.target,
-            as_batches(x, self.target),
+            self.batches(x),
             self.detector.requires,
             self.settings,
             metrics=self.metrics,
@@ -160,12 +178,13 @@ class Guard:
 
         Raises:
             CardMismatchError: a table of another model, group size, seed or dtype.
+            DataError: samples of another kind or shape than those of the fit.
         """
         left_out: tuple[str, ...] = ()
         if isinstance(x, FeatureTable):
             table = x
         else:
-            batches = as_batches(x, self.target)
+            batches = self.batches(x)
             left_out = batches.whole_groups(self.card.group_size)[1]
             table = self.extract(batches, report)
         require_fitting_table(self.card, self.columns, self.detector.requires, table)
@@ -260,6 +279,7 @@ class Guard:
             "companions": save_companions(self.companions, folder),
             "held": self.held is not None,
             "clusters": self.clusters,
+            "form": self.form,
         }
         if self.held is not None:
             self.held.save(folder / _HELD_FILE)
@@ -335,6 +355,7 @@ def fit(
     further = as_companions(companions, target)
     fitted: tuple[FisherMetric, ...] = ()
     clusters: int | None = None
+    form: Mapping[str, str] | None = None
     if isinstance(data, FeatureTable):
         _require_no_metric(chosen)
         if group_size is not None and settings.group_size != data.card.group_size:
@@ -354,6 +375,7 @@ def fit(
     else:
         batches, size = as_batches(data, target), settings.group_size
         n_groups = len(batches) // size
+        form = batches.form if target.data_shape is None else None
         _require_enough(n_groups, needed, chosen, fpr)
         if not allow_training_samples:
             require_not_trained_on(target.module, batches.keys, "fit")
@@ -386,6 +408,7 @@ def fit(
         held if rescored else None,
         np.unique(table.keys),
         clusters,
+        form,
     )
 
 
@@ -564,6 +587,7 @@ def load(
         held,
         arrays.get("seen"),
         head.get("clusters"),
+        head.get("form"),
     )
 
 

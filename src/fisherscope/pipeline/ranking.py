@@ -21,7 +21,7 @@ from fisherscope.detectors import (
 )
 from fisherscope.detectors.base import Scores
 from fisherscope.detectors.false_discovery import require_fdr
-from fisherscope.pipeline.batches import Batches, as_batches
+from fisherscope.pipeline.batches import Batches
 from fisherscope.pipeline.explanation import Explanation, explain_groups
 from fisherscope.pipeline.guard import Guard
 from fisherscope.pipeline.saliency import ExplainSettings, Report
@@ -103,7 +103,7 @@ def rank_groups(
     top, fdr = require_ranking_settings(top, fdr)
     if isinstance(x, FeatureTable):
         raise DataError("a feature table holds no samples to show; give the samples themselves")
-    batches = as_batches(x, guard.target)
+    batches = guard.batches(x)
     table = guard.extract(batches, report)
     verdict = guard.judge(table)
     discoveries = benjamini_hochberg(verdict.p_value, fdr)

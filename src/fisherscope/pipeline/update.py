@@ -16,7 +16,6 @@ from fisherscope.detectors import ConformalCalibration, require_updatable
 from fisherscope.detectors.base import require_columns
 from fisherscope.detectors.conformal import groups_needed
 from fisherscope.models.base import require_not_trained_on
-from fisherscope.pipeline.batches import as_batches
 from fisherscope.pipeline.companions import require_companions_not_trained_on
 from fisherscope.pipeline.extraction import extract_table, update_metrics_on
 from fisherscope.pipeline.guard import calibration_blocks, require_fitting_table, two_parts, warn_of_few_clusters
@@ -51,7 +50,7 @@ def update_guard(
         n_fit = len(good) // 2
         clusters = _clusters(guard, None, (len(good) - n_fit) * size)
     else:
-        batches = as_batches(good, guard.target)
+        batches = guard.batches(good)
         n_groups = len(batches) // size
         _require_enough(n_groups, least, guard)
         _require_new(guard, batches.keys, allow_training_samples)
