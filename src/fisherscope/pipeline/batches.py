@@ -116,7 +116,29 @@ def _from_tree(data: Any) -> Batches | Samples:
 
 def _to_array(leaf: Any) -> NDArray[Any]:
     if isinstance(leaf, torch.Tensor):
-        leaf = leaf.detach().cpu().numpy()
+        leaf = _tensor_to_array(leaf)
     if not isinstance(leaf, np.ndarray) or leaf.ndim == 0 or leaf.dtype.kind not in "biuf":
         raise DataError(f"data holds {type(leaf).__name__}, expected numeric arrays or tensors with the batch first")
-    return leaf
+    if isinstance(leaf, np.ma.MaskedArray):
+        if missing := int(np.sum(leaf.mask)):
+            raise DataError(
+                f"data holds a masked array, {missing} of {leaf.size} values masked; remove the samples with missing "
+                "values, or fill these in with x.filled(...)"
+            )
+        leaf = leaf.data
+    # torch knows the machine's byte order alone, and no float of more than 64 bits.
+    long = leaf.dtype.kind == "f" and leaf.dtype.itemsize > 8
+    array: NDArray[Any] = leaf.astype(np.float64 if long else leaf.dtype.newbyteorder("="), copy=False)
+    return array
+
+
+def _tensor_to_array(tensor: torch.Tensor) -> NDArray[Any]:
+    if tensor.layout != torch.strided:
+        raise DataError(f"data holds a tensor of layout {tensor.layout}, expected a dense one; give x.to_dense()")
+    if tensor.is_quantized or tensor.is_complex():
+        raise DataError(f"data holds a tensor of {tensor.dtype}, expected real numbers or integers; convert it")
+    tensor = tensor.detach().cpu()
+    # numpy has no bfloat16 and no float of 8 bits; float32 holds all their values.
+    exact = not tensor.is_floating_point() or tensor.dtype in (torch.float16, torch.float32, torch.float64)
+    array: NDArray[Any] = (tensor if exact else tensor.float()).numpy()
+    return array
