@@ -126,7 +126,8 @@ class Guard:
     def false_alarm_bound(self) -> float | None:
         """Largest rate of false alarms on average: ``fpr``, or that of samples of new clusters, see :func:`fit`.
 
-        None where groups of several samples are made of clusters: nothing is promised of those.
+        Clusters are taken to be of equal size. None where groups of several samples are made of clusters: nothing is
+        promised of those.
         """
         if self.clusters is None:
             return self.fpr
