@@ -175,6 +175,13 @@ def test_clusters_are_kept_whole(model):
     assert all(len(sides) == 1 for sides in halves.values())
 
 
+def test_copies_of_another_dtype_were_seen_before(model):
+    whole = np.random.default_rng(0).integers(0, 9, (100, 6)).astype(np.int32)
+    guard = fisherscope.fit(model, whole, log_prob=lambda m, x: log_prob(m, x.double()), detector=Witness(), fpr=0.1)
+    with pytest.raises(DataError, match="100 of 100 samples given to update were given to this guard before"):
+        guard.update(whole.astype(np.int64))
+
+
 @pytest.mark.parametrize("form", ["samples", "table"])
 def test_equal_samples_are_kept_together(model, form):
     guard, new = fitted(model, detector=Witness()), np.repeat(rows(30, 1), 2, axis=0)
