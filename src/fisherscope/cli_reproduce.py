@@ -141,11 +141,15 @@ def reproduce(
             _print_plan(single, experiment, settings)
         return
     places = {single: _place(single, out, every=every) for single in read}
+    failed = []
     for single, experiment in read.items():
         command = _command(context, single, _of_experiment(single, kept))
-        _run(single, experiment, settings, places[single], command, every=every)
+        if not _run(single, experiment, settings, places[single], command, every=every):
+            failed.append(single)
     if page is not None:
         _write_page(out, page, _command(context, name, {"page": "DIR"}), every=every)
+    if failed:
+        raise SettingError(f"the others are done, but {', '.join(failed)} failed, as said above; run each by its name")
 
 
 def _place(name: str, out: Path | None, *, every: bool) -> Path:
@@ -157,9 +161,10 @@ def _place(name: str, out: Path | None, *, every: bool) -> Path:
 
 def _run(
     name: str, experiment: ExperimentConfig, settings: RunSettings, out: Path, command: str, *, every: bool
-) -> None:
-    """Run one experiment; among all, one for which nothing is there is left out."""
+) -> bool:
+    """Run one experiment; among all, one that fails is left out. Return whether it ran or has nothing to run on."""
     from fisherscope.cli import progress_bar
+    from fisherscope.core.errors import FisherscopeError
     from fisherscope.pipeline.reproduce.case import NothingLeftError
     from fisherscope.pipeline.reproduce.run import reproduce as run_experiment
 
@@ -174,17 +179,18 @@ def _run(
                 command=command,
                 report=lambda what, done, total: update(done, total, what),
             )
-    except NothingLeftError as cause:
+    except FisherscopeError as cause:
         if not every:
             raise
         print(f"{stem}: {cause}")
-        return
+        return isinstance(cause, NothingLeftError)
     for table_name, table in made.outcome.tables.items():
         if not every and table_name not in made.outcome.details:
             print(f"{table_name}\n\n{table.markdown()}")
     print(made.outcome.note)
     _print_skipped(made.skipped)
     print(f"{stem}: {made.seconds:.0f} seconds; results: {made.files[-1].parent}")
+    return True
 
 
 def _write_page(out: Path | None, page: Path, command: str, *, every: bool) -> None:

@@ -1,11 +1,14 @@
 """Keys name samples, fingerprints name artefacts."""
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from fisherscope.core.keys import fingerprint_arrays, fingerprint_keys, sample_keys
+
+KNOWN = np.array([11348922631544083619, 16617237018700207942, 9953818825769650499], np.uint64)
 
 images = hnp.arrays(np.uint8, st.tuples(st.integers(1, 5), st.just(1), st.integers(1, 4), st.integers(1, 4)))
 
@@ -14,7 +17,7 @@ images = hnp.arrays(np.uint8, st.tuples(st.integers(1, 5), st.just(1), st.intege
 def test_key_depends_on_the_values_not_on_the_dtype(x):
     keys = sample_keys(x)
     assert keys.dtype == np.uint64 and keys.shape == (len(x),)
-    for dtype in (np.float32, np.float64, np.int32):
+    for dtype in (np.float32, np.float64, np.int32, np.int64, np.uint64, ">i8"):
         np.testing.assert_array_equal(sample_keys(x.astype(dtype)), keys)
 
 
@@ -44,6 +47,29 @@ def test_minus_zero_is_zero():
 def test_large_integers_are_not_rounded():
     keys = sample_keys(np.array([[2**53], [2**53 + 1]], dtype=np.int64))
     assert keys[0] != keys[1]
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint64, ">i8"])
+def test_a_large_integer_changes_the_key_of_its_own_sample_alone(dtype):
+    x = np.array([[1, 2], [3, 2**53 + 1], [5, 2**53]], dtype=dtype)
+    keys = sample_keys(x)
+    np.testing.assert_array_equal(keys[[0, 2]], sample_keys(x.astype(np.float64))[[0, 2]])
+    assert keys[1] != sample_keys(x.astype(np.float64))[1]
+    assert len(sample_keys(x[:0])) == 0
+    for i in range(3):
+        assert sample_keys(x[i : i + 1])[0] == keys[i]
+
+
+def test_negative_integers_have_the_keys_of_floats_as_far_as_these_are_exact():
+    x = np.array([[-1], [-(2**53)], [-(2**53) - 1], [-(2**63)]])
+    floats = sample_keys(x.astype(np.float64))
+    np.testing.assert_array_equal(sample_keys(x)[:2], floats[:2])
+    assert not (sample_keys(x)[2:] == floats[2:]).any()
+
+
+def test_keys_of_images_and_of_large_integers_are_those_of_earlier_versions():
+    np.testing.assert_array_equal(sample_keys(np.arange(4, dtype=np.uint8).reshape(2, 1, 1, 2)), KNOWN[:2])
+    np.testing.assert_array_equal(sample_keys(np.array([[2**60 + 1, 5]])), KNOWN[2:])
 
 
 def test_several_leaves_make_one_key():

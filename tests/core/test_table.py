@@ -64,7 +64,7 @@ def test_nan_is_refused_and_its_sample_named(bad):
     table = make()
     norms = table.blocks["grad_norm"].copy()
     norms[2, 1] = bad
-    with pytest.raises(DataError, match=r"'grad_norm' holds NaN or inf, first in row 2 \(2a, 2b\)"):
+    with pytest.raises(DataError, match=r"'grad_norm' holds NaN or inf for \(2a, 2b\); look"):
         replace(table, blocks={"grad_norm": norms})
 
 

@@ -75,7 +75,7 @@ def test_a_detector_with_its_monotone_copy_is_the_detector(rule):
     detector = Combined([Likelihood(), Cubed()], rule).fit(table(200, 0))
     first, second = table(150, 1), table(150, 2)
     reference = ConformalCalibration(detector.reference_[0])
-    ranks = [-reference.p_value(Likelihood().fit(table(9, 0)).score(t)) for t in (first, second)]
+    ranks = [-reference.continued_p_value(Likelihood().fit(table(9, 0)).score(t)) for t in (first, second)]
     expected = ConformalCalibration.from_scores(ranks[0]).p_value(ranks[1])
     found = ConformalCalibration.from_scores(detector.score(first)).p_value(detector.score(second))
     np.testing.assert_array_equal(found, expected)
@@ -84,15 +84,31 @@ def test_a_detector_with_its_monotone_copy_is_the_detector(rule):
 def test_the_statistics_by_hand():
     fit = table(40, 0)
     odd = -fit.block("log_p")[1::2, 0], fit.block("regret")[1::2, 0]
-    new = table(5, 1)
+    new = table_of(
+        log_p=-np.array([[-3.0], [0.0], [0.7], [5.0], [1e3]]), regret=np.array([[0.1], [-9.0], [4.0], [8.0], [-1.0]])
+    )
     scores = -new.block("log_p")[:, 0], new.block("regret")[:, 0]
     fisher, cauchy = (Combined([Likelihood(), Other()], rule).fit(fit).score(new) for rule in ("fisher", "cauchy"))
     for row in range(5):
         at_least = [sum(r >= s[row] for r in reference) for reference, s in zip(odd, scores, strict=True)]
-        p = [(1 + count) / 21 for count in at_least]
+        # beyond all of them, in units of the width of their upper half
+        divisors = [1 + max(s[row] - max(r), 0) / (max(r) - sorted(r)[10]) for r, s in zip(odd, scores, strict=True)]
+        p = [(1 + count) / 21 / d for count, d in zip(at_least, divisors, strict=True)]
         assert fisher[row] == pytest.approx(-2 * (np.log(p[0]) + np.log(p[1])))
-        middle = [(0.5 + count) / 21 for count in at_least]
+        middle = [(0.5 + count) / 21 / d for count, d in zip(at_least, divisors, strict=True)]
         assert cauchy[row] == pytest.approx(np.mean([np.tan((0.5 - m) * np.pi) for m in middle]))
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("rule", ["fisher", "cauchy"])
+def test_what_is_far_beyond_all_known_groups_raises_an_alarm(rule, seed):
+    """Had all groups beyond the reference one score, as many calibration groups there as alarms were allowed."""
+    detector = Combined([make_detector("likelihood"), make_detector("typicality")], rule).fit(table(200, (seed, 0)))
+    calibration = ConformalCalibration.from_scores(detector.score(table(200, (seed, 1))))
+    far = detector.score(table(30, (seed, 2), shift=100))
+    assert (calibration.p_value(far) <= 0.01).all()
+    farther = [detector.score(table_of(log_p=np.full((1, 1), -x)))[0] for x in (10.0, 11.0, 1e6, 1e12, 1e18)]
+    assert (np.diff(farther) > 0).all()
 
 
 def test_two_weak_detectors_are_stronger_together():

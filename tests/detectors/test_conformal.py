@@ -14,6 +14,25 @@ def test_p_values_by_hand():
     np.testing.assert_allclose(calibration.p_value(np.array([0.0, 2.0, 2.5, 3.0, 4.0])), [1.0, 0.8, 0.4, 0.4, 0.2])
 
 
+def test_beyond_all_calibration_scores_the_continued_p_value_falls_strictly():
+    calibration = ConformalCalibration.from_scores(np.array([3.0, 1.0, 2.0, 2.0]))
+    inside = np.array([-1e300, 0.0, 2.0, 2.5, 3.0])
+    np.testing.assert_array_equal(calibration.continued_p_value(inside), calibration.p_value(inside))
+    beyond = np.array([3.0 + 1e-12, 4.0, 5.0, 1e9, 1e300])
+    np.testing.assert_allclose(calibration.continued_p_value(beyond), 0.2 / (beyond - 2), rtol=1e-12)
+    np.testing.assert_allclose(calibration.continued_p_value(beyond, middle=True), 0.1 / (beyond - 2), rtol=1e-12)
+    assert calibration.continued_p_value(np.array([0.0]), middle=True)[0] == 0.9
+
+
+def test_the_continued_p_value_of_equal_calibration_scores_and_at_the_bounds_of_floats():
+    flat = ConformalCalibration.from_scores(np.full(9, 5.0))
+    np.testing.assert_allclose(flat.continued_p_value(np.array([5.0, 6.0, 8.0])), [1.0, 0.05, 0.025])
+    narrow = ConformalCalibration.from_scores(np.array([0.0, 0.0, 5e-324]))
+    assert (narrow.continued_p_value(np.array([1.0, 1.7e308])) > 0).all()
+    wide = ConformalCalibration.from_scores(np.array([-1.7e308, -1.7e308, -1.6e308]))
+    assert (wide.continued_p_value(np.array([1.7e308])) > 0).all()
+
+
 @given(
     st.lists(st.integers(-5, 5), min_size=1, max_size=60),
     st.lists(st.integers(-6, 6), min_size=1, max_size=20),

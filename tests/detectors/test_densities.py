@@ -1,5 +1,7 @@
 """Each density over the layers against scipy, scikit-learn or arithmetic."""
 
+import tracemalloc
+
 import mpmath
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from tables import table_of
 
 from fisherscope.core.errors import DataError, SettingError
 from fisherscope.detectors import make_detector
+from fisherscope.detectors.densities import components as densities_components
 from fisherscope.detectors.densities import density_names, make_density
 from fisherscope.detectors.densities.chi_square import gamma_shape
 from fisherscope.detectors.densities.components import components, principal_axes
@@ -207,3 +210,38 @@ def test_shares_of_members_add_up_to_the_groups_number(rng):
 def test_unknown_density():
     with pytest.raises(SettingError, match="unknown density 'nope'; known: upper, fisher"):
         make_density("nope")
+
+
+def test_kernel_density_is_computed_in_pieces(fit, monkeypatch):
+    """By the definition, with all distances at once; pieces of 3 rows of 120 change neither fit, score nor slope."""
+    density, v = make_density("kde"), np.log(fit)
+    new = np.random.default_rng(1).normal(size=(50, 5)) * v.std(0) + v.mean(0)
+    whole = density.fit(v, None)
+    points, h = components(new, whole), float(whole["bandwidth"])
+    squares = np.square(points[:, None] - whole["points"]).sum(2)
+    kernels = np.exp(-squares / (2 * h**2)) / (2 * np.pi * h**2) ** (points.shape[1] / 2)
+    scores = density.score(new, whole)
+    np.testing.assert_allclose(scores, -np.log(kernels.mean(1)), rtol=1e-12)
+    most = []
+    real = densities_components.cdist
+    monkeypatch.setattr(densities_components, "_CHUNK_ELEMENTS", 370)
+    monkeypatch.setattr(densities_components, "cdist", lambda *a: most.append(len(a[0])) or real(*a))
+    pieces = density.fit(v, None)
+    assert pieces["bandwidth"] == whole["bandwidth"]
+    np.testing.assert_array_equal(density.score(new, pieces), scores)
+    slopes = density.gradient(new, pieces)
+    assert max(most) == 3
+    monkeypatch.undo()
+    np.testing.assert_allclose(slopes, density.gradient(new, whole), rtol=1e-12)
+
+
+def test_kernel_density_needs_no_memory_for_all_coordinates_of_all_pairs(fit):
+    density, v = make_density("kde"), np.log(fit)
+    learnt, many = density.fit(v, None), np.repeat(v, 300, axis=0)
+    tracemalloc.start()
+    try:
+        density.score(many, learnt)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 8 * len(many) * len(v) * 2  # two numbers a pair

@@ -37,6 +37,26 @@ def test_layerwise_gaussian_drops_constant_and_round_off_layers(rng):
     )
 
 
+@pytest.mark.parametrize("name", ["fisher-dose", "layerwise-gaussian", "layerwise-upper", "layerwise-upper@kfac"])
+def test_layers_that_the_score_does_not_see_are_told(rng, name):
+    fit = rng.chisquare(3, (50, 4))
+    fit[:, 1] = 2.0
+    fit[:30, 2] = 0.0  # active in 20 of 50 fit samples
+    blocks = {"grad_norm": fit, "log_p": rng.normal(size=(50, 1)), "code_length": rng.uniform(50, 60, (50, 1))}
+    table = table_of(**blocks, **{"metric:kfac": fit[:, None]})
+    detector = make_detector(name)
+    with pytest.raises(NotFittedError, match=f"{name} knows no layers.*call fit first"):
+        _ = detector.dropped_layers
+    state = detector.fit(table).state()
+    names = ("1", "2") if "@" in name else ("l1", "l2")
+    assert detector.dropped_layers == dict(zip((1, 2), names, strict=True))
+    assert make_detector(name).restore(state).dropped_layers == detector.dropped_layers
+    assert sorted([*detector.kept_, *detector.dropped_layers]) == [0, 1, 2, 3]
+    blocks["grad_norm"] = fit * [1, 1, 1e9, 1]
+    table_again = table_of(**blocks, **{"metric:kfac": blocks["grad_norm"][:, None]})
+    np.testing.assert_array_equal(detector.score(table_again), detector.score(table))
+
+
 def test_layerwise_gaussian_of_an_unreached_layer_is_large_and_finite(rng):
     fit = rng.chisquare(3, (50, 2))
     detector = make_detector("layerwise-gaussian").fit(table_of(grad_norm=fit))

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fisherscope.core.errors import DataError, SettingError
-from fisherscope.evaluation import Protocol, group_indices, out_dist_groups, random_parts, split_in_dist
+from fisherscope.evaluation import Protocol, group_indices, join_equal, out_dist_groups, random_parts, split_in_dist
 
 
 def parts(split):
@@ -60,6 +60,25 @@ def test_a_cut_between_clusters_stays_within_its_bounds():
         assert 10 <= len(parts[0]) <= 80 and not set(clusters[parts[0]]) & set(clusters[parts[1]])
     with pytest.raises(DataError, match="3 clusters of 100 samples cannot be cut into 2 parts between sample 40 and"):
         random_parts(100, [50], np.random.default_rng(0), clusters, within=(40, 60))
+
+
+def test_equal_samples_are_one_cluster():
+    keys = np.array([7, 3, 7, 5, 3, 9], np.uint64)
+    labels = join_equal(None, keys)
+    assert [[a == b for b in labels] for a in labels] == [[a == b for b in keys] for a in keys]
+    joined = join_equal(["a", "b", "c", "c", "d", "d"], keys)  # a - c by 7, b - d by 3
+    assert joined[0] == joined[2] == joined[3] != joined[1] == joined[4] == joined[5]
+    groups = join_equal(None, np.array([[1, 2], [3, 4], [5, 1], [6, 6], [4, 5]], np.uint64))
+    assert len({groups[i] for i in (0, 1, 2, 4)}) == 1 and groups[3] != groups[0]
+
+
+def test_what_has_no_equal_samples_is_split_as_given():
+    keys, clusters = np.array([4, 2, 8, 2], np.uint64), ["x", "y", "z", "y"]
+    assert join_equal(None, keys[:3]) is None
+    assert join_equal(None, np.array([[4, 4], [2, 8]], np.uint64)) is None
+    assert join_equal(clusters, keys) is clusters
+    with pytest.raises(DataError, match="2 cluster labels were given for 4 samples"):
+        join_equal(clusters[:2], keys)
 
 
 def test_groups_are_consecutive_and_drop_the_remainder():

@@ -90,5 +90,8 @@ def test_dual_threshold_by_hand():
     assert -5 < detector.threshold_ < 2
     new = np.array([[[3.0, 2.0, -5, -6]], [[3.0, -4.0, -5, -6]], [[3.0, 2.0, 1.0, -6]]])
     scores = detector.score(table(np.array([[-9.5], [5.0], [-30.0]]), new, plane[:3]))
-    # likelihood ranks 10 of 20 from below; dimension 1 below all; likelihood below all
-    np.testing.assert_allclose(scores, [-np.log(11 / 21), -np.log(1 / 21), -np.log(1 / 21)])
+    # likelihood ranks 10 of 20 from below; dimension 1 below all (which are 2); likelihood 11 below all, half of which
+    # lie within 9
+    np.testing.assert_allclose(scores, [-np.log(11 / 21), -np.log(1 / 21 / 2), -np.log(1 / 21 / (1 + 11 / 9))])
+    farther = detector.score(table(np.array([[-31.0], [-1e9]]), new[[0, 0]], plane[:2]))
+    assert scores[2] < farther[0] < farther[1]

@@ -6,6 +6,7 @@ import torch
 
 import fisherscope
 from fisherscope.core.errors import DataError
+from fisherscope.data import Samples
 from fisherscope.pipeline.batches import as_batches
 
 ROWS = np.random.default_rng(0).integers(-8, 8, (40, 3)).astype(np.float32) / 4  # exact in 8 bits of mantissa
@@ -66,3 +67,13 @@ def test_what_is_no_samples_is_one_clear_error(given, message):
     for data in (given, {"rows": given}):
         with pytest.raises(DataError, match=message):
             as_batches(data)
+
+
+def test_equal_samples_link_their_clusters():
+    x = np.arange(18.0).reshape(6, 3)
+    tracks = ("a", "a", "b", "b", "c", "d")
+    data = Samples.from_array(x, [f"{i}" for i in range(6)], "tracks", clusters=tracks)
+    assert as_batches(data).n_clusters == 4 and as_batches(x).n_clusters == 6
+    x[4] = x[0]
+    linked = Samples.from_array(x, data.ids, "tracks", clusters=tracks)
+    assert as_batches(linked).n_clusters == 3 and as_batches(x).n_clusters == 5

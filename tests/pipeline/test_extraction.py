@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from fisherscope.core.errors import CardMismatchError, DataError
+from fisherscope.core.errors import CardMismatchError, DataError, ModelError
 from fisherscope.core.table import FeatureTable
 from fisherscope.pipeline import extraction
 from fisherscope.pipeline.batches import as_batches
-from fisherscope.pipeline.extraction import ExtractSettings, extract_table
+from fisherscope.pipeline.extraction import ExtractSettings, extract_table, fit_metrics_on
 from fisherscope.pipeline.target import Target
 
 BLOCKS = ("grad_norm", "log_p", "pixels")
@@ -116,3 +116,56 @@ def test_groups(target, digits):
     assert table.ids[1] == digits.ids[5:10]
     with pytest.raises(DataError, match=r"a group of 50 was asked for, but digits.* has only 13 samples"):
         extract_table(target, data, BLOCKS, ExtractSettings(50))
+
+
+def squares(module, x):
+    return -(x - module.weight[0]).square().sum(1)
+
+
+def with_extremes(at):
+    """150 samples, some so large that their squares are no float32."""
+    x = np.random.default_rng(0).normal(size=(150, 3)).astype(np.float32)
+    x[at] = 1e30
+    return as_batches(x).select(np.random.default_rng(1).permutation(150))
+
+
+@pytest.mark.parametrize("blocks", [("log_p",), ("grad_norm",), ("statistics",)])
+def test_samples_without_a_finite_log_p_are_called_by_their_names(blocks):
+    target = Target(torch.nn.Linear(3, 1), squares, "m")
+    with pytest.raises(ModelError, match=r"^log p of sample \[70\] is -inf; look at that sample "):
+        extract_table(target, with_extremes([70]), blocks)
+    with pytest.raises(ModelError, match=r"sample \[70\] is -inf"):
+        fit_metrics_on(target, with_extremes([70]), ["diagonal"])
+
+
+def test_of_many_samples_without_a_finite_log_p_five_are_named():
+    target, data = Target(torch.nn.Linear(3, 1), squares, "m"), with_extremes(slice(0, 20))
+    bad = [name for name in data.ids[:64] if int(name[1:-1]) < 20]
+    assert len(bad) > 5
+    named = ", ".join(f"sample {name} is -inf" for name in bad[:5])
+    with pytest.raises(ModelError) as caught:
+        extract_table(target, data, ("log_p",))
+    assert str(caught.value).startswith(f"log p of {named} and {len(bad) - 5} more; look at those samples and")
+
+
+def test_samples_whose_gradient_is_not_finite_are_called_by_their_names():
+    class Cliff(torch.autograd.Function):
+        """x where its derivative is infinite for large x."""
+
+        @staticmethod
+        def forward(context, x):
+            context.save_for_backward(x)
+            return x.clone()
+
+        @staticmethod
+        def backward(context, gradient):
+            (x,) = context.saved_tensors
+            return torch.where(x > 100, torch.inf, gradient)
+
+    def cliff(module, x):
+        return Cliff.apply(module(x)[:, 0] + x[:, 0]) / 1e3
+
+    x = np.random.default_rng(0).normal(size=(150, 3)).astype(np.float32)
+    x[140] = 1e4
+    with pytest.raises(DataError, match=r"'grad_norm' holds NaN or inf for \(\[140\]\); look"):
+        extract_table(Target(torch.nn.Linear(3, 1), cliff, "m"), as_batches(x), ("grad_norm",))

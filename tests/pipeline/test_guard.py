@@ -458,6 +458,39 @@ def test_a_guard_of_before_knows_of_no_clusters(rows, tmp_path):
     assert fisherscope.load(tmp_path, model, gaussian_log_prob).clusters is None
 
 
+@pytest.mark.parametrize("group_size", [1, 2])
+def test_no_sample_both_fits_and_calibrates_where_some_are_equal(rows, group_size):
+    model = Gaussian().double()
+    settings = {"log_prob": gaussian_log_prob, "detector": Watcher(), "fpr": 0.1, "group_size": group_size}
+    twice = np.concatenate([rows[:100], rows[:80]])
+    watcher = fisherscope.fit(model, twice, **settings).detector
+    numbers = [{int(name[1:-1]) % 100 for name in part} for part in (watcher.fitted, watcher.scored)]
+    assert not numbers[0] & numbers[1] and len(numbers[0] | numbers[1]) == 100
+    assert len(watcher.fitted) + len(watcher.scored) > 180 - 2 * group_size
+    table = extract_table(
+        Target(model, gaussian_log_prob, "m"), as_batches(twice), ("log_p",), ExtractSettings(group_size)
+    )
+    watcher = fisherscope.fit(model, table, **settings).detector
+    numbers = [{int(name[1:-1]) % 100 for name in part} for part in (watcher.fitted, watcher.scored)]
+    assert not numbers[0] & numbers[1] and len(watcher.fitted) + len(watcher.scored) == 180
+
+
+def test_equal_samples_of_different_clusters_keep_these_together(rows):
+    settings = {"log_prob": gaussian_log_prob, "detector": Watcher(), "fpr": 0.1}
+    x, tracks_of = rows[:120].copy(), [f"t{i // 6}" for i in range(120)]
+    x[118] = x[1]  # the first and the last track
+    samples = Samples.from_array(x, [f"{t}-{i}" for i, t in enumerate(tracks_of)], "tracks", clusters=tracks_of)
+    for seed in range(4):
+        watcher = fisherscope.fit(Gaussian().double(), samples, seed=seed, **settings).detector
+        assert {"t0", "t19"} <= track_of(watcher.fitted) or {"t0", "t19"} <= track_of(watcher.scored)
+
+
+def test_too_few_different_samples_are_refused(rows):
+    settings = {"log_prob": gaussian_log_prob, "detector": Watcher(), "fpr": 0.1}
+    with pytest.raises(DataError, match=r"1 clusters of 60 samples cannot be cut .*\(equal samples are one cluster\)"):
+        fisherscope.fit(Gaussian().double(), np.repeat(rows[:1], 60, axis=0), **settings)
+
+
 def test_new_clusters_raise_as_few_false_alarms_as_stated():
     """A detector that learns its fit tracks by heart; frames of a track are all but equal: the worst case."""
 

@@ -11,6 +11,7 @@ from fisherscope.core.errors import CardMismatchError, DataError, NotFittedError
 from fisherscope.data import Samples
 from fisherscope.detectors import Updatable, make_detector, updatable_names
 from fisherscope.features.metrics import metric_fingerprint
+from fisherscope.pipeline.batches import as_batches
 from fisherscope.pipeline.extraction import extract_table
 
 
@@ -189,7 +190,7 @@ def test_metrics_go_on_learning_with_their_dampings(model, name):
 
 def test_tables_are_taken_in_too(model):
     guard, new = fitted(model, detector="rao-sketch"), rows(40, 1)
-    table = extract_table(guard.target, fisherscope.pipeline.batches.as_batches(new), ("sketch", "grad_norm"))
+    table = extract_table(guard.target, as_batches(new), ("sketch", "grad_norm"))
     np.testing.assert_allclose(guard.update(table).score(rows(9, 2)), guard.update(new).score(rows(9, 2)), rtol=1e-9)
 
 
@@ -219,6 +220,22 @@ def test_clusters_of_an_update_are_counted(model):
     grown = fisherscope.fit(model, clustered(20, 0), detector="total-norm@diagonal", **settings)
     assert grown.clusters == 10 and grown.update(clustered(30, 1)).clusters == 15  # those of before calibrate no more
     assert grown.update(rows(40, 1)).clusters is None
+
+
+def test_copies_of_another_dtype_were_seen_before(model):
+    whole = np.random.default_rng(0).integers(0, 9, (100, 6)).astype(np.int32)
+    guard = fisherscope.fit(model, whole, log_prob=lambda m, x: log_prob(m, x.double()), detector=Witness(), fpr=0.1)
+    with pytest.raises(DataError, match="100 of 100 samples given to update were given to this guard before"):
+        guard.update(whole.astype(np.int64))
+
+
+@pytest.mark.parametrize("form", ["samples", "table"])
+def test_equal_samples_are_kept_together(model, form):
+    guard, new = fitted(model, detector=Witness()), np.repeat(rows(30, 1), 2, axis=0)
+    given = as_batches(new) if form == "samples" else extract_table(guard.target, as_batches(new), ("log_p",))
+    updated = guard.update(given)
+    assert not set(updated.held.keys.ravel().tolist()) & updated.detector.learnt
+    assert len(updated.held) + updated.detector.n_ == 160
 
 
 def test_refusals(model, glow, digits):

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 KeyArray = NDArray[np.uint64]
+
+_LARGEST_EXACT: Final = 2**53
+"""Up to this size float64 holds every integer."""
 
 
 def _canonical(array: NDArray[Any]) -> NDArray[Any]:
@@ -26,6 +29,20 @@ def _canonical(array: NDArray[Any]) -> NDArray[Any]:
     return np.ascontiguousarray(array)
 
 
+def _bytes_of(array: NDArray[Any]) -> Callable[[int], bytes]:
+    """Return a function that gives the bytes of sample i of an array (n, ...), the same for equal values."""
+    if array.dtype.kind not in "iu" or array.dtype.itemsize < 8:
+        values = _canonical(array)
+        return lambda i: values[i].tobytes()
+    # Sample by sample, or a key would depend on the other samples: those that float64 would round stay integers.
+    fits = array <= _LARGEST_EXACT
+    if array.dtype.kind == "i":
+        fits &= array >= -_LARGEST_EXACT
+    exact = np.asarray(fits.all(axis=tuple(range(1, array.ndim))))
+    floats, whole = np.ascontiguousarray(array, "<f8"), np.ascontiguousarray(array, f"<{array.dtype.kind}8")
+    return lambda i: (floats if exact[i] else whole)[i].tobytes()
+
+
 def sample_keys(leaves: NDArray[Any] | Sequence[NDArray[Any]]) -> KeyArray:
     """Return the 64-bit key of every sample.
 
@@ -33,18 +50,18 @@ def sample_keys(leaves: NDArray[Any] | Sequence[NDArray[Any]]) -> KeyArray:
         leaves: one array (n, ...) or several that share the first axis; together they are the samples.
 
     Returns:
-        Keys, shape (n,), dtype uint64: BLAKE2b-64 of each sample's values (as float64, so uint8 and float copies
-        of an image have one key) and shape.
+        Keys, shape (n,), dtype uint64: BLAKE2b-64 of each sample's values and shape. Values count as float64, so that
+        uint8, int64 and float copies of a sample have one key, but for samples of larger integers than float64 holds.
     """
-    arrays = [_canonical(a) for a in ([leaves] if isinstance(leaves, np.ndarray) else leaves)]
-    count = len(arrays[0])
+    arrays = [leaves] if isinstance(leaves, np.ndarray) else list(leaves)
+    count, contents = len(arrays[0]), [_bytes_of(a) for a in arrays]
     heads = [json.dumps(a.shape[1:]).encode() for a in arrays]
     keys = np.empty(count, dtype=np.uint64)
     for i in range(count):
         h = hashlib.blake2b(digest_size=8)
-        for head, array in zip(heads, arrays, strict=True):
+        for head, content in zip(heads, contents, strict=True):
             h.update(head)
-            h.update(array[i].tobytes())
+            h.update(content(i))
         keys[i] = int.from_bytes(h.digest(), "little")
     return keys
 

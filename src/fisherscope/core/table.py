@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from fisherscope.core.errors import CardMismatchError, DataError
+from fisherscope.core.errors import CardMismatchError, DataError, some_of
 from fisherscope.core.keys import KeyArray
 from fisherscope.core.store import read_arrays, write_arrays
 
@@ -134,10 +134,12 @@ class FeatureTable:
                     f"block '{name}' has {block.shape[-1]} columns but {len(self.columns[name])} column names"
                 )
             if block.dtype.kind == "f" and not np.isfinite(block).all():
-                row = int(np.argwhere(~np.isfinite(block))[0][0])
+                # By name: which row it is says nothing to whoever extracts, batch by batch.
+                rows = np.flatnonzero(~np.isfinite(block.reshape(n, -1)).all(1))
+                groups = [f"({', '.join(self.ids[row])})" for row in rows]
                 raise DataError(
-                    f"block '{name}' holds NaN or inf, first in row {row} ({', '.join(self.ids[row])}); "
-                    "look at that sample and at the model's log-prob of it"
+                    f"block '{name}' holds NaN or inf for {some_of(groups)}; "
+                    "look at these samples and at the model's log-prob of them"
                 )
 
     def __len__(self) -> int:

@@ -54,6 +54,7 @@ class Detector(ABC):
         self._fit(table)
         if columns is not None:
             self.columns_ = columns
+        self._settle()
         return self
 
     def score(self, table: FeatureTable) -> Scores:
@@ -81,6 +82,12 @@ class Detector(ABC):
     def state(self) -> dict[str, NDArray[Any]]:
         """Return what was learnt, by attribute name; empty before ``fit``."""
         return {k: np.asarray(v) for k, v in vars(self).items() if k.endswith("_") and not k.startswith("_")}
+
+    def _settle(self) -> None:
+        """Lay out what was learnt as a saved file does, in rows: sums round differently over another layout."""
+        for name, value in self.state().items():
+            if value.ndim:
+                setattr(self, name, np.asarray(value, order="C"))
 
     def _take(self, learnt: Mapping[str, NDArray[Any]]) -> None:
         """Keep what a part of the detector, such as a density, has learnt, each name with its ``_``."""

@@ -49,6 +49,17 @@ def require_same_columns(known: NDArray[np.uint8], table: FeatureTable, name: st
                     raise CardMismatchError(f"column {i} of {block}", mine, other, _ADVICE.format(name))
 
 
+def column_names(known: NDArray[np.uint8], block: str) -> tuple[str, ...]:
+    """Return the names of the last axis of a block of the fit table, or its numbers where they have no names.
+
+    Args:
+        known: what :func:`gradient_columns` returned for the fit table.
+        block: that it holds.
+    """
+    axes = json.loads(known.tobytes())[block]
+    return tuple(axes["names"]) or tuple(map(str, range(axes["sizes"][-1])))
+
+
 def _axes(table: FeatureTable, block: str) -> dict[str, Any]:
     lead = 1 if is_group_block(block) else 2
     return {"sizes": list(table.block(block).shape[lead:]), "names": list(table.columns.get(block, ()))}

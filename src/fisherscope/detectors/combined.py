@@ -21,10 +21,11 @@ class Combined(Detector):
     """The members' p-values p_1..p_M as one score (Fisher 1932; Cauchy combination: Liu & Xie 2020, eq. 1).
 
     ``fisher``: -2 sum_m log p_m. ``cauchy``: mean_m tan((1/2 - p_m) pi). Every other fit group fits the members, the
-    rest gives the reference scores of their conformal p-values, so each p_m is at least 1 over their number + 1, and
-    groups beyond all reference scores tie. The distributions of the two statistics that the sources state are for
-    independent (or, in the far tail, any) p-values and are not used: the score is calibrated on held-out groups like
-    that of any detector, which takes the dependence in without a model of it.
+    rest gives the n reference scores of their conformal p-values. Beyond all of these p_m is at most 1 / (n + 1), and
+    less the farther a group lies (:meth:`.ConformalCalibration.continued_p_value`): if such groups tied, those among
+    the calibration groups could keep a guard from ever alarming. The distributions of the two statistics that the
+    sources state are for independent (or, in the far tail, any) p-values and are not used: the score is calibrated on
+    held-out groups like that of any detector, which takes the dependence in without a model of it.
 
     Args:
         members: unfitted, at least two.
@@ -59,11 +60,13 @@ class Combined(Detector):
         if self._rule == "fisher":
             fisher: Scores = -2 * np.log(p_values).sum(0)
             return fisher
-        # Half a step less: p = 1 has an infinite tangent.
-        cauchy: Scores = np.tan(np.pi * (0.5 - p_values + 0.5 / (self.reference_.shape[1] + 1))).mean(0)
+        # tan((1/2 - p) pi), exact for small p too
+        cauchy: Scores = (1 / np.tan(np.pi * p_values)).mean(0)
         return cauchy
 
     def _p_values(self, i: int, table: FeatureTable) -> Scores:
         prefix = f"member{i}_"
         own = {name.removeprefix(prefix): value for name, value in self.state().items() if name.startswith(prefix)}
-        return ConformalCalibration(self.reference_[i]).p_value(self._members[i].restore(own).score(table))
+        scores = self._members[i].restore(own).score(table)
+        # Cauchy's are half a step less: p = 1 has an infinite tangent.
+        return ConformalCalibration(self.reference_[i]).continued_p_value(scores, middle=self._rule == "cauchy")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from fisherscope.core.errors import DataError
 from fisherscope.core.settings import require_rate
 from fisherscope.detectors.base import Scores
+
+_FARTHEST: Final = 1e300
+"""Bound of the excess over all calibration scores: p over it is above 0, and 1 over that is finite."""
 
 
 def require_fpr(value: Any, name: str = "fpr") -> float:
@@ -48,6 +51,25 @@ class ConformalCalibration:
         at_least = len(self.scores) - np.searchsorted(self.scores, scores, side="left")
         p: Scores = np.asarray(1.0 + at_least, dtype=np.float64) / (len(self.scores) + 1.0)
         return p
+
+    def continued_p_value(self, scores: Scores, *, middle: bool = False) -> Scores:
+        """Return p of scores (m,), which beyond all calibration scores goes on to fall: a statistic to calculate with.
+
+        :meth:`p_value` is the same for all scores beyond the largest calibration score r_n; here it is divided by
+        1 + (score - r_n) / (r_n - median), so that none of them tie. In units of 1 where r_n is the median. It is no
+        longer a p-value there.
+
+        Args:
+            scores: (m,).
+            middle: half a step 1 / (n + 1) less before that division, so that it is never 1.
+        """
+        largest = self.scores[-1]
+        width = (largest - self.scores[len(self.scores) // 2]) or 1.0
+        with np.errstate(over="ignore"):
+            excess = np.clip((scores - largest) / width, 0.0, _FARTHEST)
+        half_step = 0.5 / (len(self.scores) + 1.0) if middle else 0.0
+        continued: Scores = (self.p_value(scores) - half_step) / (1.0 + excess)
+        return continued
 
     def require_groups(self, fpr: float) -> None:
         """Raise :class:`DataError` naming the number when there are too few calibration groups for ``fpr``."""

@@ -25,7 +25,8 @@ class LocalIntrinsicDimension(Detector):
     generator above a threshold, which is chosen such that the fit samples' mean dimension equals that of local PCA
     of their pixels. The paper's dual threshold calls a sample in-distribution if both likelihood and dimension exceed
     a threshold each; here both thresholds are fit-set quantiles of one level, which makes one score of them: p_L and
-    p_D are the shares (1 + #{fit samples at most as large}) / (n + 1). A group's score is the mean over its samples.
+    p_D are the shares (1 + #{fit samples at most as large}) / (n + 1), which beyond all fit samples go on to fall, or
+    a guard might be unable to alarm. A group's score is the mean over its samples.
     """
 
     name = "local-intrinsic-dimension"
@@ -44,8 +45,8 @@ class LocalIntrinsicDimension(Detector):
         self.codimensions_ = np.sort(-self._dimension(table))  # up to a constant
 
     def _score(self, table: FeatureTable) -> Scores:
-        p_likelihood = ConformalCalibration(self.surprisals_).p_value(-_log_p(table))
-        p_dimension = ConformalCalibration(self.codimensions_).p_value(-self._dimension(table))
+        p_likelihood = ConformalCalibration(self.surprisals_).continued_p_value(-_log_p(table))
+        p_dimension = ConformalCalibration(self.codimensions_).continued_p_value(-self._dimension(table))
         return group_means(-np.log(np.minimum(p_likelihood, p_dimension)), table)
 
     def _dimension(self, table: FeatureTable) -> Array:

@@ -7,8 +7,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from fisherscope.core.errors import DataError
+from fisherscope.core.errors import DataError, NotFittedError
 from fisherscope.core.table import FeatureTable, is_group_block
+from fisherscope.detectors.columns import column_names
 
 Array = NDArray[np.float64]
 
@@ -83,14 +84,32 @@ def log_values(values: Array, floor: float) -> Array:
 class KeptLayers:
     """What a detector is too when it reads log f_l of the layers that vary on the fit set, from its first block.
 
+    A layer whose f_l is below the resolution in more than half of the fit groups is left out too: however large its
+    gradient is in a new group, the score does not see it. ``dropped_layers`` says which layers these are.
+
     Attributes:
+        name: of the detector.
         kept_: column numbers of those layers.
         floor_: the arithmetic's resolution, as which smaller values count.
     """
 
+    name: str
     requires: tuple[str, ...]
+    columns_: NDArray[np.uint8]
     kept_: NDArray[np.intp]
     floor_: float
+
+    @property
+    def dropped_layers(self) -> dict[int, str]:
+        """Names of the layers that the score does not see, by column number; where a table has no names, the numbers.
+
+        Raises:
+            NotFittedError: it is not fitted, or was saved by a version that did not keep the names.
+        """
+        if not hasattr(self, "columns_"):
+            raise NotFittedError(f"{self.name} knows no layers, as it was not fitted by this version; call fit first")
+        names = column_names(self.columns_, self.requires[0])
+        return {i: name for i, name in enumerate(names) if i not in self.kept_}
 
     def _keep(self, table: FeatureTable) -> None:
         """Learn which layers vary."""

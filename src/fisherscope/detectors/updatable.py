@@ -32,6 +32,7 @@ class Updatable(Detector):
             raise NotFittedError(f"{self.name} was asked to take in more groups before it was fitted; call fit first")
         self.require_same_columns(table)
         self._update(table)
+        self._settle()
         return self
 
 

@@ -4,7 +4,15 @@ from fisherscope.evaluation.bootstrap import METRICS, Bootstrap, Interval, boots
 from fisherscope.evaluation.calibration import CalibrationCheck, check_calibration, false_alarm_interval
 from fisherscope.evaluation.compare import Comparison, compare_auroc
 from fisherscope.evaluation.metrics import aupr_in, aupr_out, auroc, fpr_at_tpr, roc_points
-from fisherscope.evaluation.protocol import Protocol, Split, group_indices, out_dist_groups, random_parts, split_in_dist
+from fisherscope.evaluation.protocol import (
+    Protocol,
+    Split,
+    group_indices,
+    join_equal,
+    out_dist_groups,
+    random_parts,
+    split_in_dist,
+)
 from fisherscope.evaluation.records import (
     PairScores,
     Record,
@@ -41,6 +49,7 @@ __all__ = [
     "false_alarm_interval",
     "fpr_at_tpr",
     "group_indices",
+    "join_equal",
     "metric_intervals",
     "out_dist_groups",
     "random_parts",

@@ -12,8 +12,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from fisherscope.core.errors import DataError, SettingError
+from fisherscope.core.keys import KeyArray
 from fisherscope.evaluation.bootstrap import Clusters
 
 Index = NDArray[np.intp]
@@ -53,7 +56,7 @@ def split_in_dist(
         seed: of the shuffle.
         fit: share of the samples to fit on.
         calibration: share to calibrate on.
-        clusters: a label for each sample; samples that share one stay in one part.
+        clusters: a label for each sample; samples that share one stay in one part. See :func:`join_equal`.
 
     Raises:
         SettingError: group size or shares out of range.
@@ -103,6 +106,28 @@ def random_parts(
     return np.split(order, _cluster_boundaries(np.asarray(clusters)[order], cuts, within or (1, n - 1)))
 
 
+def join_equal(clusters: Clusters | None, keys: KeyArray) -> Clusters | None:
+    """Return cluster labels by which equal samples are in one cluster, as one that fits must not calibrate or test too.
+
+    Args:
+        clusters: a label for each of n samples or groups, or None where they are independent.
+        keys: of the samples (n,), or of the members of groups (n, B).
+
+    Returns:
+        Labels (n,): what shares a label or a key has one, and so has what is linked by others. Where equal samples
+        change nothing, ``clusters`` as given.
+    """
+    n = len(keys)
+    _, place = np.unique(keys, return_inverse=True)
+    own = np.arange(n) if clusters is None else _numbered(n, clusters)
+    count, size = int(own.max()) + 1, int(place.max()) + 1
+    ends = np.repeat(own, keys.size // n), count + place.ravel()
+    links = coo_array((np.ones(keys.size, dtype=np.int8), ends), shape=(count + size, count + size))
+    joined, labels = connected_components(links, directed=False)
+    found: NDArray[np.int32] = labels[own]
+    return clusters if joined == count else found
+
+
 def group_indices(index: Index, group_size: int) -> Index:
     """Return the groups of consecutive indices, shape (len(index) // B, B); the remainder is left out."""
     _check_groups(len(index), group_size)
@@ -127,11 +152,16 @@ def _check_groups(n: int, group_size: int) -> None:
 
 def _shuffle_clusters(n: int, clusters: Clusters, rng: np.random.Generator) -> Index:
     """Return an order of the samples in which clusters come one after another, in random order."""
+    labels = _numbered(n, clusters)
+    rank = rng.permutation(int(labels.max()) + 1)
+    return np.argsort(rank[labels], kind="stable")
+
+
+def _numbered(n: int, clusters: Clusters) -> Index:
     labels = np.unique(np.asarray(clusters), return_inverse=True)[1]
     if labels.shape != (n,):
         raise DataError(f"{len(labels)} cluster labels were given for {n} samples; give one a sample")
-    rank = rng.permutation(int(labels.max()) + 1)
-    return np.argsort(rank[labels], kind="stable")
+    return labels
 
 
 def _cluster_boundaries(ordered: NDArray[Any], cuts: Sequence[int], within: tuple[int, int]) -> list[int]:
@@ -142,7 +172,7 @@ def _cluster_boundaries(ordered: NDArray[Any], cuts: Sequence[int], within: tupl
     if len(allowed) < len(cuts):
         raise DataError(
             f"{len(changes) + 1} clusters of {len(ordered)} samples cannot be cut into {len(cuts) + 1} parts between "
-            f"sample {first} and sample {last}; give samples of more clusters"
+            f"sample {first} and sample {last}; give samples of more clusters (equal samples are one cluster)"
         )
     return [int(allowed[np.abs(allowed - cut).argmin()]) for cut in cuts]
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
-import torch
 from torch import nn
 
 from fisherscope.core.errors import ModelError
 from fisherscope.features.extractors import Blocks, Extractor, Request
-from fisherscope.features.gradients.logprob import LogProb, bind_log_prob, check_log_prob
+from fisherscope.features.forward import ForwardPass
+from fisherscope.features.gradients.logprob import LogProb
 from fisherscope.models.base import model_fingerprint
 
 BACKGROUND: Final = "background"
@@ -44,6 +44,7 @@ class EnsembleLogProbability(Extractor):
 
     def __init__(self, companions: Sequence[Companion]) -> None:
         self._members = [c for c in companions if c.name != BACKGROUND]
+        self._passes = [ForwardPass() for _ in range(1 + len(self._members))]
         if not self._members:
             raise ModelError(
                 "an ensemble needs at least one further model, none was given; train the model again from other "
@@ -52,7 +53,8 @@ class EnsembleLogProbability(Extractor):
 
     def extract(self, request: Request) -> Blocks:
         own = Companion("model", request.module, request.log_prob)
-        columns = [_log_prob_of(member, request) for member in (own, *self._members)]
+        members = zip((own, *self._members), self._passes, strict=True)
+        columns = [_log_prob_of(member, request, forward) for member, forward in members]
         return {"ensemble_log_p": request.grouped(np.stack(columns, axis=1))}
 
     def columns(self, module: nn.Module) -> dict[str, tuple[str, ...]]:
@@ -74,10 +76,10 @@ class BackgroundLogProbability(Extractor):
                 "the likelihood ratio needs a background model, none was given; train one on perturbed samples "
                 "(fisherscope train --perturb 0.2) and pass it as a companion (--companion background=MODEL)"
             )
-        self._background = found[0]
+        self._background, self._pass = found[0], ForwardPass()
 
     def extract(self, request: Request) -> Blocks:
-        return {"background_log_p": request.grouped(_log_prob_of(self._background, request))}
+        return {"background_log_p": request.grouped(_log_prob_of(self._background, request, self._pass))}
 
     def columns(self, module: nn.Module) -> dict[str, tuple[str, ...]]:
         return {}
@@ -86,8 +88,6 @@ class BackgroundLogProbability(Extractor):
         return {"background_log_p": {BACKGROUND: self._background.fingerprint()}}
 
 
-@torch.no_grad()
-def _log_prob_of(companion: Companion, request: Request) -> Any:
+def _log_prob_of(companion: Companion, request: Request, forward: ForwardPass) -> Any:
     x = replace(request, module=companion.module).tensors()
-    log_p = bind_log_prob(companion.module, companion.log_prob)(x, request.seed, request.keys)
-    return check_log_prob(log_p, len(request.keys)).double().cpu().numpy()
+    return forward.log_p(companion.module, companion.log_prob, x, request.seed, request.keys).double().cpu().numpy()

@@ -16,8 +16,9 @@ from torch.utils import _pytree as pytree
 
 from fisherscope.core.errors import SettingError
 from fisherscope.core.keys import KeyArray
-from fisherscope.features.gradients import PassResult, Reduction, bind_log_prob, gradient_pass
-from fisherscope.features.gradients.logprob import LogProb, check_log_prob
+from fisherscope.features.forward import ForwardPass
+from fisherscope.features.gradients import PassResult, Reduction, gradient_pass
+from fisherscope.features.gradients.logprob import LogProb
 from fisherscope.features.metrics import FisherMetric, metric_fingerprint
 from fisherscope.features.metrics.feature import GradientFeature
 from fisherscope.features.metrics.raw import GlobalSketch, LayerNorms, LayerSketch, SketchNorms, SketchSettings
@@ -163,10 +164,11 @@ class LogProbability(Extractor):
 
     blocks = ("log_p",)
 
-    @torch.no_grad()
+    def __init__(self) -> None:
+        self._pass = ForwardPass()
+
     def extract(self, request: Request) -> Blocks:
-        bound = bind_log_prob(request.module, request.log_prob)
-        log_p = check_log_prob(bound(request.tensors(), request.seed, request.keys), len(request.keys))
+        log_p = self._pass.log_p(request.module, request.log_prob, request.tensors(), request.seed, request.keys)
         return {"log_p": request.grouped(log_p.double().cpu().numpy())}
 
     def columns(self, module: nn.Module) -> dict[str, tuple[str, ...]]:

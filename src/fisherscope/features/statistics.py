@@ -8,8 +8,7 @@ import torch
 from torch import nn
 
 from fisherscope.features.extractors import Blocks, Extractor, Request
-from fisherscope.features.gradients import bind_log_prob
-from fisherscope.features.gradients.logprob import check_log_prob
+from fisherscope.features.forward import ForwardPass
 from fisherscope.models.protocols import HasStatistics
 
 
@@ -21,11 +20,13 @@ class Statistics(Extractor):
 
     blocks = ("statistics",)
 
+    def __init__(self) -> None:
+        self._pass = ForwardPass()
+
     @torch.no_grad()
     def extract(self, request: Request) -> Blocks:
         x = request.tensors()
-        log_p = bind_log_prob(request.module, request.log_prob)(x, request.seed, request.keys)
-        parts = [check_log_prob(log_p, len(request.keys))[:, None]]
+        parts = [self._pass.log_p(request.module, request.log_prob, x, request.seed, request.keys)[:, None]]
         if isinstance(request.module, HasStatistics):
             parts.append(request.module.statistics(x, seed=request.seed, keys=request.keys))
         return {"statistics": request.grouped(torch.cat(parts, dim=1).double().cpu().numpy())}

@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from fisherscope.core.errors import DataError
 from fisherscope.core.keys import KeyArray, fingerprint_keys, sample_keys
 from fisherscope.data import Samples, load_samples, require_shape
+from fisherscope.evaluation import join_equal
 from fisherscope.pipeline.target import Target
 
 
@@ -55,8 +56,9 @@ class Batches:
 
     @property
     def n_clusters(self) -> int:
-        """Number of clusters that the samples come from; independent samples are one each."""
-        return len(self) if self.clusters is None else len(set(self.clusters))
+        """Number of clusters that the samples come from; equal samples are of one, and link theirs."""
+        labels = join_equal(self.clusters, self.keys)
+        return len(self) if labels is None else len(set(labels))
 
     def whole_groups(self, group_size: int) -> tuple[Batches, tuple[str, ...]]:
         """Return the samples that fill groups, and the names of those that fill no last one."""

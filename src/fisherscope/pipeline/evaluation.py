@@ -15,7 +15,16 @@ from fisherscope.detectors import STANDARD_DETECTORS as STANDARD_DETECTORS
 from fisherscope.detectors import ConformalCalibration, Detector, make_detector
 from fisherscope.detectors.base import Scores
 from fisherscope.detectors.conformal import groups_needed, require_fpr
-from fisherscope.evaluation import PairScores, Protocol, Record, evaluate_pair, out_dist_groups, split_in_dist
+from fisherscope.evaluation import (
+    PairScores,
+    Protocol,
+    Record,
+    Split,
+    evaluate_pair,
+    join_equal,
+    out_dist_groups,
+    split_in_dist,
+)
 from fisherscope.features.companions import Companion
 from fisherscope.features.metrics import FisherMetric, make_metric
 from fisherscope.models.base import require_not_trained_on
@@ -189,7 +198,7 @@ class _Evaluation:
         names = metrics_in(self.settings.blocks)
         if not names:
             return ()
-        split = split_in_dist(len(self.in_dist), 1, self.settings.seed, clusters=self.in_dist.clusters)
+        split = self._split(1)
         return fit_metrics_on(
             self.target,
             self.in_dist.select(split.fit),
@@ -197,6 +206,10 @@ class _Evaluation:
             self._extraction(1),
             report=self._progress(f"{self.in_dist.name}, metrics"),
         )
+
+    def _split(self, size: int) -> Split:
+        clusters = join_equal(self.in_dist.clusters, self.in_dist.keys)
+        return split_in_dist(len(self.in_dist), size, self.settings.seed, clusters=clusters)
 
     def _extraction(self, size: int) -> ExtractSettings:
         return ExtractSettings(
@@ -214,7 +227,7 @@ class _Evaluation:
         return report
 
     def protocol(self) -> Protocol:
-        split = split_in_dist(len(self.in_dist), 1, self.settings.seed, clusters=self.in_dist.clusters)
+        split = self._split(1)
         clustered = [d.name for d in (self.in_dist, *self.out_dists) if d.clusters is not None]
         return Protocol(
             in_dist=self.in_dist.name,
@@ -258,7 +271,7 @@ class _Evaluation:
         return GroupResult(size, parts, out, pairs, detectors, calibrations)
 
     def _in_dist_parts(self, size: int) -> Iterator[tuple[str, FeatureTable]]:
-        split = split_in_dist(len(self.in_dist), size, self.settings.seed, clusters=self.in_dist.clusters)
+        split = self._split(size)
         index = {"fit": split.fit, "calibration": split.calibration, "test": split.test}
         table = self._table(self.in_dist, np.concatenate(list(index.values())), size)
         start = 0

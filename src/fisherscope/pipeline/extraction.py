@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from fisherscope.core.errors import DataError, SettingError
+from fisherscope.core.errors import DataError, NonFiniteLogProbError, SettingError
 from fisherscope.core.settings import require_whole
 from fisherscope.core.table import Card, FeatureTable
 from fisherscope.features.companions import Companion
@@ -122,30 +123,41 @@ def _passes_over(target: Target, data: Batches, settings: ExtractSettings, repor
         # Evenly spaced: the first ones may all be of one kind.
         count = min(len(data), limit or len(data))
         chosen = data.select(np.linspace(0, len(data), count, endpoint=False).astype(np.intp))
-        for done, request in _requests(target, chosen, settings):
-            gradient_pass(
-                request.module,
-                request.tensors(),
-                reductions,
-                log_prob=request.log_prob,
-                seed=request.seed,
-                keys=request.keys,
-                max_memory=request.max_memory,
-            )
+        for done, part in _batches(chosen):
+            request = _request(target, part, settings, 1)
+            with _samples_named(part):
+                gradient_pass(
+                    request.module,
+                    request.tensors(),
+                    reductions,
+                    log_prob=request.log_prob,
+                    seed=request.seed,
+                    keys=request.keys,
+                    max_memory=request.max_memory,
+                )
             if report is not None:
                 report(done, len(chosen))
 
     return run_pass
 
 
-def _requests(target: Target, data: Batches, settings: ExtractSettings) -> Iterator[tuple[int, Request]]:
+@contextmanager
+def _samples_named(part: Batches) -> Iterator[None]:
+    """Have an error call samples by their ids: a number in a batch says nothing to whoever gave more of them."""
+    try:
+        yield
+    except NonFiniteLogProbError as error:
+        raise error.named(part.ids) from None
+
+
+def _batches(data: Batches) -> Iterator[tuple[int, Batches]]:
     starts = list(range(0, len(data), _BATCH))
     if len(starts) > 1 and len(data) - starts[-1] == 1:
         # The engine serves a sample by itself differently if a metric needs factors: to the last bit a metric is to
         # learn the same whatever others are fitted beside it, for its fingerprint names its tables.
         starts[-1] -= 1
     for start, stop in pairwise([*starts, len(data)]):
-        yield stop, _request(target, data.select(range(start, stop)), settings, 1)
+        yield stop, data.select(range(start, stop))
 
 
 def _request(target: Target, part: Batches, settings: ExtractSettings, group_size: int) -> Request:
@@ -273,8 +285,10 @@ class _Job:
     def _one_batch(self, part: Batches) -> FeatureTable:
         size = self.settings.group_size
         request = _request(self.target, part, self.settings, size)
+        with _samples_named(part):
+            blocks = extract_blocks(self.extractors, request)
         return FeatureTable(
-            blocks=extract_blocks(self.extractors, request),
+            blocks=blocks,
             columns={k: v for e in self.extractors for k, v in e.columns(self.target.module).items()},
             ids=tuple(part.ids[i : i + size] for i in range(0, len(part), size)),
             keys=part.keys.reshape(-1, size),

@@ -28,7 +28,7 @@ from fisherscope.detectors import (
 )
 from fisherscope.detectors.base import Scores, require_columns
 from fisherscope.detectors.conformal import groups_needed, require_fpr
-from fisherscope.evaluation import random_parts
+from fisherscope.evaluation import join_equal, random_parts
 from fisherscope.features.companions import Companion
 from fisherscope.features.metrics import (
     FisherMetric,
@@ -319,6 +319,7 @@ def fit(
     close to one that is valid for clusters (Lee, Barber & Willett 2023, arXiv 2306.06342): the number of clusters
     decides how small a rate can be held, not that of samples (:attr:`Guard.false_alarm_bound`; a warning is logged
     where J < ceil(1/fpr) - 1). A :class:`FeatureTable` knows no clusters; give samples.
+    Samples that are equal count as one cluster, in a table too.
 
     Args:
         model: a module in the mode, dtype and on the device where it will serve, or the folder of a saved model.
@@ -364,8 +365,9 @@ def fit(
                 f"group_size is {group_size}, but the feature table holds groups of {data.card.group_size}; leave it "
                 "out, or give the samples"
             )
-        table = data.select(np.random.default_rng(seed).permutation(len(data)))
-        n_fit = _fit_groups(len(table), needed, chosen)
+        _require_enough(len(data), needed, chosen, fpr)
+        parts = two_table_parts(data, _fit_groups(len(data), needed, chosen), (chosen.min_fit, needed), seed)
+        table, n_fit = data.select(np.concatenate(parts)), len(parts[0])
         target_fingerprint = target.fingerprint()
         if table.card.model != target_fingerprint:
             raise CardMismatchError("model", target_fingerprint, table.card.model, "extract the table with this model")
@@ -392,7 +394,6 @@ def fit(
     if not allow_training_samples:
         require_not_trained_on(target.module, table.keys, "fit")
         require_companions_not_trained_on(further, table.keys, "fit")
-    _require_enough(len(table), needed, chosen, fpr)
     chosen.fit(table.select(slice(0, n_fit)))
     held = calibration_blocks(table.select(slice(n_fit, None)), chosen, table.card)
     rescored = is_updatable(chosen) and not any(metric.growing for metric in fitted)
@@ -442,14 +443,25 @@ def calibration_blocks(table: FeatureTable, detector: Detector, card: Card) -> F
 def two_parts(data: Batches, first: int, least: tuple[int, int], group_size: int, seed: int) -> list[NDArray[np.intp]]:
     """Return the samples of a part of about ``first`` random groups and those of the others, whole groups.
 
-    Clusters are not torn apart: then the cut is the nearest one that leaves each part ``least`` groups.
+    Clusters, and samples that are equal, are not torn apart: then the cut is the nearest one that leaves each part
+    ``least`` groups.
     """
     rng, n = np.random.default_rng(seed), len(data)
     within = (least[0] * group_size, n - least[1] * group_size)
-    parts = random_parts(n, [first * group_size], rng, data.clusters, within=within)
-    if data.clusters is not None:
+    clusters = join_equal(data.clusters, data.keys)
+    parts = random_parts(n, [first * group_size], rng, clusters, within=within)
+    if clusters is not None:
         parts = [rng.permutation(part) for part in parts]  # or a group of several samples would be one cluster's
     return [part[: len(part) // group_size * group_size] for part in parts]
+
+
+def two_table_parts(table: FeatureTable, first: int, least: tuple[int, int], seed: int) -> list[NDArray[np.intp]]:
+    """Return the rows of a part of about ``first`` random groups of a table, and those of the others.
+
+    Groups that share a sample are not torn apart: then the cut is the nearest one that leaves each part ``least``.
+    """
+    within = (least[0], len(table) - least[1])
+    return random_parts(len(table), [first], np.random.default_rng(seed), join_equal(None, table.keys), within=within)
 
 
 def warn_of_few_clusters(clusters: int, fpr: float) -> None:

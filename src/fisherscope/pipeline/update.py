@@ -18,7 +18,13 @@ from fisherscope.detectors.conformal import groups_needed
 from fisherscope.models.base import require_not_trained_on
 from fisherscope.pipeline.companions import require_companions_not_trained_on
 from fisherscope.pipeline.extraction import extract_table, update_metrics_on
-from fisherscope.pipeline.guard import calibration_blocks, require_fitting_table, two_parts, warn_of_few_clusters
+from fisherscope.pipeline.guard import (
+    calibration_blocks,
+    require_fitting_table,
+    two_parts,
+    two_table_parts,
+    warn_of_few_clusters,
+)
 
 if TYPE_CHECKING:
     from fisherscope.pipeline.guard import Guard
@@ -46,8 +52,8 @@ def update_guard(
         require_fitting_table(guard.card, guard.columns, detector.requires, good)
         _require_enough(len(good), least, guard)
         _require_new(guard, good.keys, allow_training_samples)
-        table = good.select(np.random.default_rng(guard.card.seed).permutation(len(good)))
-        n_fit = len(good) // 2
+        parts = two_table_parts(good, len(good) // 2, least, guard.card.seed)
+        table, n_fit = good.select(np.concatenate(parts)), len(parts[0])
         clusters = _clusters(guard, None, (len(good) - n_fit) * size)
     else:
         batches = guard.batches(good)

@@ -17,6 +17,8 @@ Panel = Mapping[str, Mapping[str, Interval]]
 
 _MARKERS: Final = ("o", "D", "s", "^", "v")
 _PANEL_WIDTH: Final = 1.85
+_LEAST_WIDTH: Final = 1.05
+_PAGE_WIDTH: Final = 6.9
 _LINE_HEIGHT: Final = (0.11, 0.06)  # of a line, and more for each series
 
 
@@ -45,8 +47,10 @@ def dot_figure(
     if not panels or not lines:
         raise DataError(f"{len(panels)} panels of {len(lines)} lines cannot be drawn; give at least one of each")
     longest = max(len(line) for line in lines)
+    names = 0.065 * longest + 0.3
+    width = max(_LEAST_WIDTH, min(_PANEL_WIDTH, (_PAGE_WIDTH - names) / len(panels)))
     height = len(lines) * (_LINE_HEIGHT[0] + _LINE_HEIGHT[1] * len(series))
-    size = (_PANEL_WIDTH * len(panels) + 0.065 * longest + 0.3, height + 1.1)
+    size = (width * len(panels) + names, height + 1.1)
     with theme():
         figure = Figure(figsize=size, layout="constrained")
         grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]

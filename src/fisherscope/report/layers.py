@@ -96,7 +96,13 @@ def correlation_figure(curves: Mapping[str, CorrelationCurve], standard_error: f
     with theme():
         figure = Figure(figsize=WIDE, layout="constrained")
         axes = figure.add_subplot()
-        axes.axhspan(-2 * standard_error, 2 * standard_error, color="#dddddd", linewidth=0, label="independent layers")
+        axes.axhspan(
+            -2 * standard_error,
+            2 * standard_error,
+            color="#dddddd",
+            linewidth=0,
+            label="± 2 standard errors of one pair",
+        )
         for name, curve in curves.items():
             style, shown = styles[name], curve.pairs >= LEAST_PAIRS
             distance = curve.distance[shown]

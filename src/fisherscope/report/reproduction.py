@@ -12,11 +12,12 @@ from fisherscope.report.text_table import TextTable
 TITLE = "The paper, reproduced by command"
 INTRODUCTION = """\
 Every figure and table below is written by the command above it, from trained models and the test splits of the sets
-that were there. The zoo's models are far smaller than the paper's and were trained for minutes, not days: absolute
-figures are not comparable one by one, orderings are the question. Intervals are 95 % bootstrap intervals of the draw
-of the test samples; they do not cover another training run. Frames of one GTSRB track are drawn together; groups of
-several samples are drawn as if independent, so their intervals are too narrow there. Out-of-distribution is the
-positive class, a higher score means more novel, B is the number of samples judged together."""
+that were there; times are of a first run, which may have found features that earlier experiments had left in the cache.
+The zoo's models are far smaller than the paper's and were trained for minutes, not days: absolute figures are not
+comparable one by one, orderings are the question. Intervals are 95 % bootstrap intervals of the draw of the test
+samples; they do not cover another training run. Frames of one GTSRB track are drawn together; groups of several samples
+are drawn as if independent, so their intervals are too narrow there. Out-of-distribution is the positive class, a
+higher score means more novel, B is the number of samples judged together."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class PageEntry:
 
 def markdown_page(entries: Sequence[PageEntry], command: str) -> str:
     """Return the page in Markdown; ``command`` is the one that made all of it."""
-    head = f"# {TITLE}\n\nWritten by `{command}`; do not edit by hand.\n\n{INTRODUCTION}\n"
+    head = f"# {TITLE}\n\nLast written by `{command}`; do not edit by hand.\n\n{INTRODUCTION}\n"
     return head + "".join(_section(entry) for entry in entries)
 
 

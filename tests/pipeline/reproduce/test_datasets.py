@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fisherscope.core.errors import DataError
 from fisherscope.data import load_samples
+from fisherscope.pipeline.reproduce import context
 from fisherscope.pipeline.reproduce.image_statistics import block_excess, fine_detail
 
 
@@ -31,6 +33,26 @@ def test_the_numbers(tiny, tmp_path):
     assert written["figures"] == ["colour-images", "colour-levels"]
     without = tiny("figure-datasets", {"in_dist": ("digits",)}, limit=100, options={"shown": 0})
     assert without["figures"] == ["colour-levels"]
+
+
+def test_a_set_without_a_train_split_shows_its_test_split(tiny, tmp_path, monkeypatch):
+    folder = tmp_path / "half" / "test"
+    folder.mkdir(parents=True)
+    for i, image in enumerate(load_samples("digits", limit=10).x[:, 0]):
+        Image.fromarray(image).save(folder / f"{i}.png")
+    read = context.load_samples
+
+    def only_test(name, *, default_split, **how):
+        if name.endswith("half") and default_split == "train":
+            raise DataError("no split 'train'")
+        return read(name, default_split=default_split, **how)
+
+    monkeypatch.setattr(context, "load_samples", only_test)
+    written = tiny("figure-datasets", {"in_dist": (str(tmp_path / "half"),)}, limit=100)
+    (entry,) = written["results"]["sets"]
+    assert entry["sizes"] == {"test": 10} and entry["test_in_train"] is None
+    assert written["skipped"] == {f"{tmp_path / 'half'}[train]": "no split 'train'"}
+    assert "| - | 10 |" in (tmp_path / "figure-datasets" / "statistics.md").read_text()
 
 
 def test_duplicates_among_some_of_the_images_are_a_lower_bound(tiny, tmp_path):

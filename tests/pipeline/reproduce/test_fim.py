@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from fisherscope.core.errors import DataError
 from fisherscope.models.base import load_model
 from fisherscope.pipeline.reproduce import fim as runner
+from fisherscope.pipeline.reproduce.case import NothingLeftError
 from fisherscope.report.fim import KINDS, kinds_of_entries, magnitude_histogram
 
 
@@ -44,6 +44,7 @@ def test_the_numbers(tiny, models, monkeypatch):
         for kind, mask in (("same layer", same & below), ("different layers", ~same & below)):
             assert found["mean_absolute"][kind] == pytest.approx(np.abs(normalised)[mask].mean(), abs=2e-3)
         assert 0 < found["mean_absolute_shuffled"] < 0.5
+        assert found["diagonal_noise"].keys() == entries.keys() and min(found["diagonal_noise"].values()) >= 0
         assert all(sum(shares) == pytest.approx(100) for shares in found["histogram"]["percent"].values())
     assert written["figures"][:2] == ["colour-glow-digits-blocks", "colour-glow-digits-entries"]
     monkeypatch.setattr(runner, "gradient_pass", None)
@@ -53,7 +54,7 @@ def test_the_numbers(tiny, models, monkeypatch):
 def test_layers_without_a_gradient_are_left_out(tiny, models):
     model = load_model(models / "diffusion-digits")
     bias = next(name for name, _ in model.named_parameters() if "bias" in name)
-    with pytest.raises(DataError, match="fewer than two of the entries of"):
+    with pytest.raises(NothingLeftError, match="fewer than two of the entries of"):
         tiny(
             "figure-fim",
             {"families": ("diffusion",), "in_dist": ("digits",)},

@@ -63,4 +63,4 @@ def test_a_set_of_the_data_root_is_not_fetched(context, asked, tmp_path, monkeyp
     made.settings = replace(made.settings, data_root=tmp_path)
     (tmp_path / "svhn").mkdir()
     monkeypatch.setattr("fisherscope.data.load.list_sets", lambda root: ["svhn"] if root == tmp_path else [])
-    assert made.has_set("svhn") and not made._on_hub("svhn") and made._on_hub("imagenet32")
+    assert made.has_set("svhn") and not made.on_hub("svhn") and made.on_hub("imagenet32")

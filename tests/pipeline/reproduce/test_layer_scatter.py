@@ -1,11 +1,14 @@
 """Two layers against each other and all pulls on tiny models, against norms by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from by_hand import log_norms, other, parts_of
 
 from fisherscope.core.errors import SettingError
 from fisherscope.models.base import load_model
+from fisherscope.pipeline.reproduce import context
 from fisherscope.report.layers import PULL_EDGES, pull_histogram
 
 
@@ -51,3 +54,17 @@ def test_pulls_beyond_the_histogram_count_in_its_last_bins():
     percent = pull_histogram(np.array([[-50.0, 0.01], [7.0, 8.0]]))
     assert percent[0] == 25 and percent[-1] == 50
     assert percent[np.searchsorted(PULL_EDGES, 0.01) - 1] == 25
+
+
+def test_dependent_samples_count_by_their_clusters(tiny, tmp_path, monkeypatch):
+    read = context.load_samples
+
+    def in_tracks(name, **how):
+        samples = read(name, **how)
+        return replace(samples, clusters=tuple(f"track {i // 10}" for i in range(len(samples))))
+
+    monkeypatch.setattr(context, "load_samples", in_tracks)
+    written = tiny("figure-layer-scatter", {"families": ("vae",), "in_dist": ("digits", "faces")})
+    (found,) = written["results"]["models"]
+    assert found["standard_error"] == pytest.approx((1 / 2 + 1 / 4) ** 0.5)
+    assert "come from 4 and 2 clusters" in written["captions"]["colour-vae-digits-b1-pull"]

@@ -3,13 +3,16 @@
 import numpy as np
 import pytest
 
+from fisherscope.core.errors import SettingError
 from fisherscope.data import load_samples
 from fisherscope.detectors import detector_names
-from fisherscope.evaluation import compare_detectors
+from fisherscope.evaluation import PairScores, compare_detectors, resample_pair
 from fisherscope.pipeline.batches import as_batches
 from fisherscope.pipeline.evaluation import EvaluationSettings, evaluate
 from fisherscope.pipeline.reproduce import leaderboard, scores
+from fisherscope.pipeline.reproduce.boards import make_board
 from fisherscope.pipeline.reproduce.experiments import read_experiment
+from fisherscope.pipeline.reproduce.grouped import Group
 from fisherscope.pipeline.target import load_target
 
 DETECTORS = ("layerwise-gaussian", "likelihood", "rao-sketch", "pixel-mahalanobis", "waic")
@@ -72,6 +75,31 @@ def test_without_a_detector_of_many_passes_the_reference_is_not_scored_again(tin
     written = tiny("table-leaderboard", grid, detectors=DETECTORS[:2], group_sizes=(1,), options=options, limit=28)
     assert "msma of vae-digits" in written["skipped"]
     assert [limit for limit in asked if limit] == ([] if largest else [24])
+
+
+def test_a_detector_of_some_pairs_alone_is_not_ranked_among_those_of_all():
+    names = {"a": ("paper", "rare"), "b": ("paper", "other"), "c": ("paper", "other")}
+    pairs = []
+    for out_dist, served in names.items():
+        rng = np.random.default_rng(ord(out_dist))
+        scores = {name: rng.normal(name == "rare", 1, 30) for name in served}
+        shifted = {name: values + 1 for name, values in scores.items()}
+        made = PairScores("in", out_dist, 1, scores_in=scores, scores_out=shifted, scores_calibration={})
+        pairs.append(resample_pair(made, seed=0, replicates=20))
+    group = Group("colour", "glow", 1, tuple(pairs))
+    options = leaderboard.Options(reference="paper")
+    lines = list(leaderboard._lines(group, options, many_pass=False))
+    assert {line["detector"]: (line["every_pair"], line["rank"]) for line in lines} == {
+        "paper": (True, 1.0),
+        "rare": (False, None),
+        "other": (False, None),
+    }
+    assert "number 1 of 1" in leaderboard._note(lines, options)
+    table = make_board([group], lines, "").tables["colour-glow-b1"]
+    assert next(name for name, _ in table.rows) == "paper" and table.rules == (1,)
+    assert [any(cell.bold for cell in cells) for _, cells in table.rows] == [True, False, False]
+    with pytest.raises(SettingError, match="the reference rare cannot serve every glow model"):
+        list(leaderboard._lines(group, leaderboard.Options(reference="rare"), many_pass=False))
 
 
 def _rank(aurocs, detector, pair):

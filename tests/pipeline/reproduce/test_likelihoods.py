@@ -46,7 +46,9 @@ def test_the_numbers(tiny, models, tmp_path):
             )
             if "more_likely" in said:
                 labels = np.repeat([1, 0], [len(own), len(direct)])
-                assert said["more_likely"] == pytest.approx(roc_auc_score(labels, np.concatenate([own, direct])))
+                expected = roc_auc_score(labels, np.concatenate([own, direct]))
+                assert said["more_likely"]["estimate"] == pytest.approx(expected)
+                assert said["more_likely"]["low"] < expected < said["more_likely"]["high"]
     assert {"colour-glow", "colour-diffusion-t4", "colour-diffusion-t16"} == set(written["figures"])
     assert (tmp_path / "figure-likelihoods" / "colour-glow.png").stat().st_size > 10_000
 

@@ -53,11 +53,11 @@ def test_a_model_that_overflows_is_skipped_by_name(tiny, monkeypatch):
 
 
 def test_a_file_that_holds_something_else_is_refused(tmp_path):
-    arrays = drawn.cached_arrays(tmp_path, {"a": 1}, lambda: {"x": np.arange(3)})
+    arrays = drawn.cached_arrays(tmp_path, {"a": 1}, lambda: {"x": np.arange(3)}, drawn.DRAWN)
     assert arrays["x"].tolist() == [0, 1, 2]
     (path,) = tmp_path.iterdir()
     content = path.read_bytes()
     assert json.dumps({"a": 1}).replace('"', '\\"').encode() in content
     path.write_bytes(content.replace(b'{\\"a\\": 1}', b'{\\"a\\": 2}'))
     with pytest.raises(CardMismatchError, match=r"remove .*safetensors"):
-        drawn.cached_arrays(tmp_path, {"a": 1}, lambda: {"x": np.arange(3)})
+        drawn.cached_arrays(tmp_path, {"a": 1}, lambda: {"x": np.arange(3)}, drawn.DRAWN)

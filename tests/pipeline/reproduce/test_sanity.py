@@ -8,10 +8,14 @@ import torch
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
+from fisherscope.core.errors import ModelError
 from fisherscope.data import load_samples
 from fisherscope.data.controls import blurred, constant_images, jpeg_coded, resampled, white_noise
-from fisherscope.evaluation import split_in_dist
+from fisherscope.evaluation import PairScores, resample_pair, split_in_dist
 from fisherscope.models.base import load_model
+from fisherscope.models.glow import Glow
+from fisherscope.pipeline.reproduce import sanity
+from fisherscope.pipeline.reproduce.case import Case
 
 
 def test_the_controls_of_images():
@@ -66,3 +70,26 @@ def model_samples_by_seed(model):
 
 def log_p(model, x, keys):
     return model.log_prob(torch.from_numpy(x).float(), keys=keys).detach().double().numpy()
+
+
+def test_a_model_that_cannot_be_sampled_from_has_its_other_controls(tiny, monkeypatch):
+    def fail(*arguments, **settings):
+        raise ModelError("sampling overflows")
+
+    monkeypatch.setattr(Glow, "sample", fail)
+    grid = {"families": ("glow",), "in_dist": ("digits",), "out_dist": ("faces",)}
+    written = tiny("table-sanity", grid, detectors=("likelihood",), group_sizes=(1,))
+    assert written["skipped"]["samples of glow-digits"] == "sampling overflows"
+    assert {r["kind"] for r in written["results"]["records"]} == {"copy", "no content", "another set"}
+
+
+def row(kind, detector):
+    scores = {detector: np.arange(4.0)}
+    scores = PairScores("a", "b", 1, scores_in=scores, scores_out=scores, scores_calibration={})
+    return sanity.Row(Case("colour", "glow", "a", ()), kind, "control", resample_pair(scores, seed=0, replicates=9))
+
+
+def test_a_detector_that_scored_no_copies_has_no_mean_of_them():
+    means = list(sanity._means([row("own samples", "likelihood"), row("copy", "total-norm")]))
+    assert {m["detector"]: m["moved_by_copies"] for m in means} == {"likelihood": None, "total-norm": 0.0}
+    assert "likelihood" not in sanity._note(means)

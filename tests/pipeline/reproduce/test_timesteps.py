@@ -12,7 +12,7 @@ from fisherscope.features.gradients import gradient_norms
 from fisherscope.models.base import load_model
 from fisherscope.pipeline.reproduce.case import NothingLeftError
 
-PUBLISHED = {"grid": "colour", "timesteps": [2], "auroc": {"typicality": [0.8]}}
+PUBLISHED = {"grid": "colour", "group_size": 2, "timesteps": [2], "auroc": {"typicality": [0.8]}}
 
 
 def by_hand(model, in_dist, out_dist):
@@ -61,6 +61,13 @@ def test_the_curves(tiny, models, tmp_path):
     assert (tmp_path / "figure-timesteps" / "digits-draws.png").is_file()
 
 
+def test_the_published_curve_is_not_drawn_beside_another_group_size(tiny):
+    grid = {"families": ("diffusion",), "in_dist": ("digits",), "out_dist": ("faces",)}
+    options = {"published": PUBLISHED}
+    written = tiny("figure-timesteps", grid, group_sizes=(1,), timesteps=(2,), options=options, limit=24)
+    assert {c["kind"] for c in written["results"]["curves"]} == {"here"}
+
+
 def test_a_detector_that_a_model_cannot_serve_has_no_curve_there(tiny):
     grid = {"families": ("diffusion",), "in_dist": ("digits",), "out_dist": ("faces", "nonfaces")}
     options = {"draws": 2, "draws_for": ["digits"], "draws_timesteps": [16]}
@@ -78,3 +85,10 @@ def test_a_detector_that_a_model_cannot_serve_has_no_curve_there(tiny):
         tiny("figure-timesteps", grid, detectors=("waic",), timesteps=(2,), options=options, limit=24)
     with pytest.raises(NothingLeftError, match="nothing is left to score: no model has another set"):
         tiny("figure-timesteps", {**grid, "out_dist": ("digits",)}, timesteps=(2,), options=options, limit=24)
+
+
+def test_a_timestep_beyond_the_model_is_skipped_by_name(tiny):
+    grid = {"families": ("diffusion",), "in_dist": ("digits",), "out_dist": ("faces",)}
+    written = tiny("figure-timesteps", grid, group_sizes=(2,), timesteps=(2, 999), options={}, limit=24)
+    assert written["skipped"]["T = 999 of diffusion-digits"] == "it has 40 steps"
+    assert {p["timestep"] for p in written["results"]["points"]} == {2}

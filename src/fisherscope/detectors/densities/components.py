@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.distance import cdist
 from scipy.special import logsumexp, softmax
 
 from fisherscope.detectors.densities.base import Array, Learnt, SmoothDensity, mean_and_std, standardise
@@ -15,6 +17,8 @@ MOST_COMPONENTS: Final = 16
 SAMPLES_PER_COMPONENT: Final = 10
 BANDWIDTHS: Final = np.logspace(-1, 1, 41)
 MOST_MODES: Final = 4
+
+_CHUNK_ELEMENTS: Final = 1 << 20  # distances in flight
 
 
 def principal_axes(v: Array, most: int = MOST_COMPONENTS) -> dict[str, Array]:
@@ -107,21 +111,26 @@ class KernelDensity(SmoothDensity):
     def fit(self, v: Array, sizes: NDArray[np.intp] | None) -> Learnt:
         learnt = principal_axes(v)
         points = components(v, learnt)
-        squares = _square_distances(points, points)
-        np.fill_diagonal(squares, np.inf)
-        likelihoods = [_log_kernels(squares, h, points.shape[1]).mean() for h in BANDWIDTHS]
+        kernels = np.empty((len(BANDWIDTHS), len(points)))
+        for rows, squares in _square_distances(points, points):
+            squares[np.arange(len(squares)), np.arange(len(points))[rows]] = np.inf  # without the sample itself
+            kernels[:, rows] = [_log_kernels(squares, h, points.shape[1]) for h in BANDWIDTHS]
+        likelihoods = kernels.mean(1)
         return {**learnt, "points": points, "bandwidth": np.asarray(BANDWIDTHS[int(np.argmax(likelihoods))])}
 
     def score(self, v: Array, learnt: Learnt) -> Array:
-        points = components(v, learnt)
-        squares = _square_distances(points, learnt["points"])
-        scores: Array = np.log(len(squares[0])) - _log_kernels(squares, float(learnt["bandwidth"]), points.shape[1])
+        points, known, bandwidth = components(v, learnt), learnt["points"], float(learnt["bandwidth"])
+        scores = np.empty(len(points))
+        for rows, squares in _square_distances(points, known):
+            scores[rows] = np.log(len(known)) - _log_kernels(squares, bandwidth, points.shape[1])
         return scores
 
     def gradient(self, v: Array, learnt: Learnt) -> Array:
-        points, variance = components(v, learnt), float(learnt["bandwidth"]) ** 2
-        shares = softmax(-0.5 * _square_distances(points, learnt["points"]) / variance, axis=1)
-        return layer_slope((points - shares @ learnt["points"]) / variance, learnt)
+        points, known, variance = components(v, learnt), learnt["points"], float(learnt["bandwidth"]) ** 2
+        means = np.empty_like(points)
+        for rows, squares in _square_distances(points, known):
+            means[rows] = softmax(-0.5 * squares / variance, axis=1) @ known
+        return layer_slope((points - means) / variance, learnt)
 
 
 def layer_slope(slope: Array, learnt: Learnt) -> Array:
@@ -130,9 +139,15 @@ def layer_slope(slope: Array, learnt: Learnt) -> Array:
     return layers
 
 
-def _square_distances(first: Array, second: Array) -> Array:
-    distances: Array = np.square(first[:, None, :] - second[None, :, :]).sum(2)
-    return distances
+def _square_distances(first: Array, second: Array) -> Iterator[tuple[slice, Array]]:
+    """Yield the squared distances (rows, M) of some rows of the first points (N, k) to the second (M, k), all in turn.
+
+    In pieces of bounded size: N times M is more than memory holds where a guard judges a large set.
+    """
+    step = max(1, _CHUNK_ELEMENTS // len(second))
+    for start in range(0, len(first), step):
+        rows = slice(start, start + step)
+        yield rows, cdist(first[rows], second, "sqeuclidean")
 
 
 def _log_kernels(squares: Array, bandwidth: float, k: int) -> Array:

@@ -11,7 +11,7 @@ from torch.nn import Parameter
 
 from fisherscope.core.errors import ModelError
 from fisherscope.features.gradients.batch import Batch
-from fisherscope.features.gradients.logprob import BoundLogProb
+from fisherscope.features.gradients.logprob import BoundLogProb, check_log_prob
 
 _TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4}
 _ROUGHLY = 5e-2
@@ -42,7 +42,7 @@ def check_modes(module: nn.Module) -> None:
         if isinstance(layer, nn.modules.batchnorm._BatchNorm) and (layer.training or layer.running_mean is None):
             raise ModelError(
                 f"layer '{name}' ({type(layer).__name__}) normalises with the statistics of the batch, so one sample "
-                "has no gradient of its own; call module.eval()"
+                "has no log p and no gradient of its own; call module.eval()"
                 + ("" if layer.training else " and give it running statistics")
             )
         if layer.training and _drop_probability(layer) > 0:
@@ -89,9 +89,7 @@ def _check_state(parameters: list[str], buffers: list[str]) -> None:
         raise ModelError(f"log_prob changes buffer '{buffers[0]}' in each forward pass; call module.eval()")
 
 
-def check_alone(
-    together: Tensor, again: Tensor, alone: Tensor, layers: str, among_copies: Callable[[], Tensor]
-) -> None:
+def check_alone(together: Tensor, again: Tensor, alone: Tensor, layers: str, copied: Callable[[], Tensor]) -> None:
     """Check that log p of a sample is the same in a batch, in that batch again, and by itself.
 
     Far from what a model has learnt, log p may be so large that round-off alone tells a batch from a single sample.
@@ -102,7 +100,7 @@ def check_alone(
         again: the same, computed a second time.
         alone: log p of each sample in a batch of one.
         layers: where samples may meet, for the message.
-        among_copies: returns log p of each sample in a batch of n copies of it.
+        copied: returns log p of each sample in a batch of n copies of it, see :func:`among_copies`.
 
     Raises:
         ModelError: it is not.
@@ -112,12 +110,28 @@ def check_alone(
             f"log_prob is random: it gave {together.tolist()} and then {again.tolist()} for the same samples; make "
             "its noise a function of seed= and keys= (accept them as arguments), or switch it off"
         )
-    if not _close(together, alone) and not (_close(together, alone, _ROUGHLY) and _close(together, among_copies())):
+    if not _close(together, alone) and not (_close(together, alone, _ROUGHLY) and _close(together, copied())):
         worst = int((together - alone).abs().argmax())
         raise ModelError(
             f"log p of sample {worst} is {float(together[worst])} in a batch but {float(alone[worst])} by itself: "
             f"samples interact{layers}, or noise is not drawn by key; make log p a function of one sample"
         )
+
+
+def among_copies(log_prob: BoundLogProb, batch: Batch, seed: int) -> Tensor:
+    """Return log p of each sample in a batch of as many copies of it as there are samples, (n,)."""
+    copies = [batch.rows([i] * len(batch)) for i in range(len(batch))]
+    return torch.stack([log_prob(c.tree(), seed, c.keys).detach()[0] for c in copies])
+
+
+def check_singly(log_prob: BoundLogProb, batch: Batch, seed: int) -> None:
+    """Run :func:`check_alone` on the samples of a batch by forward passes."""
+
+    def values(of: Batch) -> Tensor:
+        return check_log_prob(log_prob(of.tree(), seed, of.keys), len(of), of.first).detach()
+
+    alone = torch.cat([values(batch.rows([i])) for i in range(len(batch))])
+    check_alone(values(batch), values(batch), alone, "", lambda: among_copies(log_prob, batch, seed))
 
 
 def check_input_gradients(log_prob: BoundLogProb, batch: Batch, seed: int, layers: str) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from fisherscope.core.errors import DataError, ModelError
+from fisherscope.core.errors import DataError, ModelError, NonFiniteLogProbError
 from fisherscope.core.keys import KeyArray, sample_keys
 
 LogProb = Callable[..., Tensor]
@@ -90,7 +90,7 @@ def check_log_prob(value: object, n: int, first: int = 0) -> Tensor:
     """Return ``value`` if it is log p of n samples, the first of which has index ``first``.
 
     Raises:
-        ModelError: not a floating tensor (n,), or NaN or inf, naming the sample.
+        ModelError: not a floating tensor (n,), or NaN or inf, naming the samples.
     """
     if not isinstance(value, Tensor) or not value.is_floating_point() or value.shape != (n,):
         given = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
@@ -101,11 +101,8 @@ def check_log_prob(value: object, n: int, first: int = 0) -> Tensor:
     plain = value.detach()
     finite = torch.isfinite(plain)
     if not bool(finite.all()):
-        index = int((~finite).nonzero()[0])
-        raise ModelError(
-            f"log p of sample {first + index} is {float(plain[index])}; look at that sample and at the model's "
-            "numerical range"
-        )
+        bad = (~finite).nonzero().flatten().tolist()
+        raise NonFiniteLogProbError({first + i: float(plain[i]) for i in bad})
     return value
 
 

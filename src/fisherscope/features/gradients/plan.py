@@ -115,9 +115,8 @@ def make_plan(
     alone = [group_gradient(bound, samples[0].rows([i]), parameters, seed) for i in range(PROBE_SIZES[0])]
     singly = torch.cat([values[0] for values, _ in alone])
 
-    def among_copies() -> Tensor:
-        copies = [samples[0].rows([i] * len(samples[0])) for i in range(len(samples[0]))]
-        return torch.stack([bound(c.tree(), seed, c.keys).detach()[0] for c in copies])
+    def copied() -> Tensor:
+        return guards.among_copies(bound, samples[0], seed)
 
     try:
         probes = [_Probe(bound, sample, parameters, seed) for sample in samples]
@@ -125,12 +124,12 @@ def make_plan(
         raise
     except Exception as reason:  # the loop has just run: whatever stops the tape, the model itself works
         values, again = (bound(samples[0].tree(), seed, samples[0].keys).detach() for _ in range(2))
-        guards.check_alone(values, again, singly, "", among_copies)
+        guards.check_alone(values, again, singly, "", copied)
         guards.check_input_gradients(bound, samples[0], seed, "")
         return Plan(loop_all=str(reason) if isinstance(reason, UnsupportedError) else f"under the tape: {reason}")
     again = bound(samples[0].tree(), seed, samples[0].keys).detach()
     place = probes[0].meeting_place()
-    guards.check_alone(probes[0].log_p, again, singly, place, among_copies)
+    guards.check_alone(probes[0].log_p, again, singly, place, copied)
     guards.check_input_gradients(bound, samples[0], seed, place)
     plan = _drafted(probes, parameters)
     return plan if plan.loop_all else _verified(plan, bound, samples[0], parameters, seed, [g for _, g in alone])

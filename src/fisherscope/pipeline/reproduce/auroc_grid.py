@@ -92,21 +92,31 @@ def _pair_cells(group: Group, line: str) -> list[TextCell]:
 
 
 def _mean_cells(group: Group) -> list[TextCell]:
-    return best_in_bold([asdict(average(group.having(detector), detector)) for detector in group.detectors])
+    return best_in_bold([asdict(average(group.having(d), d)) for d in group.detectors], _on_all(group))
 
 
 def _quantile_cells(group: Group, share: float) -> list[TextCell]:
-    return best_in_bold([{"estimate": float(np.quantile(group.values(d), share))} for d in group.detectors])
+    figures = [{"estimate": float(np.quantile(group.values(d), share))} for d in group.detectors]
+    return best_in_bold(figures, _on_all(group))
 
 
-def best_in_bold(figures: Sequence[Mapping[str, float] | None]) -> list[TextCell]:
+def _on_all(group: Group) -> list[bool]:
+    """Whether each detector has every pair: means over other pairs are not compared."""
+    return [len(group.having(detector)) == len(group.pairs) for detector in group.detectors]
+
+
+def best_in_bold(
+    figures: Sequence[Mapping[str, float] | None], compared: Sequence[bool] | None = None
+) -> list[TextCell]:
     """Return cells of figures, the highest bold.
 
     Args:
         figures: ``estimate`` and, where there is an interval, ``low`` and ``high``; None for an empty cell.
+        compared: which of them may be the best; all by default.
     """
-    best = max((round(f["estimate"], 3) for f in figures if f is not None), default=0.0)
-    return [TextCell("-") if f is None else _cell(f, best) for f in figures]
+    may = compared or [True] * len(figures)
+    best = max((round(f["estimate"], 3) for f, c in zip(figures, may, strict=True) if f is not None and c), default=2.0)
+    return [TextCell("-") if f is None else _cell(f, best if c else 2.0) for f, c in zip(figures, may, strict=True)]
 
 
 def _cell(figure: Mapping[str, float], best: float) -> TextCell:

@@ -32,7 +32,7 @@ def run(context: Context, options: Options) -> Outcome:
         correlations = np.corrcoef(values.T)
         curve = correlation_curve(correlations, features.positions)
         curves.setdefault(f"{case_stem(features.case)}-b{features.group_size}", []).append((features, curve))
-        models.append(_model_json(features, len(values), correlations, curve))
+        models.append(_model_json(features, correlations, curve))
     figures = {stem: _figure(rows) for stem, rows in curves.items()}
     captions = {stem: _caption(rows[0][0]) for stem, rows in curves.items()}
     return Outcome({"models": models}, _note(models), figures=figures, captions=captions)
@@ -56,7 +56,7 @@ def correlation_curve(correlations: NDArray[np.float64], positions: NDArray[np.i
 
 
 def _figure(rows: Sequence[tuple[LayerFeatures, CorrelationCurve]]) -> Any:
-    count = min(len(f.fit) + len(f.log_norms[f.in_dist]) for f, _ in rows)
+    count = min(sum(f.independent) for f, _ in rows)
     return correlation_figure({f.in_dist: curve for f, curve in rows}, _standard_error(count))
 
 
@@ -65,16 +65,15 @@ def _standard_error(count: int) -> float:
     return 1 / math.sqrt(count - 1)
 
 
-def _model_json(
-    features: LayerFeatures, count: int, correlations: NDArray[np.float64], curve: CorrelationCurve
-) -> dict[str, Any]:
+def _model_json(features: LayerFeatures, correlations: NDArray[np.float64], curve: CorrelationCurve) -> dict[str, Any]:
     pairs = correlations[np.triu_indices(len(correlations), 1)]
     return {
         **case_json(features.case),
         "group_size": features.group_size,
-        "groups": count,
+        "groups": len(features.fit) + len(features.log_norms[features.in_dist]),
+        "independent": sum(features.independent),
         "layers": len(features.layers),
-        "standard_error": _standard_error(count),
+        "standard_error": _standard_error(sum(features.independent)),
         "mean": float(pairs.mean()),
         "mean_absolute": float(np.abs(pairs).mean()),
         "curve": {
@@ -92,7 +91,8 @@ def _caption(features: LayerFeatures) -> str:
         f"Correlation of log f_l of two parameter tensors of a {features.case.family} model over in-distribution "
         f"groups of {features.group_size}, against the number of tensors from one to the other. Lines: mean of all "
         f"pairs at that distance; coloured, for at most {MOST_BANDS} models: their 10 % to 90 % quantiles; grey: two "
-        "standard errors of one correlation of independent layers. Distances of fewer than "
+        "standard errors of the correlation of one independent pair (a mean of many lies closer to 0), of the model "
+        "with the fewest independent samples, clusters counted once. Distances of fewer than "
         f"{LEAST_PAIRS} pairs are left out."
     )
 

@@ -64,7 +64,8 @@ def make_board(groups: Sequence[Group], lines: Sequence[dict[str, Any]], few: st
         figures[stem] = _figure([line for line in lines if (line["grid"], line["group_size"]) == (grid, size)])
         captions[stem] = (
             f"Mean AUROC over pairs of {grid} sets, B = {size}, with 95 % bootstrap intervals; detectors in the order "
-            "of their mean over the kinds of models that they serve."
+            "of their mean over the kinds of models that they serve. Those that only some models of a kind serve and "
+            "those of many passes are in the tables alone."
         )
     return Board(tables, figures, captions)
 
@@ -74,7 +75,7 @@ def _figure(lines: Sequence[dict[str, Any]]) -> Figure:
     style = {"AUROC": detector_styles((DEFAULT_DETECTOR,))[DEFAULT_DETECTOR]}
     panels: dict[str, dict[str, dict[str, Interval]]] = {}
     means: dict[str, list[float]] = {}
-    for line in (line for line in lines if not line["many_pass"]):
+    for line in filter(_is_ranked, lines):
         panels.setdefault(line["model"], {})[line["detector"]] = {"AUROC": Interval(**line["auroc"])}
         means.setdefault(line["detector"], []).append(line["auroc"]["estimate"])
     order = sorted(means, key=lambda detector: -float(np.mean(means[detector])))
@@ -82,15 +83,23 @@ def _figure(lines: Sequence[dict[str, Any]]) -> Figure:
 
 
 def _summary_table(lines: Sequence[dict[str, Any]]) -> TextTable:
-    """Return the table of one grid, family and group size, the highest mean AUROC first; many-pass rivals come last."""
-    cheap = sorted((line for line in lines if not line["many_pass"]), key=lambda line: -line["auroc"]["estimate"])
-    dear = sorted((line for line in lines if line["many_pass"]), key=lambda line: -line["auroc"]["estimate"])
-    best = {m: _best([line[m]["estimate"] for line in cheap], m) for m in SHOWN}
-    rows = [(line["detector"], _line_cells(line, best)) for line in cheap]
-    rows += [(f"{line['detector']} ({line['limit']} images)", _line_cells(line, {})) for line in dear]
+    """Return the table of one grid, family and group size, best first; what has no rank comes last."""
+    ordered = sorted(lines, key=lambda line: (line["many_pass"], -line["auroc"]["estimate"]))
+    full = [line for line in ordered if _is_ranked(line)]
+    others = [line for line in ordered if not _is_ranked(line)]
+    best = {m: _best([line[m]["estimate"] for line in full], m) for m in SHOWN}
+    rows = [(line["detector"], _line_cells(line, best)) for line in full]
+    for line in others:
+        images = f" ({line['limit']} images)" if line["many_pass"] else ""
+        rows.append((f"{line['detector']}{images}", _line_cells(line, {})))
     heads = [(METRIC_LABELS[m],) for m in SHOWN]
     heads += [("AUROC minus the paper's",), ("mean rank",), ("pairs",)]
-    return TextTable("detector", heads, rows, rules=(len(cheap),) if dear else ())
+    return TextTable("detector", heads, rows, rules=(len(full),) if others else ())
+
+
+def _is_ranked(line: Mapping[str, Any]) -> bool:
+    """Whether a line is a mean over all pairs at full size, as the others that it is compared with."""
+    return bool(line["every_pair"] and not line["many_pass"])
 
 
 def _best(figures: Sequence[float], metric: str) -> float:

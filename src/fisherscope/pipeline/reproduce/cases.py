@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -13,6 +13,8 @@ from fisherscope.core.table import FeatureTable
 from fisherscope.pipeline.reproduce.case import Case
 from fisherscope.report.histograms import common_histogram
 
+MODELS_ON_PAGE: Final = 4
+"""Of how many models a page shows figures where each has two."""
 QUANTILES: Final = (0.05, 0.25, 0.5, 0.75, 0.95)
 _NAMES: Final = {"glow": "Glow", "vae": "VAE", "pixelcnn": "PixelCNN", "diffusion": "diffusion"}
 
@@ -48,6 +50,13 @@ def model_name(said: Mapping[str, Any]) -> str:
     """Return what a sentence calls the case of :func:`case_json`, e.g. ``diffusion-cifar10 at T = 64``."""
     term = "" if said["timestep"] is None else f" at T = {said['timestep']}"
     return f"{said['model']}{term}"
+
+
+def further_models(stems: Sequence[str]) -> tuple[str, ...]:
+    """Return the figures, two a model one after the other, that a page leaves out: all but those of four models."""
+    models = len(stems) // 2
+    shown = {i * models // MODELS_ON_PAGE for i in range(MODELS_ON_PAGE)}
+    return tuple(stem for i, stem in enumerate(stems) if models > MODELS_ON_PAGE and i // 2 not in shown)
 
 
 def by_stem(cases: Iterable[Case]) -> dict[str, list[Case]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from fisherscope.config import ExperimentConfig, GridTable
+from fisherscope.core.store import read_json
 from fisherscope.core.table import FeatureTable
 from fisherscope.data import Samples, has_samples, load_samples
 from fisherscope.evaluation.protocol import FIT_SHARE
@@ -98,7 +99,18 @@ class Context:
             timesteps = self.experiment.timesteps if family == "diffusion" else ()
             for in_dist in (name for name in grid.in_dist if name in there and self._has_model(family, name)):
                 others = tuple(s for s in grid.compared if s in there and s != in_dist)
-                yield from (Case(grid.name, family, in_dist, others, t) for t in timesteps or (None,))
+                reached = self._reached(f"{family}-{in_dist}", timesteps)
+                yield from (Case(grid.name, family, in_dist, others, t) for t in reached)
+
+    def _reached(self, model: str, timesteps: Sequence[int]) -> Sequence[int | None]:
+        """Return the timesteps that a model has, or None alone where none is asked; others are skipped by name."""
+        if not timesteps:
+            return (None,)
+        steps = read_json(self.models / model / "model.json").get("config", {}).get("diffusion_steps", max(timesteps))
+        beyond = [str(t) for t in timesteps if t > steps]
+        if beyond:
+            self.skip(f"T = {', '.join(beyond)} of {model}", f"it has {steps} steps")
+        return [t for t in timesteps if t <= steps]
 
     @property
     def models(self) -> Path:
@@ -107,13 +119,13 @@ class Context:
 
     def has_set(self, name: str) -> bool:
         """Return whether a set is there; one that is not is skipped by name."""
-        if has_samples(name, self.settings.data_root) or self._on_hub(name):
+        if has_samples(name, self.settings.data_root) or self.on_hub(name):
             return True
         fetch = "; --hub fetches it" if name in HUB_SETS else ""
         self.skip(f"set {name}", f"not in the data root and not bundled{fetch}")
         return False
 
-    def _on_hub(self, name: str) -> bool:
+    def on_hub(self, name: str) -> bool:
         """Whether a set is taken from the hub: it is asked for, known there and not here."""
         return self.settings.hub and name in HUB_SETS and not has_samples(name, self.settings.data_root)
 
@@ -149,13 +161,13 @@ class Context:
         if wanted not in self._loaded:
             self._loaded[wanted] = self._load(name, split, limit, shape)
         found = self._loaded[wanted]
-        called = f"{found.name}, {HUB_SETS[name][0]} of the hub" if self._on_hub(name) else found.name
+        called = f"{found.name}, {HUB_SETS[name][0]} of the hub" if self.on_hub(name) else found.name
         self.ledger.samples[called] = max(len(found), self.ledger.samples.get(called, 0))
         return found
 
     def _load(self, name: str, split: str, limit: int, shape: tuple[int, int, int] | None) -> Samples:
         place, there = name, split
-        if self._on_hub(name):
+        if self.on_hub(name):
             place, test = HUB_SETS[name]
             there = test if split == "test" else split
         found = load_samples(

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from fisherscope.core.errors import DataError
 from fisherscope.data import Samples
 from fisherscope.data.samples import describe_shape
 from fisherscope.pipeline.reproduce.context import Context
@@ -41,7 +42,9 @@ def run(context: Context, options: Options) -> Outcome:
     figures: dict[str, Figure] = {}
     captions, found, images = {}, [], []
     for grid, names in context.sets.items():
-        splits = {name: _splits(context, name) for name in names}
+        splits = {name: parts for name in names if "test" in (parts := _splits(context, name))}
+        if not splits:
+            continue
         tests = {name: parts["test"].x for name, parts in splits.items()}
         if options.shown:
             row = {name: x[: options.shown] for name, x in tests.items()}
@@ -58,18 +61,25 @@ def run(context: Context, options: Options) -> Outcome:
 
 
 def _splits(context: Context, name: str) -> dict[str, Samples]:
-    return {split: context.samples(name, split=split) for split in ("train", "test")}
+    """Return the splits that are there; the others are skipped by name. Of the hub only the test split is fetched."""
+    found = {}
+    for split in ("test",) if context.on_hub(name) else ("train", "test"):
+        try:
+            found[split] = context.samples(name, split=split)
+        except DataError as cause:
+            context.skip(f"{name}[{split}]", str(cause))
+    return found
 
 
 def _set_json(parts: dict[str, Samples], context: Context) -> dict[str, Any]:
-    test, train = parts["test"], parts["train"]
-    keys = np.concatenate([train.keys, test.keys])
+    test = parts["test"]
+    keys = np.concatenate([samples.keys for samples in parts.values()])
     return {
         "shape": list(test.shape),
         "sizes": {split: len(samples) for split, samples in parts.items()},
         "cut_off": [split for split, samples in parts.items() if len(samples) == context.experiment.limit],
         "duplicates": int(len(keys) - len(np.unique(keys))),
-        "test_in_train": int(np.isin(test.keys, train.keys).sum()),
+        "test_in_train": int(np.isin(test.keys, parts["train"].keys).sum()) if "train" in parts else None,
         "levels": level_statistics(test.x),
         "histogram": level_histogram(test.x).tolist(),
         "block_excess": block_excess(test.x),
@@ -87,8 +97,9 @@ def _table(found: Sequence[dict[str, Any]]) -> TextTable:
 def _cells(entry: dict[str, Any]) -> Iterable[TextCell]:
     levels, blocks = entry["levels"], entry["block_excess"]
     yield TextCell(describe_shape(tuple(entry["shape"])))
-    for split, size in entry["sizes"].items():
-        yield TextCell(f"{'≥ ' if split in entry['cut_off'] else ''}{size:,}")
+    for split in ("train", "test"):
+        size = entry["sizes"].get(split)
+        yield TextCell("-" if size is None else f"{'≥ ' if split in entry['cut_off'] else ''}{size:,}")
     yield TextCell(f"{'≥ ' if entry['cut_off'] else ''}{entry['duplicates']}")
     yield TextCell(f"{levels['mean']:.1f}")
     yield TextCell(f"{levels['deviation']:.1f}")

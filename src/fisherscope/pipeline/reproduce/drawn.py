@@ -23,19 +23,26 @@ from fisherscope.pipeline.reproduce.context import Context
 
 CHUNK: Final = 32
 """Samples that are drawn, and kept, at a time."""
-_CODE: Final = (*FEATURES, *(f"pipeline/reproduce/{name}.py" for name in ("drawn", "fim", "hsv", "rgb_hsv")))
+DRAWN: Final = (*FEATURES, "pipeline/reproduce/drawn.py")
+"""Code that decides the samples of a given model."""
 
 
 def cached_arrays(
-    folder: Path, card: Mapping[str, Any], make: Callable[[], dict[str, NDArray[Any]]]
+    folder: Path, card: Mapping[str, Any], make: Callable[[], dict[str, NDArray[Any]]], code: tuple[str, ...]
 ) -> dict[str, NDArray[Any]]:
     """Return the arrays that a card describes, from ``folder`` or newly made (also if the code changed) and kept there.
+
+    Args:
+        folder: of kept arrays.
+        card: all that they depend on beside the code.
+        make: makes them.
+        code: parts of the package that decide them, as :func:`~fisherscope.core.package_code.code_digest` takes them.
 
     Raises:
         CardMismatchError: the file holds something else.
     """
     digest = fingerprint([json.dumps(card, sort_keys=True).encode()])[:16]
-    path = cache_file(folder, digest, _CODE)
+    path = cache_file(folder, digest, code)
     if not path.is_file():
         write_arrays(path, make(), card)
     arrays, found = read_arrays(path)
@@ -60,7 +67,7 @@ def model_samples(context: Context, case: Case, count: int) -> NDArray[np.uint8]
         # each chunk has a stream of seeds of its own: the draws of a chunk are numbered from 0
         seed = context.settings.seed + (chunk << 32)
         card = {"samples": CHUNK, "model": model_fingerprint, "seed": seed, "dtype": target.dtype_name}
-        chunks.append(cached_arrays(context.settings.tables, card, partial(_draw, model, seed))["x"])
+        chunks.append(cached_arrays(context.settings.tables, card, partial(_draw, model, seed), DRAWN)["x"])
         progress("samples", min((chunk + 1) * CHUNK, count), count)
     return np.concatenate(chunks)[:count]
 

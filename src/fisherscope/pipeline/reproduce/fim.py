@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -17,15 +17,16 @@ from fisherscope.core.keys import fingerprint_keys, sample_keys
 from fisherscope.detectors.layers import resolution
 from fisherscope.features.gradients import GradientEntries, gradient_pass
 from fisherscope.pipeline.reproduce.case import Case, NothingLeftError
-from fisherscope.pipeline.reproduce.cases import case_json, case_stem, case_title, model_name
+from fisherscope.pipeline.reproduce.cases import case_json, case_stem, case_title, further_models, model_name
 from fisherscope.pipeline.reproduce.context import Context
-from fisherscope.pipeline.reproduce.drawn import CHUNK, cached_arrays, model_samples
+from fisherscope.pipeline.reproduce.drawn import CHUNK, DRAWN, cached_arrays, model_samples
 from fisherscope.pipeline.reproduce.layers import choose_layers
 from fisherscope.pipeline.reproduce.outcome import Outcome
 from fisherscope.pipeline.target import Target
 from fisherscope.report.fim import fim_figure, fim_histogram, kinds_of_entries, magnitude_histogram
 
 Matrix = NDArray[np.float64]
+_CODE: Final = (*DRAWN, "pipeline/reproduce/fim.py")
 Entries = Mapping[str, NDArray[np.int64]]
 
 
@@ -57,11 +58,14 @@ class Fim:
         matrix: F, (K, K).
         shuffled: mean of |F_ab| / sqrt(F_aa F_bb), a unlike b, after the samples of every entry were shuffled: what
             independent entries would give with so few samples.
+        diagonal_noise: by layer, the decades that the ratio of its F_aa from one half of the samples to those from the
+            other half spans: what a constant diagonal would seem to span with half as many samples.
     """
 
     entries: Entries
     matrix: Matrix
     shuffled: float
+    diagonal_noise: Mapping[str, float]
 
     @property
     def counts(self) -> list[int]:
@@ -83,15 +87,20 @@ def run(context: Context, options: Options) -> Outcome:
         except ModelError as cause:
             context.skip(f"samples of {case.model}", str(cause))
             continue
-        fim = _estimate(context, case, x, options)
+        try:
+            fim = _estimate(context, case, x, options)
+        except DataError as cause:
+            context.skip(f"matrix of {case.name}", str(cause))
+            continue
         stem = f"{case_stem(case)}-{case.in_dist}"
         figures[f"{stem}-blocks"] = fim_figure(fim.matrix, fim.normalised, fim.counts)
         figures[f"{stem}-entries"] = fim_histogram(fim.matrix, fim.counts)
         captions[f"{stem}-blocks"], captions[f"{stem}-entries"] = _captions(case, fim, len(x))
         models.append({**case_json(case), "samples": len(x), **_fim_json(fim)})
     if not models:
-        raise NothingLeftError(f"no model can be sampled from: {context.skipped_text()}")
-    return Outcome({"models": models}, _note(models), figures=figures, captions=captions)
+        raise NothingLeftError(f"no model is left: {context.skipped_text()}")
+    off_page = further_models(list(figures))
+    return Outcome({"models": models}, _note(models), figures=figures, captions=captions, off_page=off_page)
 
 
 def normalise(matrix: Matrix) -> Matrix:
@@ -116,7 +125,13 @@ def _estimate(context: Context, case: Case, x: NDArray[np.uint8], options: Optio
     shuffled = np.random.default_rng(seed).permuted(s, axis=0)
     off_diagonal = np.tri(s.shape[1], k=-1, dtype=bool)
     level = float(np.abs(normalise(shuffled.T @ shuffled / len(s)))[off_diagonal].mean())
-    return Fim(kept, s.T @ s / len(s), level)
+    order = np.random.default_rng(seed).permutation(len(s))
+    halves = [np.square(s[order[i::2]]).mean(0) for i in (0, 1)]
+    if len(s) < 2 or not np.all(halves):
+        raise DataError(f"{case.model}: {len(s)} samples leave an entry without a gradient in one half; draw more")
+    ratios = np.split(np.log10(halves[0] / halves[1]), np.cumsum([len(index) for index in kept.values()])[:-1])
+    noise = {name: float(np.ptp(part)) for name, part in zip(kept, ratios, strict=True)}
+    return Fim(kept, s.T @ s / len(s), level, noise)
 
 
 def _choose_entries(target: Target, options: Options, seed: int) -> dict[str, NDArray[np.int64]]:
@@ -158,7 +173,7 @@ def _gradients(context: Context, target: Target, x: NDArray[np.uint8], entries: 
     for start in range(0, len(x), CHUNK):
         images = x[start : start + CHUNK]
         card = {**fixed, "data": fingerprint_keys(sample_keys(images))}
-        parts.append(cached_arrays(settings.tables, card, partial(chunk, images)))
+        parts.append(cached_arrays(settings.tables, card, partial(chunk, images), _CODE))
         progress("gradients", start + len(images), len(x))
     return {name: np.concatenate([part[name] for part in parts]) for name in entries}
 
@@ -177,6 +192,7 @@ def _fim_json(fim: Fim) -> dict[str, Any]:
             name: float(np.ptp(np.log10(part)))
             for name, part in zip(fim.entries, np.split(np.diag(fim.matrix), np.cumsum(fim.counts)[:-1]), strict=True)
         },
+        "diagonal_noise": dict(fim.diagonal_noise),
         "histogram": {"edges": edges.tolist(), "percent": {kind: share.tolist() for kind, share in shares.items()}},
     }
 
@@ -189,7 +205,8 @@ def _captions(case: Case, fim: Fim, samples: int) -> tuple[str, str]:
     )
     return (
         blocks,
-        "Magnitudes of the entries of the same matrix: its diagonal, pairs of one layer, pairs of two layers.",
+        f"Magnitudes of the entries of the Fisher information matrix of {case_title(case)} from {samples} samples: its "
+        "diagonal, pairs of one layer, pairs of two layers.",
     )
 
 
@@ -199,12 +216,15 @@ def _note(models: Sequence[dict[str, Any]]) -> str:
     for m in models:
         said = {k: "none" if v is None else f"{v:.2f}" for k, v in m["mean_absolute"].items()}
         spread = np.median(list(m["diagonal_spread"].values()))
+        noise = np.median(list(m["diagonal_noise"].values()))
         sentences.append(
             f"{model_name(m)}: pairs of one layer {said['same layer']}, of two layers {said['different layers']}, "
-            f"shuffled {m['mean_absolute_shuffled']:.2f}; the diagonal spans {spread:.1f} decades in the median layer."
+            f"shuffled {m['mean_absolute_shuffled']:.2f}; the diagonal spans {spread:.1f} decades in the median layer, "
+            f"noise {noise:.1f}."
         )
     return (
         "Mean of |F_ab| / sqrt(F_aa F_bb) off the diagonal, where a diagonal matrix has what shuffled samples give, "
-        "and the span of the diagonal inside a layer, 0 if one number a layer were enough, as the paper's "
-        f"approximation has it. {' '.join(sentences)}"
+        "and the span of the diagonal inside a layer: were one number a layer enough, as the paper's approximation has "
+        "it, it would span what two halves of the samples differ by (noise; of half as many samples, hence too wide). "
+        f"{' '.join(sentences)}"
     )

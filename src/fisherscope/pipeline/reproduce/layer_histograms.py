@@ -47,7 +47,9 @@ def run(context: Context, options: Options) -> Outcome:
             further += [name] if page > 1 else []
             shown = panels[start : start + PAGE]
             figures[name] = histogram_panels(shown, _label(features), columns=2 if len(panels) <= 6 else 4)
-            captions[name] = _caption(features, len(places), options.fitted_distribution)
+            captions[name] = _caption(
+                features, len(places), range(start, start + len(shown)), options.fitted_distribution
+            )
         models.append(_model_json(features, places))
     return Outcome({"models": models}, _note(models), figures=figures, captions=captions, off_page=tuple(further))
 
@@ -70,7 +72,8 @@ def _model_json(features: LayerFeatures, places: Sequence[int]) -> dict[str, Any
         **case_json(features.case),
         "group_size": features.group_size,
         "layers_in_all": len(features.layers),
-        "median_shift": {n: float(np.median(np.abs(z.mean(0)))) for n, z in features.standardised.items()},
+        "median_shift": {n: float(np.median(z.mean(0))) for n, z in features.standardised.items()},
+        "share_above": {n: float((z.mean(0) > 0).mean()) for n, z in features.standardised.items()},
         "median_skewness": float(np.median(skew(standard, axis=0))),
         "layers": [_layer_json(features, place) for place in places],
     }
@@ -87,8 +90,10 @@ def _layer_json(features: LayerFeatures, place: int) -> dict[str, Any]:
     }
 
 
-def _caption(features: LayerFeatures, count: int, fitted: bool) -> str:
-    which = "all" if count == len(features.layers) else f"{count} of {len(features.layers)}"
+def _caption(features: LayerFeatures, count: int, shown: range, fitted: bool) -> str:
+    which = "all" if count == len(features.layers) else f"{count} of the {len(features.layers)}"
+    if len(shown) < count:
+        which = f"{shown.start + 1} to {shown.stop} of the {count}"
     curve = " Line: the normal fitted to the in-distribution fit part." if fitted else ""
     return (
         f"log f_l, groups of {features.group_size}, {which} parameter tensors of {case_title(features.case)}. Filled: "
@@ -100,9 +105,13 @@ def _note(models: Sequence[dict[str, Any]]) -> str:
     """Say how far the sets lie apart in a layer, in standard deviations of the in-distribution set."""
     sentences = []
     for m in models:
-        shifts = ", ".join(f"{s.partition('[')[0]} {shift:.2f}" for s, shift in m["median_shift"].items())
+        shifts = ", ".join(
+            f"{s.partition('[')[0]} {shift:+.2f} ({100 * m['share_above'][s]:.0f} %)"
+            for s, shift in m["median_shift"].items()
+        )
         sentences.append(f"{model_name(m)}, B = {m['group_size']}: {shifts}; skewness {m['median_skewness']:+.2f}.")
     return (
-        "Distance of a set's mean log f_l from the fitted mean in fitted standard deviations, median over all layers, "
-        f"and the in-distribution skewness (0 for a normal), likewise. {' '.join(sentences)}"
+        "A set's mean log f_l minus the fitted mean, in fitted standard deviations, median over all layers (positive: "
+        "larger gradients than in-distribution), the share of layers where it is positive, and the in-distribution "
+        f"skewness (0 for a normal), median likewise. {' '.join(sentences)}"
     )

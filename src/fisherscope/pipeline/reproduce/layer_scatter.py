@@ -11,9 +11,9 @@ from pydantic import BaseModel, ConfigDict
 from scipy.stats import norm
 
 from fisherscope.core.errors import SettingError
-from fisherscope.pipeline.reproduce.cases import case_json, case_stem, case_title, model_name
+from fisherscope.pipeline.reproduce.cases import case_json, case_stem, case_title, further_models, model_name
 from fisherscope.pipeline.reproduce.context import Context
-from fisherscope.pipeline.reproduce.layers import LayerFeatures, choose_layers, layer_features
+from fisherscope.pipeline.reproduce.layers import LayerFeatures, choose_layers, dependence, layer_features
 from fisherscope.pipeline.reproduce.outcome import Outcome
 from fisherscope.report.layers import PULL_EDGES, pull_figure, pull_histogram
 from fisherscope.report.scatter import layer_scatter
@@ -51,7 +51,8 @@ def run(context: Context, options: Options) -> Outcome:
         )
         captions[f"{stem}-pull"] = _pull_caption(features)
         models.append(_model_json(features, pair))
-    return Outcome({"models": models}, _note(models), figures=figures, captions=captions)
+    off_page = further_models(list(figures))
+    return Outcome({"models": models}, _note(models), figures=figures, captions=captions, off_page=off_page)
 
 
 def _pair(features: LayerFeatures, options: Options, seed: int) -> list[int]:
@@ -66,7 +67,8 @@ def _pair(features: LayerFeatures, options: Options, seed: int) -> list[int]:
 
 def _standard_error(features: LayerFeatures) -> float:
     """Standard error of the mean pull of the test part: its own, and that of the mean that was fitted."""
-    return math.sqrt(1 / len(features.log_norms[features.in_dist]) + 1 / len(features.fit))
+    fit, test = features.independent
+    return math.sqrt(1 / test + 1 / fit)
 
 
 def _model_json(features: LayerFeatures, pair: Sequence[int]) -> dict[str, Any]:
@@ -111,7 +113,7 @@ def _pull_caption(features: LayerFeatures) -> str:
         f"Pulls of the {len(features.layers)} parameter tensors of {case_title(features.case)}, groups of "
         f"{features.group_size}: deviation of log f_l from the fitted mean in fitted standard deviations. Left: of all "
         "tensors and groups; what lies beyond ± 6 counts in the outermost bins. Right: mean of each tensor; grey: two "
-        "standard errors of the in-distribution mean."
+        f"standard errors of the in-distribution mean{dependence(features)}."
     )
 
 

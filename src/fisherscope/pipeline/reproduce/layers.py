@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fisherscope.core.errors import SettingError
+from fisherscope.core.table import FeatureTable
 from fisherscope.detectors.layerwise_gaussian import LayerwiseGaussian
+from fisherscope.pipeline.batches import Batches
 from fisherscope.pipeline.reproduce.case import Case, NothingLeftError
 from fisherscope.pipeline.reproduce.context import Context
 
@@ -29,6 +31,8 @@ class LayerFeatures:
         log_norms: log f_l by set, the in-distribution test part first, (n, L) each.
         mean: of the normals fitted to the fit part, (L,).
         deviation: their standard deviations, (L,).
+        independent: how many independent samples the fit and the test part count for: their groups, or fewer if those
+            come from fewer clusters, such as tracks of video.
     """
 
     case: Case
@@ -39,6 +43,7 @@ class LayerFeatures:
     log_norms: Mapping[str, Array]
     mean: Array
     deviation: Array
+    independent: tuple[int, int]
 
     @property
     def in_dist(self) -> str:
@@ -61,7 +66,9 @@ def layer_features(context: Context) -> Iterator[LayerFeatures]:
     if not cases:
         raise NothingLeftError("every model has only its own set; name others with --datasets, or give the data root")
     for case in cases:
-        done = context.evaluate(case, detectors=(LayerwiseGaussian.name,))
+        target = context.target(case)
+        done = context.evaluate(case, detectors=(LayerwiseGaussian.name,), target=target)
+        in_dist = context.in_dist(case, target)
         for size, group in done.groups.items():
             detector = group.detectors[LayerwiseGaussian.name]
             assert isinstance(detector, LayerwiseGaussian)
@@ -76,7 +83,25 @@ def layer_features(context: Context) -> Iterator[LayerFeatures]:
                 log_norms={name: detector.log_norms(table) for name, table in tables.items()},
                 mean=detector.mean_,
                 deviation=detector.std_,
+                independent=(_independent(in_dist, group.parts["fit"]), _independent(in_dist, group.parts["test"])),
             )
+
+
+def _independent(data: Batches, table: FeatureTable) -> int:
+    """Return the number of groups of a table, or of the clusters that its samples come from if those are fewer."""
+    if data.clusters is None:
+        return len(table)
+    cluster = dict(zip(data.ids, data.clusters, strict=True))
+    return min(len(table), len({cluster[name] for ids in table.ids for name in ids}))
+
+
+def dependence(features: LayerFeatures) -> str:
+    """Return what a caption adds where samples depend on each other, or nothing."""
+    groups = (len(features.fit), len(features.log_norms[features.in_dist]))
+    if features.independent == groups:
+        return ""
+    clusters = " and ".join(f"{n:,}" for n in features.independent)
+    return f" (its fit and test samples come from {clusters} clusters, which are counted)"
 
 
 def choose_layers(names: Sequence[str], chosen: Sequence[str], count: int | None, seed: int) -> list[int]:

@@ -56,11 +56,20 @@ def run(context: Context, options: Options) -> Outcome:
     slow = [line for group in dear for line in _lines(group, options, many_pass=True)]
     lines += [line for line in slow if line["detector"] != options.reference]
     results = {
-        "records": [record for group in (*groups, *dear) for record in group.records()],
+        "records": [
+            {**record, "limit": limit}
+            for part, limit in ((groups, context.experiment.limit), (dear, options.many_pass_limit))
+            for group in part
+            for record in group.records()
+        ],
         "lines": lines,
         "comparisons": [c for group in (*groups, *dear) for c in comparisons(group, options.reference)],
     }
-    few = f"Detectors of many passes were given {options.many_pass_limit} images a set, B = 1 only, and have no rank."
+    few = (
+        "Below the line, without a rank: detectors that only some of the models serve, whose means are over fewer "
+        f"pairs, and those of many passes, which were given {options.many_pass_limit} images a set, B = 1 only; their "
+        "differences are on the same pairs and samples."
+    )
     board = make_board(groups, lines, few)
     return Outcome(
         results,
@@ -116,6 +125,8 @@ def _many_pass(context: Context, case: Case, options: Options) -> list[Resampled
 def _lines(group: Group, options: Options, *, many_pass: bool) -> Iterator[dict[str, Any]]:
     """Yield what the table says of each detector."""
     ranks = _ranks(group)
+    if any(options.reference not in pair.estimates for pair in group.pairs):
+        raise SettingError(f"the reference {options.reference} cannot serve every {group.label} model; choose another")
     for detector in group.detectors:
         pairs = group.having(detector)
         yield {
@@ -124,19 +135,20 @@ def _lines(group: Group, options: Options, *, many_pass: bool) -> Iterator[dict[
             "many_pass": many_pass,
             "limit": options.many_pass_limit if many_pass else None,
             "pairs": len(pairs),
+            "every_pair": len(pairs) == len(group.pairs),
             **{metric: asdict(average(pairs, detector, metric)) for metric in SHOWN},
-            "rank": ranks[detector],
+            "rank": ranks.get(detector),
             "difference": asdict(compare(pairs, detector, options.reference).difference),
         }
 
 
 def _ranks(group: Group) -> dict[str, float]:
-    """Return the mean rank of every detector by AUROC, 1 the best; ties share the mean of their ranks."""
-    ranks: dict[str, list[float]] = {}
+    """Return the mean rank by AUROC of every detector that all pairs have, 1 the best; ties share their mean rank."""
+    ranks: dict[str, list[float]] = {d: [] for d in group.detectors if len(group.having(d)) == len(group.pairs)}
     for pair in group.pairs:
-        found = rankdata([-figures["auroc"] for figures in pair.estimates.values()])
-        for detector, rank in zip(pair.estimates, found, strict=True):
-            ranks.setdefault(detector, []).append(float(rank))
+        found = rankdata([-pair.estimates[detector]["auroc"] for detector in ranks])
+        for detector, rank in zip(ranks, found, strict=True):
+            ranks[detector].append(float(rank))
     return {detector: float(np.mean(values)) for detector, values in ranks.items()}
 
 
@@ -145,7 +157,8 @@ def _note(lines: Sequence[dict[str, Any]], options: Options) -> str:
     sentences = []
     for key in dict.fromkeys((line["grid"], line["model"], line["group_size"]) for line in lines):
         own = [line for line in lines if (line["grid"], line["model"], line["group_size"]) == key]
-        own = sorted((line for line in own if not line["many_pass"]), key=lambda line: -line["auroc"]["estimate"])
+        own = [line for line in own if line["every_pair"] and not line["many_pass"]]
+        own.sort(key=lambda line: -line["auroc"]["estimate"])
         place = [line["detector"] for line in own].index(options.reference) + 1
         clearly = sum(line["difference"]["low"] > 0 for line in own)
         sentences.append(

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import asdict
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from fisherscope.evaluation import auroc
-from fisherscope.pipeline.reproduce.case import Case
+from fisherscope.evaluation import Bootstrap, Interval, metric_intervals
+from fisherscope.pipeline.reproduce.case import Case, RunSettings
 from fisherscope.pipeline.reproduce.cases import (
     bits_per_dim,
     by_stem,
@@ -33,32 +34,51 @@ class Options(BaseModel):
 
 def run(context: Context, options: Options) -> Outcome:
     """Measure every set under every model."""
-    bits = {case: _bits(context, case) for case in context.cases}
+    found = {case: _bits(context, case) for case in context.cases}
     figures, captions = {}, {}
-    for stem, cases in by_stem(bits).items():
-        panels = [HistogramPanel(case_title(case), bits[case], next(iter(bits[case]))) for case in cases]
+    for stem, cases in by_stem(found).items():
+        panels = [
+            HistogramPanel(case_title(case), {n: m.bits for n, m in found[case].items()}, next(iter(found[case])))
+            for case in cases
+        ]
         figures[stem] = histogram_panels(panels, _label(cases[0]))
         captions[stem] = _caption(cases[0])
-    models = [_model_json(case, values) for case, values in bits.items()]
+    models = [_model_json(context.settings, case, measured) for case, measured in found.items()]
     return Outcome({"models": models}, _note(models), figures=figures, captions=captions)
 
 
-def _bits(context: Context, case: Case) -> dict[str, NDArray[np.float64]]:
-    """Return bits/dim by set, the in-distribution one first."""
+class _Measured(NamedTuple):
+    """Bits/dim of the samples of a set, and the cluster of each, or None where they are independent."""
+
+    bits: NDArray[np.float64]
+    clusters: tuple[str, ...] | None
+
+
+def _bits(context: Context, case: Case) -> dict[str, _Measured]:
+    """Return what was measured by set, the in-distribution one first."""
     target = context.target(case)
     values = {}
     for name in (case.in_dist, *case.out_dists):
         data = context.batches(name, target)
-        values[data.name] = bits_per_dim(context.table(target, data, ("log_p",)), target.data_shape)
+        bits = bits_per_dim(context.table(target, data, ("log_p",)), target.data_shape)
+        values[data.name] = _Measured(bits, data.clusters)
     return values
 
 
-def _model_json(case: Case, bits: dict[str, NDArray[np.float64]]) -> dict[str, Any]:
-    in_dist = next(iter(bits))
-    sets = {name: summary(values) for name, values in bits.items()}
-    for name in (name for name in bits if name != in_dist):
-        sets[name]["more_likely"] = 1 - auroc(bits[in_dist], bits[name])
-    return {**case_json(case), "sets": sets, "histogram": histogram_json(bits, in_dist)}
+def _model_json(settings: RunSettings, case: Case, measured: dict[str, _Measured]) -> dict[str, Any]:
+    in_dist = next(iter(measured))
+    sets = {name: summary(m.bits) for name, m in measured.items()}
+    for name in (name for name in measured if name != in_dist):
+        sets[name]["more_likely"] = asdict(_more_likely(settings, measured[in_dist], measured[name]))
+    histogram = histogram_json({name: m.bits for name, m in measured.items()}, in_dist)
+    return {**case_json(case), "sets": sets, "histogram": histogram}
+
+
+def _more_likely(settings: RunSettings, own: _Measured, other: _Measured) -> Interval:
+    """Return the chance that a random sample of another set is more likely than one of the model's own."""
+    bootstrap = Bootstrap(settings.seed, settings.replicates, 0.95, own.clusters, other.clusters)
+    # a sample of few bits is more likely: minus the bits score it
+    return metric_intervals(-own.bits, -other.bits, bootstrap)["auroc"]
 
 
 def _label(case: Case) -> str:
@@ -79,13 +99,15 @@ def _note(models: Sequence[dict[str, Any]]) -> str:
     """Say for which models another set is more likely than their own."""
     sentences = []
     for model in models:
-        more = {
-            s.partition("[")[0]: v["more_likely"] for s, v in model["sets"].items() if v.get("more_likely", 0) > 0.5
-        }
-        others = len(model["sets"]) - 1
-        said = ", ".join(f"{s} ({100 * share:.0f} %)" for s, share in sorted(more.items(), key=lambda pair: -pair[1]))
-        sentences.append(f"{model_name(model)}: {said or 'none'} of {others}.")
+        others = {s.partition("[")[0]: v["more_likely"] for s, v in model["sets"].items() if "more_likely" in v}
+        more = {s: share for s, share in others.items() if share["low"] > 0.5}
+        undecided = [s for s, share in others.items() if share["low"] <= 0.5 <= share["high"]]
+        ordered = sorted(more, key=lambda s: -more[s]["estimate"])
+        said = ", ".join(f"{s} ({100 * more[s]['estimate']:.0f} %)" for s in ordered)
+        rest = f", undecided {', '.join(undecided)}" if undecided else ""
+        sentences.append(f"{model_name(model)}: {said or 'none'} of {len(others)}{rest}.")
     return (
-        "Sets more likely than the model's own test set, with the chance that a random image of it is more likely than "
-        f"a random test image. {' '.join(sentences)}"
+        "Sets of which a random image is more likely than a random test image of the model's own set, with the chance "
+        "that it is, where its 95 % bootstrap interval lies above 50 %; undecided where the interval holds 50 %. "
+        f"{' '.join(sentences)}"
     )

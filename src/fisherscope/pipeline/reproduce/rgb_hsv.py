@@ -33,7 +33,7 @@ from fisherscope.pipeline.reproduce.cases import (
     summary,
 )
 from fisherscope.pipeline.reproduce.context import Context
-from fisherscope.pipeline.reproduce.drawn import CHUNK, cached_arrays
+from fisherscope.pipeline.reproduce.drawn import CHUNK, DRAWN, cached_arrays
 from fisherscope.pipeline.reproduce.hsv import dequantised, hsv_log_prob, to_hsv
 from fisherscope.pipeline.reproduce.outcome import Outcome
 from fisherscope.pipeline.target import Target
@@ -42,6 +42,9 @@ from fisherscope.report.scatter import representation_figure
 
 Array = NDArray[np.float64]
 _DETECTOR: Final = LayerwiseGaussian.name
+_CODE: Final = (*DRAWN, *(f"pipeline/reproduce/{name}.py" for name in ("hsv", "rgb_hsv")))
+_ROUND_OFF: Final = 0.05
+"""Most that log f_l moves by rounding in single precision, with some room."""
 
 
 class Options(BaseModel):
@@ -77,19 +80,17 @@ def run(context: Context, options: Options) -> Outcome:
     found = [_compare(context, case) for case in context.cases if case.out_dists and _is_colour(context, case)]
     if not found:
         raise NothingLeftError("no model of colour images has another set to compare with; HSV needs colours")
-    figures, captions = {}, {}
+    changes = _changes(found)
+    panels = [HistogramPanel("", changes, None)]
+    figures = {"change": histogram_panels(panels, "change of bits per dimension, RGB to HSV")}
+    captions = {
+        "change": "What a change of colours from RGB to HSV adds to the bits per dimension of an image, whatever the "
+        "model: minus a third of the mean over its pixels of log₂(6 V c), V the value and c the chroma of the pixel."
+    }
     for one in found:
         stem = f"{case_stem(one.case)}-{one.case.in_dist}"
         figures[stem] = representation_figure(one.bits, one.scores, one.in_dist)
         captions[stem] = _caption(one.case)
-    changes = _changes(found)
-    figures["change"] = histogram_panels(
-        [HistogramPanel("", changes, None)], "change of bits per dimension, RGB to HSV"
-    )
-    captions["change"] = (
-        "What a change of colours from RGB to HSV adds to the bits per dimension of an image, whatever the model: "
-        "minus the mean over its numbers of log₂(6 V c), V the value and c the chroma of each pixel."
-    )
     models = [_model_json(one) for one in found]
     change = {"sets": {n: summary(v) for n, v in changes.items()}, "histogram": histogram_json(changes, None)}
     return Outcome({"change": change, "models": models}, _note(models), figures=figures, captions=captions)
@@ -141,7 +142,7 @@ def _in_hsv(context: Context, target: Target, samples: Batches, table: FeatureTa
             "seed": context.settings.seed,
             "dtype": target.dtype_name,
         }
-        parts.append(cached_arrays(context.settings.tables, card, partial(_hsv_blocks, context, target, part)))
+        parts.append(cached_arrays(context.settings.tables, card, partial(_hsv_blocks, context, target, part), _CODE))
         progress(f"{samples.name} in HSV", start + len(part), len(samples))
     blocks = {name: np.concatenate([part[name] for part in parts]) for name in ("grad_norm", "log_p")}
     return replace(table, blocks={"grad_norm": blocks["grad_norm"], "log_p": blocks["log_p"][:, None]})
@@ -207,7 +208,13 @@ def _note(models: Sequence[dict[str, Any]]) -> str:
             f"{model_name(m)}: AUROC of the likelihood {pairs}; of the gradient score unchanged to {scores:.4f}, "
             f"log f_l to {m['log_norms_moved']:.1e}."
         )
+    moved = max(m["log_norms_moved"] for m in models)
+    check = (
+        "what log f_l moved by is round-off."
+        if moved <= _ROUND_OFF
+        else f"log f_l computed anew moved by {moved:.2g} all the same, more than round-off: a fault."
+    )
     return (
         f"From RGB to HSV. {' '.join(sentences)} The gradient score is unchanged by construction, whatever the model "
-        "and the set: HSV adds a term without parameters to log p. What it moved by is round-off."
+        f"and the set, since HSV adds a term without parameters to log p; {check}"
     )

@@ -9,9 +9,10 @@ from typing import Any, Final
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from fisherscope.core.errors import ModelError
 from fisherscope.data import Samples
 from fisherscope.data.controls import blurred, constant_images, jpeg_coded, resampled, white_noise
-from fisherscope.evaluation import ResampledPair, split_in_dist
+from fisherscope.evaluation import ResampledPair, join_equal, split_in_dist
 from fisherscope.evaluation.protocol import FIT_SHARE
 from fisherscope.pipeline.batches import Batches, as_batches
 from fisherscope.pipeline.reproduce.case import Case, NothingLeftError
@@ -80,7 +81,8 @@ def run(context: Context, options: Options) -> Outcome:
 def _rows(context: Context, case: Case, options: Options) -> Iterator[Row]:
     target = context.target(case)
     in_dist = context.in_dist(case, target)
-    split = split_in_dist(len(in_dist), 1, context.settings.seed, clusters=in_dist.clusters)
+    clusters = join_equal(in_dist.clusters, in_dist.keys)
+    split = split_in_dist(len(in_dist), 1, context.settings.seed, clusters=clusters)
     test = in_dist.select(split.test)
     controls = {
         **{name: (COPY, data) for name, data in _copies(test, options)},
@@ -91,8 +93,12 @@ def _rows(context: Context, case: Case, options: Options) -> Iterator[Row]:
     request = _request(context, case.name, target, in_dist, [data for _, data in controls.values()])
     for pair in score(context, request):
         yield Row(case, *names[pair.out_dist], pair)
-    request = _request(context, f"{case.name}, own samples", target, _own_samples(context, case, target), [test])
-    for pair in score(context, request):
+    try:
+        own = _own_samples(context, case, target)
+    except ModelError as cause:
+        context.skip(f"samples of {case.model}", str(cause))
+        return
+    for pair in score(context, _request(context, f"{case.name}, own samples", target, own, [test])):
         yield Row(case, OWN, "test set, against samples of the model", pair)
 
 
@@ -152,7 +158,7 @@ def _means(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
     """Yield the mean AUROC of every detector, family and group size over each kind of control.
 
     ``moved_by_copies`` is the mean of |AUROC - 0.5| over the copies: a detector that finds some of them more novel and
-    others less than their originals sees the difference as well.
+    others less than their originals sees the difference as well. It is None where the detector scored none of them.
     """
     keys = dict.fromkeys((r.case.label, r.pair.group_size, d) for r in rows for d in r.pair.estimates)
     for label, size, detector in keys:
@@ -162,7 +168,7 @@ def _means(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
             for kind in dict.fromkeys(r.kind for r in own)
         }
         copies = [r.pair.estimates[detector]["auroc"] for r in own if r.kind == COPY]
-        moved = float(np.mean(np.abs(np.subtract(copies, 0.5))))
+        moved = float(np.mean(np.abs(np.subtract(copies, 0.5)))) if copies else None
         place = {"model": label, "group_size": size, "detector": detector}
         yield {**place, "auroc": figures, "moved_by_copies": moved}
 
@@ -178,7 +184,9 @@ def _note(means: Sequence[dict[str, Any]]) -> str:
     """Say which detectors tell copies of images from the images, and how well they tell other sets."""
     sentences = []
     for size, label in dict.fromkeys((m["group_size"], m["model"]) for m in means):
-        chosen = [m for m in means if (m["group_size"], m["model"]) == (size, label)]
+        chosen = [
+            m for m in means if (m["group_size"], m["model"]) == (size, label) and m["moved_by_copies"] is not None
+        ]
         react = [
             f"{m['detector']} ({m['moved_by_copies']:.2f}; other sets {_two(m['auroc'].get(OTHER))})"
             for m in chosen

@@ -24,6 +24,7 @@ class Published(BaseModel):
 
     Attributes:
         grid: name of the grid beside whose curve it is drawn.
+        group_size: B; with another one it is not drawn.
         timesteps: positions.
         auroc: by detector, one figure a timestep.
     """
@@ -31,6 +32,7 @@ class Published(BaseModel):
     model_config = _STRICT
 
     grid: str
+    group_size: int
     timesteps: tuple[int, ...]
     auroc: dict[str, tuple[float, ...]]
 
@@ -80,6 +82,8 @@ def run(context: Context, options: Options) -> Outcome:
     """Score every pair at every timestep with one draw, and those of some models with several draws too."""
     if not context.experiment.timesteps or len(context.experiment.group_sizes) != 1:
         raise SettingError("this experiment needs timesteps and one group size; give --timestep T, --group-size B")
+    if options.published is not None and options.published.group_size != context.experiment.group_sizes[0]:
+        options = options.model_copy(update={"published": None})
     points = list(_points(context, options))
     if not any(point.pairs for point in points):
         raise NothingLeftError(f"nothing is left to score: {context.skipped_text() or 'no model has another set'}")
@@ -92,7 +96,7 @@ def run(context: Context, options: Options) -> Outcome:
         "curves": [{"figure": stem, **_curve_json(c)} for stem, drawn in shown.items() for c in drawn],
         "points": [_point_json(p, d) for p in points for d in context.experiment.detectors if p.having(d)],
     }
-    captions = {stem: _caption(stem, points, options) for stem in shown}
+    captions = {stem: _caption(stem, points, context.experiment.limit, options) for stem in shown}
     figures = {stem: curve_figure(drawn, "timestep T", label) for stem, drawn in shown.items()}
     return Outcome(results, _note(curves, several, options), figures=figures, captions=captions)
 
@@ -160,14 +164,23 @@ def _point_json(point: Point, detector: str) -> dict[str, Any]:
     }
 
 
-def _caption(stem: str, points: Sequence[Point], options: Options) -> str:
+def _caption(stem: str, points: Sequence[Point], limit: int, options: Options) -> str:
     name, _, kind = stem.rpartition("-")
     if kind == "draws":
         return f"The diffusion model of {name}: its term at T with one noise draw and as the mean of {options.draws}."
     count = len({(p.in_dist, pair.out_dist) for p in points if p.grid == name for pair in p.pairs})
+    beside = (
+        ""
+        if options.published is None or options.published.grid != name
+        else (
+            f" Of the paper: its own curves, B = {options.published.group_size}, of other sets and far larger models, "
+            "without intervals."
+        )
+    )
     return (
         f"Mean over {count} pairs of {name} sets (of a detector that cannot serve all, over those that it can), "
-        "one noise draw, with 95 % bootstrap intervals."
+        f"one noise draw, with 95 % bootstrap intervals; at most {limit:,} test images of a set, twice as many of the "
+        f"in-distribution set, half of them to fit.{beside}"
     )
 
 

@@ -1,0 +1,20 @@
+"""The parts that an evaluation fits, calibrates and tests on."""
+
+from itertools import combinations
+
+import numpy as np
+
+from fisherscope.pipeline.batches import as_batches
+from fisherscope.pipeline.evaluation import EvaluationSettings, score_sets
+
+
+def test_equal_samples_are_in_one_part(target, digits):
+    in_dist = as_batches(np.concatenate([digits.x[:60], digits.x[:40]]), target)
+    settings = EvaluationSettings(("likelihood",), group_sizes=(1, 2))
+    scored = score_sets(target, in_dist, [as_batches(digits.select(range(100, 120)), target)], settings)
+    for size, group in scored.groups.items():
+        keys = [set(table.keys.ravel().tolist()) for table in group.parts.values()]
+        assert not any(a & b for a, b in combinations(keys, 2))
+        assert sum(len(table) for table in group.parts.values()) * size > 100 - 3 * size
+    protocol = scored.protocol
+    assert protocol.n_fit + protocol.n_calibration + protocol.n_test == 100
