@@ -12,7 +12,7 @@ from fisherscope.pipeline.batches import as_batches
 from fisherscope.pipeline.evaluation import EvaluationSettings, evaluate
 from fisherscope.pipeline.extraction import extract_table
 from fisherscope.pipeline.guard import fit
-from fisherscope.pipeline.reproduce.drawn import _CODE, cached_arrays
+from fisherscope.pipeline.reproduce.drawn import DRAWN, cached_arrays
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def code(monkeypatch):
 
 
 def test_every_part_is_there():
-    assert len({code_digest(*parts) for parts in (cache.FEATURES, cache.SCORES, _CODE)}) == 3
+    assert len({code_digest(*parts) for parts in (cache.FEATURES, cache.SCORES, DRAWN)}) == 3
 
 
 def test_an_evaluation_extracts_again_where_the_code_changed_and_says_so_once(
@@ -74,7 +74,7 @@ def test_a_table_that_a_user_made_with_other_code_is_read(target, digits, tmp_pa
 
 def test_drawn_arrays_are_made_again_where_the_code_changed(tmp_path, code):
     code("aaaa")
-    assert cached_arrays(tmp_path, {"a": 1}, lambda: {"x": np.zeros(2)})["x"].tolist() == [0, 0]
-    assert cached_arrays(tmp_path, {"a": 1}, lambda: {"x": np.ones(2)})["x"].tolist() == [0, 0]
+    assert cached_arrays(tmp_path, {"a": 1}, lambda: {"x": np.zeros(2)}, DRAWN)["x"].tolist() == [0, 0]
+    assert cached_arrays(tmp_path, {"a": 1}, lambda: {"x": np.ones(2)}, DRAWN)["x"].tolist() == [0, 0]
     code("bbbb")
-    assert cached_arrays(tmp_path, {"a": 1}, lambda: {"x": np.ones(2)})["x"].tolist() == [1, 1]
+    assert cached_arrays(tmp_path, {"a": 1}, lambda: {"x": np.ones(2)}, DRAWN)["x"].tolist() == [1, 1]
