@@ -39,6 +39,10 @@ def test_the_numbers(tiny, models):
         assert np.array(found["scatter"]["points"][name]) == pytest.approx(logs[:, pair], abs=1e-3)
         assert found["scatter"]["correlation"][name] == pytest.approx(np.corrcoef(logs[:, pair].T)[0, 1], abs=1e-3)
     assert written["figures"] == ["colour-vae-digits-b1-scatter", "colour-vae-digits-b1-pull"]
+    table = written["tables"]["colour-models"]
+    assert table["heads"] == [["digits"], ["faces"]] and [name for name, _ in table["rows"]] == ["vae-digits"]
+    faces = found["pulls"]["faces[test]"]
+    assert table["rows"][0][1][1]["text"] == f"{faces['mean']:+.2f} ± {faces['deviation']:.2f}"
 
 
 def test_chosen_layers_must_be_two(tiny, models):

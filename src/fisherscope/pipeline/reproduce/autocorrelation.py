@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from fisherscope.pipeline.reproduce.cases import case_json, case_stem, model_name
+from fisherscope.pipeline.reproduce.cases import case_json, case_stem, family_title, number_table
 from fisherscope.pipeline.reproduce.context import Context
 from fisherscope.pipeline.reproduce.layers import LayerFeatures, layer_features
 from fisherscope.pipeline.reproduce.outcome import Outcome
 from fisherscope.report.layers import LEAST_PAIRS, MOST_BANDS, CorrelationCurve, correlation_figure
+from fisherscope.report.text_table import TextTable
 
 
 class Options(BaseModel):
@@ -35,7 +36,13 @@ def run(context: Context, options: Options) -> Outcome:
         models.append(_model_json(features, correlations, curve))
     figures = {stem: _figure(rows) for stem, rows in curves.items()}
     captions = {stem: _caption(rows[0][0]) for stem, rows in curves.items()}
-    return Outcome({"models": models}, _note(models), figures=figures, captions=captions)
+    captions["models"] = (
+        "Correlation of log f_l: mean over all pairs of layers, the same in absolute value, of neighbours, and of "
+        "pairs more than half the model apart."
+    )
+    return Outcome(
+        {"models": models}, _note(models), figures=figures, tables={"models": _table(models)}, captions=captions
+    )
 
 
 def correlation_curve(correlations: NDArray[np.float64], positions: NDArray[np.intp]) -> CorrelationCurve:
@@ -97,18 +104,24 @@ def _caption(features: LayerFeatures) -> str:
     )
 
 
+def _table(models: Sequence[dict[str, Any]]) -> TextTable:
+    columns = {
+        "all pairs": [m["mean"] for m in models],
+        "in absolute value": [m["mean_absolute"] for m in models],
+        "neighbours": [m["curve"]["mean"][0] for m in models],
+        "far apart": [_far(m["curve"]) for m in models],
+    }
+    return number_table(models, {name: [f"{value:+.2f}" for value in values] for name, values in columns.items()})
+
+
 def _note(models: Sequence[dict[str, Any]]) -> str:
-    """Say how strongly layers are correlated, near and far."""
-    sentences = []
-    for m in models:
-        near, far = m["curve"]["mean"][0], _far(m["curve"])
-        sentences.append(
-            f"{model_name(m)}, B = {m['group_size']}: mean {m['mean']:+.2f} (in absolute value "
-            f"{m['mean_absolute']:.2f}), neighbours {near:+.2f}, far {far:+.2f}."
-        )
+    """Say how strongly layers are correlated, by kind of model."""
+    said = []
+    for family in dict.fromkeys(m["family"] for m in models):
+        own = [m["mean"] for m in models if m["family"] == family]
+        said.append(f"{family_title(family)} {min(own):+.2f} to {max(own):+.2f}")
     return (
-        "Correlation of log f_l over all pairs of layers, of neighbours, and of pairs more than half the model apart: "
-        f"{' '.join(sentences)} The paper calls its layers weakly correlated; independent ones would have 0, in "
+        f"Mean correlation of log f_l over all pairs of layers: {', '.join(said)}. Independent layers would have 0, in "
         f"absolute value about {models[0]['standard_error'] * math.sqrt(2 / math.pi):.2f}."
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from fisherscope.core.table import FeatureTable
 from fisherscope.pipeline.reproduce.case import Case
 from fisherscope.report.histograms import common_histogram
+from fisherscope.report.text_table import TextCell, TextTable
 
 MODELS_ON_PAGE: Final = 4
 """Of how many models a page shows figures where each has two."""
@@ -65,6 +66,35 @@ def by_stem(cases: Iterable[Case]) -> dict[str, list[Case]]:
     for case in cases:
         found.setdefault(case_stem(case), []).append(case)
     return found
+
+
+def grid_tables(
+    models: Sequence[Mapping[str, Any]], sets: Callable[[Mapping[str, Any]], Mapping[str, TextCell]]
+) -> dict[str, TextTable]:
+    """Return one table a grid, called ``GRID-models``: a row a model (and group size), a column a set.
+
+    Args:
+        models: what :func:`case_json` and the runner say of each.
+        sets: returns the cells of a model by the full name of the set; a set that it lacks has "-".
+    """
+    tables = {}
+    for grid in dict.fromkeys(m["grid"] for m in models):
+        found = {_row_name(m): sets(m) for m in models if m["grid"] == grid}
+        names = list(dict.fromkeys(name for cells in found.values() for name in cells))
+        rows = [(row, [cells.get(name, TextCell("-")) for name in names]) for row, cells in found.items()]
+        tables[f"{grid}-models"] = TextTable("model", [(name.partition("[")[0],) for name in names], rows)
+    return tables
+
+
+def number_table(models: Sequence[Mapping[str, Any]], numbers: Mapping[str, Sequence[str]]) -> TextTable:
+    """Return a table of a row a model (and group size), and a column for each heading of ``numbers``, in its words."""
+    rows = [(_row_name(m), [TextCell(column[i]) for column in numbers.values()]) for i, m in enumerate(models)]
+    return TextTable("model", [(heading,) for heading in numbers], rows)
+
+
+def _row_name(said: Mapping[str, Any]) -> str:
+    size = said.get("group_size", 1)
+    return model_name(said) + (f", B = {size}" if size != 1 else "")
 
 
 def bits_per_dim(table: FeatureTable, data_shape: tuple[int, ...] | None) -> NDArray[np.float64]:

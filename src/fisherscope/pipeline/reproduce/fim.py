@@ -17,13 +17,14 @@ from fisherscope.core.keys import fingerprint_keys, sample_keys
 from fisherscope.detectors.layers import resolution
 from fisherscope.features.gradients import GradientEntries, gradient_pass
 from fisherscope.pipeline.reproduce.case import Case, NothingLeftError
-from fisherscope.pipeline.reproduce.cases import case_json, case_stem, case_title, further_models, model_name
+from fisherscope.pipeline.reproduce.cases import case_json, case_stem, case_title, further_models, number_table
 from fisherscope.pipeline.reproduce.context import Context
 from fisherscope.pipeline.reproduce.drawn import CHUNK, DRAWN, cached_arrays, model_samples
 from fisherscope.pipeline.reproduce.layers import choose_layers
 from fisherscope.pipeline.reproduce.outcome import Outcome
 from fisherscope.pipeline.target import Target
 from fisherscope.report.fim import fim_figure, fim_histogram, kinds_of_entries, magnitude_histogram
+from fisherscope.report.text_table import TextTable
 
 Matrix = NDArray[np.float64]
 _CODE: Final = (*DRAWN, "pipeline/reproduce/fim.py")
@@ -100,7 +101,15 @@ def run(context: Context, options: Options) -> Outcome:
     if not models:
         raise NothingLeftError(f"no model is left: {context.skipped_text()}")
     off_page = further_models(list(figures))
-    return Outcome({"models": models}, _note(models), figures=figures, captions=captions, off_page=off_page)
+    captions["models"] = _TABLE_CAPTION
+    return Outcome(
+        {"models": models},
+        _note(models),
+        figures=figures,
+        tables={"models": _table(models)},
+        captions=captions,
+        off_page=off_page,
+    )
 
 
 def normalise(matrix: Matrix) -> Matrix:
@@ -210,21 +219,39 @@ def _captions(case: Case, fim: Fim, samples: int) -> tuple[str, str]:
     )
 
 
+def _table(models: Sequence[dict[str, Any]]) -> TextTable:
+    def mean(kind: str) -> list[str]:
+        return ["-" if (v := m["mean_absolute"][kind]) is None else f"{v:.2f}" for m in models]
+
+    def median(name: str) -> list[str]:
+        return [f"{np.median(list(m[name].values())):.1f}" for m in models]
+
+    columns = {
+        "pairs of one layer": mean("same layer"),
+        "of two layers": mean("different layers"),
+        "shuffled": [f"{m['mean_absolute_shuffled']:.2f}" for m in models],
+        "span of the diagonal": median("diagonal_spread"),
+        "noise of that": median("diagonal_noise"),
+    }
+    return number_table(models, columns)
+
+
+_TABLE_CAPTION: Final = (
+    "Mean of |F_ab| / sqrt(F_aa F_bb) off the diagonal, where a diagonal matrix has what shuffled samples give; and "
+    "the decades that the diagonal spans in the median layer: were one number a layer enough, as the paper's "
+    "approximation has it, it would span what two halves of the samples differ by (noise; of half as many samples, hence too "
+    "wide)."
+)
+
+
 def _note(models: Sequence[dict[str, Any]]) -> str:
-    """Say how far the matrix is from a diagonal one, and its diagonal from a constant in each layer."""
-    sentences = []
-    for m in models:
-        said = {k: "none" if v is None else f"{v:.2f}" for k, v in m["mean_absolute"].items()}
-        spread = np.median(list(m["diagonal_spread"].values()))
-        noise = np.median(list(m["diagonal_noise"].values()))
-        sentences.append(
-            f"{model_name(m)}: pairs of one layer {said['same layer']}, of two layers {said['different layers']}, "
-            f"shuffled {m['mean_absolute_shuffled']:.2f}; the diagonal spans {spread:.1f} decades in the median layer, "
-            f"noise {noise:.1f}."
-        )
+    """Say how far the matrices are from diagonal ones, and their diagonals from a constant in each layer."""
+    gaps = [v - m["mean_absolute_shuffled"] for m in models for v in m["mean_absolute"].values() if v is not None]
+    spans = [np.median(list(m["diagonal_spread"].values())) for m in models]
+    noise = [np.median(list(m["diagonal_noise"].values())) for m in models]
+    wider = sum(s > n for s, n in zip(spans, noise, strict=True))
     return (
-        "Mean of |F_ab| / sqrt(F_aa F_bb) off the diagonal, where a diagonal matrix has what shuffled samples give, "
-        "and the span of the diagonal inside a layer: were one number a layer enough, as the paper's approximation has "
-        "it, it would span what two halves of the samples differ by (noise; of half as many samples, hence too wide). "
-        f"{' '.join(sentences)}"
+        f"Off the diagonal the normalised entries are in the mean {min(gaps):+.2f} to {max(gaps):+.2f} larger than "
+        f"those of shuffled samples. The diagonal of the median layer spans {min(spans):.1f} to {max(spans):.1f} "
+        f"decades, more than its noise for {wider} of {len(models)} models."
     )

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 from scipy.stats import skew
 
-from fisherscope.pipeline.reproduce.cases import case_json, case_stem, case_title, histogram_json, model_name, summary
+from fisherscope.pipeline.reproduce.cases import case_json, case_stem, case_title, grid_tables, histogram_json, summary
 from fisherscope.pipeline.reproduce.context import Context
 from fisherscope.pipeline.reproduce.layers import LayerFeatures, choose_layers, layer_features
 from fisherscope.pipeline.reproduce.outcome import Outcome
 from fisherscope.report.histograms import HistogramPanel, histogram_panels
+from fisherscope.report.text_table import TextCell, TextTable
 
 PAGE: Final = 20
 """Panels of a figure, at most."""
@@ -51,7 +52,11 @@ def run(context: Context, options: Options) -> Outcome:
                 features, len(places), range(start, start + len(shown)), options.fitted_distribution
             )
         models.append(_model_json(features, places))
-    return Outcome({"models": models}, _note(models), figures=figures, captions=captions, off_page=tuple(further))
+    tables = _tables(models)
+    captions |= dict.fromkeys(tables, _TABLE_CAPTION)
+    return Outcome(
+        {"models": models}, _note(models), figures=figures, tables=tables, captions=captions, off_page=tuple(further)
+    )
 
 
 def _panel(features: LayerFeatures, place: int, fitted: bool) -> HistogramPanel:
@@ -101,17 +106,28 @@ def _caption(features: LayerFeatures, count: int, shown: range, fitted: bool) ->
     )
 
 
+def _tables(models: Sequence[dict[str, Any]]) -> dict[str, TextTable]:
+    def cells(model: Mapping[str, Any]) -> dict[str, TextCell]:
+        return {
+            name: TextCell(f"{shift:+.2f}", f"({100 * model['share_above'][name]:.0f} %)")
+            for name, shift in model["median_shift"].items()
+        }
+
+    return grid_tables(models, cells)
+
+
+_TABLE_CAPTION: Final = (
+    "Mean log f_l of a set minus the fitted mean, in fitted standard deviations, median over all layers (positive: "
+    "larger gradients than in-distribution), and the share of layers where it is positive."
+)
+
+
 def _note(models: Sequence[dict[str, Any]]) -> str:
-    """Say how far the sets lie apart in a layer, in standard deviations of the in-distribution set."""
-    sentences = []
-    for m in models:
-        shifts = ", ".join(
-            f"{s.partition('[')[0]} {shift:+.2f} ({100 * m['share_above'][s]:.0f} %)"
-            for s, shift in m["median_shift"].items()
-        )
-        sentences.append(f"{model_name(m)}, B = {m['group_size']}: {shifts}; skewness {m['median_skewness']:+.2f}.")
+    """Say how normal the layers are in-distribution, and on which side of them other sets lie."""
+    skewness = [m["median_skewness"] for m in models]
+    shifts = [shift for m in models for shift in list(m["median_shift"].values())[1:]]
     return (
-        "A set's mean log f_l minus the fitted mean, in fitted standard deviations, median over all layers (positive: "
-        "larger gradients than in-distribution), the share of layers where it is positive, and the in-distribution "
-        f"skewness (0 for a normal), median likewise. {' '.join(sentences)}"
+        f"In-distribution skewness of log f_l, median over the layers: {min(skewness):+.2f} to {max(skewness):+.2f} "
+        f"over the models (0 for a normal). Other sets: larger gradients than in-distribution in the median layer in "
+        f"{sum(shift > 0 for shift in shifts)} of {len(shifts)} combinations of a model and a set."
     )

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 from scipy.stats import norm
 
 from fisherscope.core.errors import SettingError
-from fisherscope.pipeline.reproduce.cases import case_json, case_stem, case_title, further_models, model_name
+from fisherscope.pipeline.reproduce.cases import case_json, case_stem, case_title, further_models, grid_tables
 from fisherscope.pipeline.reproduce.context import Context
 from fisherscope.pipeline.reproduce.layers import LayerFeatures, choose_layers, dependence, layer_features
 from fisherscope.pipeline.reproduce.outcome import Outcome
 from fisherscope.report.layers import PULL_EDGES, pull_figure, pull_histogram
 from fisherscope.report.scatter import layer_scatter
+from fisherscope.report.text_table import TextCell, TextTable
 
 
 class Options(BaseModel):
@@ -52,7 +53,11 @@ def run(context: Context, options: Options) -> Outcome:
         captions[f"{stem}-pull"] = _pull_caption(features)
         models.append(_model_json(features, pair))
     off_page = further_models(list(figures))
-    return Outcome({"models": models}, _note(models), figures=figures, captions=captions, off_page=off_page)
+    tables = _tables(models)
+    captions |= dict.fromkeys(tables, _TABLE_CAPTION)
+    return Outcome(
+        {"models": models}, _note(models), figures=figures, tables=tables, captions=captions, off_page=off_page
+    )
 
 
 def _pair(features: LayerFeatures, options: Options, seed: int) -> list[int]:
@@ -117,16 +122,30 @@ def _pull_caption(features: LayerFeatures) -> str:
     )
 
 
+def _tables(models: Sequence[dict[str, Any]]) -> dict[str, TextTable]:
+    def cells(model: Mapping[str, Any]) -> dict[str, TextCell]:
+        return {
+            name: TextCell(f"{p['mean']:+.2f} ± {p['deviation']:.2f}", f"({100 * p['beyond_3']:.1f} %)")
+            for name, p in model["pulls"].items()
+        }
+
+    return grid_tables(models, cells)
+
+
+_TABLE_CAPTION: Final = (
+    "Mean and standard deviation of the pulls of all layers and groups, and the share beyond three standard "
+    f"deviations, which is {200 * norm.sf(3):.1f} % of a normal."
+)
+
+
 def _note(models: Sequence[dict[str, Any]]) -> str:
-    """Say how wide the pulls of every set are."""
-    sentences = []
-    for m in models:
-        said = ", ".join(
-            f"{name.partition('[')[0]} {p['mean']:+.2f} ± {p['deviation']:.2f} ({100 * p['beyond_3']:.1f} %)"
-            for name, p in m["pulls"].items()
-        )
-        sentences.append(f"{model_name(m)}, B = {m['group_size']}: {said}.")
+    """Say how wide the pulls of the models' own sets are, and on which side of them other sets lie."""
+    own = [next(iter(m["pulls"].values())) for m in models]
+    others = [p for m in models for p in list(m["pulls"].values())[1:]]
+    larger = sum(p["mean"] > 0 for p in others)
     return (
-        "Mean and standard deviation of the pulls of all layers and groups, and the share beyond three standard "
-        f"deviations ({200 * norm.sf(3):.1f} % for a normal): {' '.join(sentences)}"
+        f"Held-out images of a model's own set: the deviation of the pulls is {min(p['deviation'] for p in own):.2f} "
+        f"to {max(p['deviation'] for p in own):.2f} (1 if the normals fit), {100 * min(p['beyond_3'] for p in own):.1f} "
+        f"to {100 * max(p['beyond_3'] for p in own):.1f} % lie beyond three. Other sets: the mean pull is positive, their "
+        f"gradients larger, in {larger} of {len(others)} combinations of a model and a set."
     )

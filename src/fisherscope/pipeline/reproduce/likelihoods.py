@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from fisherscope.pipeline.reproduce.cases import (
     by_stem,
     case_json,
     case_title,
+    grid_tables,
     histogram_json,
     model_name,
     summary,
@@ -24,6 +25,7 @@ from fisherscope.pipeline.reproduce.cases import (
 from fisherscope.pipeline.reproduce.context import Context
 from fisherscope.pipeline.reproduce.outcome import Outcome
 from fisherscope.report.histograms import HistogramPanel, histogram_panels
+from fisherscope.report.text_table import TextCell, TextTable
 
 
 class Options(BaseModel):
@@ -44,7 +46,9 @@ def run(context: Context, options: Options) -> Outcome:
         figures[stem] = histogram_panels(panels, _label(cases[0]))
         captions[stem] = _caption(cases[0])
     models = [_model_json(context.settings, case, measured) for case, measured in found.items()]
-    return Outcome({"models": models}, _note(models), figures=figures, captions=captions)
+    tables = _tables(models)
+    captions |= dict.fromkeys(tables, _TABLE_CAPTION)
+    return Outcome({"models": models}, _note(models), figures=figures, tables=tables, captions=captions)
 
 
 class _Measured(NamedTuple):
@@ -95,19 +99,34 @@ def _caption(case: Case) -> str:
     )
 
 
+def _tables(models: Sequence[dict[str, Any]]) -> dict[str, TextTable]:
+    def cells(model: Mapping[str, Any]) -> dict[str, TextCell]:
+        shares = {name: s["more_likely"] for name, s in model["sets"].items() if "more_likely" in s}
+        return {
+            name: TextCell(
+                f"{100 * s['estimate']:.0f} %", f"[{100 * s['low']:.0f}, {100 * s['high']:.0f}]", s["low"] > 0.5
+            )
+            for name, s in shares.items()
+        }
+
+    return grid_tables(models, cells)
+
+
+_TABLE_CAPTION: Final = (
+    "Chance that a random image of the set is more likely than a random test image of the model's own set, with its "
+    "95 % bootstrap interval; bold where all of that lies above 50 %: the paradox."
+)
+
+
 def _note(models: Sequence[dict[str, Any]]) -> str:
     """Say for which models another set is more likely than their own."""
-    sentences = []
+    said, count, total = [], 0, 0
     for model in models:
-        others = {s.partition("[")[0]: v["more_likely"] for s, v in model["sets"].items() if "more_likely" in v}
-        more = {s: share for s, share in others.items() if share["low"] > 0.5}
-        undecided = [s for s, share in others.items() if share["low"] <= 0.5 <= share["high"]]
-        ordered = sorted(more, key=lambda s: -more[s]["estimate"])
-        said = ", ".join(f"{s} ({100 * more[s]['estimate']:.0f} %)" for s in ordered)
-        rest = f", undecided {', '.join(undecided)}" if undecided else ""
-        sentences.append(f"{model_name(model)}: {said or 'none'} of {len(others)}{rest}.")
+        shares = {s.partition("[")[0]: v["more_likely"] for s, v in model["sets"].items() if "more_likely" in v}
+        more = [s for s, share in shares.items() if share["low"] > 0.5]
+        said += [f"{model_name(model)} ({', '.join(more)})"] if more else []
+        count, total = count + len(more), total + len(shares)
     return (
-        "Sets of which a random image is more likely than a random test image of the model's own set, with the chance "
-        "that it is, where its 95 % bootstrap interval lies above 50 %; undecided where the interval holds 50 %. "
-        f"{' '.join(sentences)}"
+        f"In {count} of {total} combinations of a model and another set, the other set is clearly more likely than the "
+        f"model's own test set{': ' if said else ''}{'; '.join(said)}."
     )

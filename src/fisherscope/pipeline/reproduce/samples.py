@@ -17,6 +17,7 @@ from fisherscope.pipeline.reproduce.drawn import model_samples
 from fisherscope.pipeline.reproduce.image_statistics import level_statistics
 from fisherscope.pipeline.reproduce.outcome import Outcome
 from fisherscope.report.pictures import mosaic_table
+from fisherscope.report.text_table import TextCell, TextTable
 
 _TEST: Final = "test images"
 Images = NDArray[np.uint8]
@@ -52,7 +53,13 @@ def run(context: Context, options: Options) -> Outcome:
         raise NothingLeftError(f"no model can be sampled from: {context.skipped_text()}")
     figures = {grid: _figure(rows, options.shown) for grid, rows in tables.items()}
     captions = dict.fromkeys(figures, f"{options.shown} draws of each model of each set.")
-    return Outcome({"models": models}, _note(models), figures=figures, captions=captions)
+    captions["models"] = (
+        "Levels (0 to 255) of the draws and, in brackets, of test images: mean, standard deviation, and mean difference "
+        "of neighbouring pixels."
+    )
+    return Outcome(
+        {"models": models}, _note(models), figures=figures, tables={"models": _table(models)}, captions=captions
+    )
 
 
 def _drawn(context: Context, case: Case, count: int) -> Images | None:
@@ -68,15 +75,20 @@ def _figure(rows: dict[str, dict[str, Images]], shown: int) -> Any:
     return mosaic_table({name: {c: x[:shown] for c, x in row.items()} for name, row in rows.items()}, list(columns))
 
 
-def _note(models: Sequence[dict[str, Any]]) -> str:
-    """Say how the draws differ from test images in the plainest statistics."""
-    sentences = [
-        f"{m['model']}: mean {m['samples']['mean']:.0f} ({m['test']['mean']:.0f}), deviation "
-        f"{m['samples']['deviation']:.0f} ({m['test']['deviation']:.0f}), total variation "
-        f"{m['samples']['total_variation']:.1f} ({m['test']['total_variation']:.1f})."
+def _table(models: Sequence[dict[str, Any]]) -> TextTable:
+    heads = {"mean": "mean", "deviation": "deviation", "total_variation": "neighbours"}
+    rows = [
+        (m["model"], [TextCell(f"{m['samples'][name]:.1f}", f"({m['test'][name]:.1f})") for name in heads])
         for m in models
     ]
+    return TextTable("model", [(head,) for head in heads.values()], rows)
+
+
+def _note(models: Sequence[dict[str, Any]]) -> str:
+    """Say how the draws differ from test images in the plainest statistics."""
+    ratios = {m["model"]: m["samples"]["total_variation"] / m["test"]["total_variation"] for m in models}
+    least, most = min(ratios, key=ratios.__getitem__), max(ratios, key=ratios.__getitem__)
     return (
-        "Levels (0 to 255) of the draws and, in brackets, of test images: mean, standard deviation, and mean "
-        f"difference of neighbouring pixels. {' '.join(sentences)}"
+        "Neighbouring pixels of the draws differ by "
+        f"{ratios[least]:.2f} ({least}) to {ratios[most]:.2f} ({most}) times what those of test images do."
     )
