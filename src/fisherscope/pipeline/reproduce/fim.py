@@ -239,8 +239,8 @@ def _table(models: Sequence[dict[str, Any]]) -> TextTable:
 _TABLE_CAPTION: Final = (
     "Mean of |F_ab| / sqrt(F_aa F_bb) off the diagonal, where a diagonal matrix has what shuffled samples give; and "
     "the decades that the diagonal spans in the median layer: were one number a layer enough, as the paper's "
-    "approximation has it, it would span what two halves of the samples differ by (noise; of half as many samples, hence too "
-    "wide)."
+    "approximation has it, it would span what two halves of the samples differ by (noise; of half as many "
+    "samples, hence too wide)."
 )
 
 

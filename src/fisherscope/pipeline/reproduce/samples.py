@@ -54,8 +54,8 @@ def run(context: Context, options: Options) -> Outcome:
     figures = {grid: _figure(rows, options.shown) for grid, rows in tables.items()}
     captions = dict.fromkeys(figures, f"{options.shown} draws of each model of each set.")
     captions["models"] = (
-        "Levels (0 to 255) of the draws and, in brackets, of test images: mean, standard deviation, and mean difference "
-        "of neighbouring pixels."
+        "Levels (0 to 255) of the draws and, in brackets, of test images: mean, standard deviation, and mean "
+        "difference of neighbouring pixels."
     )
     return Outcome(
         {"models": models}, _note(models), figures=figures, tables={"models": _table(models)}, captions=captions
