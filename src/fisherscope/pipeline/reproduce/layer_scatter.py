@@ -146,6 +146,7 @@ def _note(models: Sequence[dict[str, Any]]) -> str:
     return (
         f"Held-out images of a model's own set: the deviation of the pulls is {min(p['deviation'] for p in own):.2f} "
         f"to {max(p['deviation'] for p in own):.2f} (1 if the normals fit), "
-        f"{100 * min(p['beyond_3'] for p in own):.1f} to {100 * max(p['beyond_3'] for p in own):.1f} % lie beyond three. "
-        f"Other sets: the mean pull is positive, their gradients larger, in {larger} of {len(others)} combinations of a model and a set."
+        f"{100 * min(p['beyond_3'] for p in own):.1f} to {100 * max(p['beyond_3'] for p in own):.1f} % lie beyond "
+        "three. Other sets: the mean pull is positive, their gradients larger, in "
+        f"{larger} of {len(others)} combinations of a model and a set."
     )
