@@ -116,5 +116,5 @@ def correlation_figure(curves: Mapping[str, CorrelationCurve], standard_error: f
                 label=f"{display_name(name)} model",
             )
         axes.set(xlabel="distance of two layers (parameter tensors)", ylabel="correlation of log f$_l$")
-        figure.legend(loc="outside upper center", ncols=3)
+        figure.legend(loc="outside upper center", ncols=2)
     return figure
