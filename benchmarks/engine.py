@@ -258,6 +258,8 @@ TEMPLATE = """# Performance of the gradient engine
 Written by `make bench-engine` (`benchmarks/engine.py`); the models are in `benchmarks/engine_models.py`, with random
 weights. {versions}.
 
+What has changed in the engine since that day is in the CHANGELOG.
+
 All times are divided by ONE ordinary batched forward + backward pass of the same batch ("base"): medians over
 {rounds} rounds in which every method runs once; groups of 5 are measured, base included, on the 30 or 60 samples
 that fill whole groups. "right" counts the parameter tensors whose squared norms agree with
