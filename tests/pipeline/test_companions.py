@@ -58,6 +58,8 @@ def test_a_guard_saves_its_companions(glow, others, digits, tmp_path, detector):
     np.testing.assert_array_equal(fisherscope.load(tmp_path).score(digits.select(range(100, 120))), scores)
     with pytest.raises(CardMismatchError, match="companion background"):
         fisherscope.load(tmp_path, companions={"background": others[1]})
+    with pytest.raises(SettingError, match="the guard has no companion backgroud; it has background"):
+        fisherscope.load(tmp_path, companions={"backgroud": others[0]})
 
 
 def test_a_companion_of_the_users_own_is_asked_for(glow, digits, tmp_path):

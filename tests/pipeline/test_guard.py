@@ -312,6 +312,39 @@ def test_wrong_shape_says_what_is_expected(guard):
         guard.score(np.zeros((3, 1, 28, 28), np.uint8))
 
 
+def test_kinds_are_those_that_a_model_is_handed():
+    x = np.zeros((2, 3))
+    kinds = {np.uint8: "8-bit", np.int64: "integer", np.bool_: "boolean", np.float32: "floating"}
+    for dtype, kind in kinds.items():
+        assert as_batches(x.astype(dtype)).form == {"": f"{kind} of shape (3,)"}
+
+
+def test_a_folder_is_loaded_with_the_log_p_that_its_guard_was_fitted_with(glow, digits, tmp_path):
+    def negative(module, x):
+        return -module.log_prob(x)
+
+    own = {"detector": "likelihood", "fpr": 0.1}
+    fisherscope.fit(glow, digits.select(range(60)), **own).save(tmp_path)
+    guard = fisherscope.fit(glow, digits.select(range(60)), log_prob=negative, **own)
+    guard.save(tmp_path)
+    with pytest.raises(ModelError, match="guards a module of your own"):
+        fisherscope.load(tmp_path)
+    with pytest.raises(ModelError, match="was fitted with a log_prob of its own; pass log_prob="):
+        fisherscope.load(tmp_path, glow)
+    some = digits.select(range(100, 110))
+    np.testing.assert_array_equal(fisherscope.load(tmp_path, glow, negative).score(some), guard.score(some))
+    fisherscope.fit(glow, digits.select(range(60)), **own).save(tmp_path)
+    with pytest.raises(ModelError, match="was fitted without a log_prob of its own; leave log_prob= out"):
+        fisherscope.load(tmp_path, glow, negative)
+
+
+def test_a_file_in_the_place_of_the_folder_is_one_clear_error(guard, tmp_path):
+    (tmp_path / "taken").write_text("mine")
+    with pytest.raises(DataError, match="taken is a file, expected a folder"):
+        guard.save(tmp_path / "taken")
+    assert (tmp_path / "taken").read_text() == "mine"
+
+
 def test_samples_are_of_the_kind_and_shape_of_the_fit(rows, tmp_path):
     def forgiving(module, x):  # takes integers and any number of columns
         return -(x.double() - module.mean[0]).square().flatten(1).sum(1)
@@ -447,6 +480,18 @@ def test_a_guard_knows_how_few_false_alarms_its_clusters_allow(tmp_path, caplog)
     assert (
         "come from 5 clusters; a false-alarm rate of 0.1 on samples of new clusters takes at least 9" in record.message
     )
+
+
+def test_equal_samples_count_once_in_what_a_guard_states(rows, caplog):
+    model, settings = Gaussian().double(), {"log_prob": gaussian_log_prob, "detector": "rao-sketch", "fpr": 0.1}
+    copies = np.repeat(rows[:12], 10, axis=0)
+    guard = fisherscope.fit(model, copies, **settings)
+    assert guard.clusters == 6 and guard.false_alarm_bound == 0.1 + 0.9 / 7
+    assert "come from 6 clusters" in caplog.records[0].message
+    more = guard.update(np.repeat(rows[20:24], 10, axis=0))
+    assert more.clusters == 8
+    table = extract_table(Target(model, gaussian_log_prob, "m"), as_batches(copies), ("sketch",), ExtractSettings())
+    assert fisherscope.fit(model, table, **settings).clusters == 6
 
 
 def test_a_guard_of_before_knows_of_no_clusters(rows, tmp_path):

@@ -55,7 +55,12 @@ def atomic_folder(path: Path, head: str, owned: Sequence[str] = ()) -> Iterator[
         path: the folder.
         head: the file in it without which the others mean nothing.
         owned: patterns of further files in it that must not outlive ``head``, such as ``parts/*.safetensors``.
+
+    Raises:
+        DataError: ``path`` is a file.
     """
+    if path.exists() and not path.is_dir():
+        raise DataError(f"{path} is a file, expected a folder or a new name; choose another")
     place = path if path.exists() else path.parent
     place.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=place, prefix=f".{path.name}."))

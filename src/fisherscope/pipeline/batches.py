@@ -49,10 +49,7 @@ class Batches:
     def form(self) -> dict[str, str]:
         """Kind and shape of one sample's arrays by their place in the pytree: ``{"": "floating of shape (5,)"}``."""
         leaves, _ = pytree.tree_flatten_with_path(self.x)
-        return {
-            pytree.keystr(place): f"{'floating' if leaf.dtype.kind == 'f' else 'integer'} of shape {leaf.shape[1:]}"
-            for place, leaf in leaves
-        }
+        return {pytree.keystr(place): f"{_kind(leaf.dtype)} of shape {leaf.shape[1:]}" for place, leaf in leaves}
 
     @property
     def n_clusters(self) -> int:
@@ -63,7 +60,7 @@ class Batches:
     def whole_groups(self, group_size: int) -> tuple[Batches, tuple[str, ...]]:
         """Return the samples that fill groups, and the names of those that fill no last one."""
         stop = len(self) // group_size * group_size
-        return self.select(range(stop)), self.ids[stop:]
+        return (self if stop == len(self) else self.select(range(stop))), self.ids[stop:]
 
     def select(self, rows: Sequence[int] | NDArray[np.intp]) -> Batches:
         """Return some samples, in the order given."""
@@ -75,6 +72,13 @@ class Batches:
             keys=self.keys[index],
             clusters=None if self.clusters is None else tuple(self.clusters[i] for i in index),
         )
+
+
+def _kind(dtype: np.dtype[Any]) -> str:
+    """Return what a model is handed: 8-bit values come as floats, other integers and booleans as they are."""
+    if dtype == np.uint8:
+        return "8-bit"
+    return {"f": "floating", "b": "boolean"}.get(dtype.kind, "integer")
 
 
 def as_batches(data: Any, target: Target | None = None) -> Batches:

@@ -81,9 +81,15 @@ def restore_companions(
     """Return the companions of a saved guard: those given, the others as they were saved along.
 
     Raises:
+        SettingError: one is given that the guard does not have.
         ModelError: one was neither given nor saved.
         CardMismatchError: one is not the model it was at the fit.
     """
+    unknown = sorted(set(given or {}) - set(fingerprints))
+    if unknown:
+        raise SettingError(
+            f"the guard has no companion {', '.join(unknown)}; it has {', '.join(fingerprints) or 'none'}"
+        )
     models = {name: (given or {}).get(name) or _saved(folder, name, target) for name in fingerprints}
     companions = as_companions(models, target)
     for companion in companions:
@@ -95,7 +101,7 @@ def restore_companions(
 
 def _saved(folder: Path, name: str, target: Target) -> Target:
     place = folder / "companions" / _require_name(name)
-    if not place.is_dir():
+    if not (place / "model.json").is_file():
         raise ModelError(
             f"the companion '{name}' is a module of your own; pass it as companions={{'{name}': ...}} (on the command "
             f"line: --companion {name}=package.module:factory)"

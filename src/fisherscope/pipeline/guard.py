@@ -62,8 +62,11 @@ _HELD_FILE: Final = "calibration.safetensors"
 _OWNED: Final = (
     _HELD_FILE,
     "metrics/*.safetensors",
-    "model/train_keys.safetensors",
-    "companions/*/train_keys.safetensors",
+    *(
+        f"{place}/{name}"
+        for place in ("model", "companions/*")
+        for name in ("model.json", "model.safetensors", "train_keys.safetensors")
+    ),
 )
 """What one guard writes and another does not: it must not stay behind where a folder is written again."""
 
@@ -281,6 +284,7 @@ class Guard:
             "held": self.held is not None,
             "clusters": self.clusters,
             "form": self.form,
+            "own_log_prob": self.target.log_prob is not None,
         }
         if self.held is not None:
             self.held.save(folder / _HELD_FILE)
@@ -368,6 +372,7 @@ def fit(
         _require_enough(len(data), needed, chosen, fpr)
         parts = two_table_parts(data, _fit_groups(len(data), needed, chosen), (chosen.min_fit, needed), seed)
         table, n_fit = data.select(np.concatenate(parts)), len(parts[0])
+        clusters = _clusters_of(None, data.keys[parts[1]], fpr)
         target_fingerprint = target.fingerprint()
         if table.card.model != target_fingerprint:
             raise CardMismatchError("model", target_fingerprint, table.card.model, "extract the table with this model")
@@ -384,9 +389,8 @@ def fit(
             require_not_trained_on(target.module, batches.keys, "fit")
         settings = replace(settings, companions=further)
         parts = two_parts(batches, _fit_groups(n_groups, needed, chosen), (chosen.min_fit, needed), size, seed)
-        if batches.clusters is not None:
-            clusters = batches.select(parts[1]).n_clusters
-            warn_of_few_clusters(clusters, fpr)
+        held_part = batches.select(parts[1])
+        clusters = _clusters_of(held_part.clusters, held_part.keys, fpr)
         fit_part, ordered = batches.select(parts[0]), batches.select(np.concatenate(parts))
         fitted = fit_metrics_on(target, fit_part, metrics_in(chosen.requires), settings, own=metrics, report=report)
         table = extract_table(target, ordered, chosen.requires, settings, metrics=fitted, report=report)
@@ -462,6 +466,16 @@ def two_table_parts(table: FeatureTable, first: int, least: tuple[int, int], see
     """
     within = (least[0], len(table) - least[1])
     return random_parts(len(table), [first], np.random.default_rng(seed), join_equal(None, table.keys), within=within)
+
+
+def _clusters_of(labels: tuple[str, ...] | None, keys: KeyArray, fpr: float) -> int | None:
+    """Return how many clusters calibrate, equal samples being one, or None where all are independent; warn of few."""
+    joined = join_equal(labels, keys)
+    if joined is None:
+        return None
+    count = len(set(joined))
+    warn_of_few_clusters(count, fpr)
+    return count
 
 
 def warn_of_few_clusters(clusters: int, fpr: float) -> None:
@@ -578,6 +592,10 @@ def load(
         raise CardMismatchError("model", card.model, fingerprint, "give the module that the guard was fitted for")
     if target.dtype_name != card.dtype:
         raise CardMismatchError("dtype", card.dtype, target.dtype_name, f"convert the module to {card.dtype}")
+    given = target.log_prob is not None
+    if head.get("own_log_prob", given) != given:
+        wanted = "pass log_prob= as it was given to fit" if head["own_log_prob"] else "leave log_prob= out"
+        raise ModelError(f"{folder} was fitted {'without' if given else 'with'} a log_prob of its own; {wanted}")
     chosen = copy.deepcopy(detector) or _built_in(head["detector"])
     if chosen.name != head["detector"]:
         raise CardMismatchError("detector", head["detector"], chosen.name, "give the detector of the fit")
@@ -629,7 +647,7 @@ def _guarded_target(
 ) -> Target:
     if module is not None:
         return as_target(module, log_prob)
-    if not (folder / "model").is_dir():
+    if not (folder / "model" / "model.json").is_file():
         raise ModelError(f"{folder} guards a module of your own ({card.model_name}); pass module= and log_prob=")
     return Target(load_model(folder / "model", device=device, dtype=parse_dtype(card.dtype)), None, card.model_name)
 

@@ -15,6 +15,8 @@ from fisherscope.core.table import FeatureTable
 from fisherscope.detectors import ConformalCalibration, require_updatable
 from fisherscope.detectors.base import require_columns
 from fisherscope.detectors.conformal import groups_needed
+from fisherscope.evaluation import join_equal
+from fisherscope.evaluation.bootstrap import Clusters
 from fisherscope.models.base import require_not_trained_on
 from fisherscope.pipeline.companions import require_companions_not_trained_on
 from fisherscope.pipeline.extraction import extract_table, update_metrics_on
@@ -54,7 +56,9 @@ def update_guard(
         _require_new(guard, good.keys, allow_training_samples)
         parts = two_table_parts(good, len(good) // 2, least, guard.card.seed)
         table, n_fit = good.select(np.concatenate(parts)), len(parts[0])
-        clusters = _clusters(guard, None, (len(good) - n_fit) * size)
+        held_keys = good.keys[parts[1]]
+        joined = join_equal(None, held_keys)
+        clusters = _clusters(guard, joined, held_keys.size if joined is None else len(set(joined)))
     else:
         batches = guard.batches(good)
         n_groups = len(batches) // size
@@ -63,7 +67,7 @@ def update_guard(
         parts = two_parts(batches, min(n_groups // 2, n_groups - least[1]), least, size, guard.card.seed)
         n_fit = len(parts[0]) // size
         held_part = batches.select(parts[1])
-        clusters = _clusters(guard, held_part.clusters, held_part.n_clusters)
+        clusters = _clusters(guard, join_equal(held_part.clusters, held_part.keys), held_part.n_clusters)
         if grows:
             metrics = update_metrics_on(guard.target, batches.select(parts[0]), metrics, guard.settings, report=report)
         ordered = batches.select(np.concatenate(parts))
@@ -91,7 +95,7 @@ def update_guard(
     )
 
 
-def _clusters(guard: Guard, labels: tuple[str, ...] | None, count: int) -> int | None:
+def _clusters(guard: Guard, labels: Clusters | None, count: int) -> int | None:
     """Return how many clusters calibrate with ``count`` new ones, or None where all samples are independent."""
     kept = 0 if guard.held is None else guard.held.keys.size
     if guard.held is not None and guard.clusters is not None:

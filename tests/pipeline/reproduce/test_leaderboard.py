@@ -77,6 +77,13 @@ def test_without_a_detector_of_many_passes_the_reference_is_not_scored_again(tin
     assert [limit for limit in asked if limit] == ([] if largest else [24])
 
 
+def test_groups_alone_leave_out_the_detectors_of_many_passes(tiny):
+    grid = {"families": ("diffusion",), "in_dist": ("digits",), "out_dist": ("faces",)}
+    options = {"many_pass": ["msma"], "many_pass_limit": 24}
+    written = tiny("table-leaderboard", grid, detectors=DETECTORS[:2], group_sizes=(2,), options=options, limit=28)
+    assert {line["detector"] for line in written["results"]["lines"]} == set(DETECTORS[:2])
+
+
 def test_a_detector_of_some_pairs_alone_is_not_ranked_among_those_of_all():
     names = {"a": ("paper", "rare"), "b": ("paper", "other"), "c": ("paper", "other")}
     pairs = []

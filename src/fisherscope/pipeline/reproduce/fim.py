@@ -134,13 +134,19 @@ def _estimate(context: Context, case: Case, x: NDArray[np.uint8], options: Optio
     shuffled = np.random.default_rng(seed).permuted(s, axis=0)
     off_diagonal = np.tri(s.shape[1], k=-1, dtype=bool)
     level = float(np.abs(normalise(shuffled.T @ shuffled / len(s)))[off_diagonal].mean())
+    if len(s) < 2:
+        raise DataError(f"{case.model}: {len(s)} samples, expected at least 2 for a matrix; give a larger --limit")
+    layers = np.repeat(np.arange(len(kept)), [len(index) for index in kept.values()])
     order = np.random.default_rng(seed).permutation(len(s))
-    halves = [np.square(s[order[i::2]]).mean(0) for i in (0, 1)]
-    if len(s) < 2 or not np.all(halves):
-        raise DataError(f"{case.model}: {len(s)} samples leave an entry without a gradient in one half; draw more")
-    ratios = np.split(np.log10(halves[0] / halves[1]), np.cumsum([len(index) for index in kept.values()])[:-1])
-    noise = {name: float(np.ptp(part)) for name, part in zip(kept, ratios, strict=True)}
+    halves = np.stack([np.square(s[order[i::2]]).mean(0) for i in (0, 1)])
+    # of few samples a half may have no gradient at an entry that the other half reaches
+    noise = {name: _ratio_span(halves[:, (layers == i) & (halves > 0).all(0)]) for i, name in enumerate(kept)}
     return Fim(kept, s.T @ s / len(s), level, noise)
+
+
+def _ratio_span(halves: Matrix) -> float:
+    """Return the decades that the ratios of two rows span."""
+    return float(np.ptp(np.log10(halves[0] / halves[1]))) if halves.shape[1] else 0.0
 
 
 def _choose_entries(target: Target, options: Options, seed: int) -> dict[str, NDArray[np.int64]]:
@@ -251,7 +257,8 @@ def _note(models: Sequence[dict[str, Any]]) -> str:
     noise = [np.median(list(m["diagonal_noise"].values())) for m in models]
     wider = sum(s > n for s, n in zip(spans, noise, strict=True))
     return (
-        f"Off the diagonal the normalised entries are in the mean {min(gaps):+.2f} to {max(gaps):+.2f} larger than "
+        f"Off the diagonal the normalised entries are in the mean {min(gaps, default=0.0):+.2f} to "
+        f"{max(gaps, default=0.0):+.2f} larger than "
         f"those of shuffled samples. The diagonal of the median layer spans {min(spans):.1f} to {max(spans):.1f} "
         f"decades, more than its noise for {wider} of {len(models)} models."
     )

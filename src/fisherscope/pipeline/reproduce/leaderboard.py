@@ -51,7 +51,8 @@ def run(context: Context, options: Options) -> Outcome:
     groups = group_cases((case, _one_pass(context, case)) for case in cases)
     if not groups:
         raise NothingLeftError(f"nothing is left to score: {context.skipped_text() or 'no model has another set'}")
-    dear = group_cases((case, _many_pass(context, case, options)) for case in cases)
+    singles = 1 in context.experiment.group_sizes  # all that detectors of many passes are given
+    dear = group_cases((case, _many_pass(context, case, options)) for case in cases) if singles else []
     lines = [line for group in groups for line in _lines(group, options, many_pass=False)]
     slow = [line for group in dear for line in _lines(group, options, many_pass=True)]
     lines += [line for line in slow if line["detector"] != options.reference]
