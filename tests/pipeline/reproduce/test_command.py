@@ -9,6 +9,7 @@ import pytest
 
 from fisherscope.core.errors import DataError, ModelError
 from fisherscope.models.glow import Glow
+from fisherscope.pipeline.reproduce import page as page_module
 from fisherscope.pipeline.reproduce.case import NothingLeftError
 from fisherscope.pipeline.reproduce.experiments import experiment_names, experiments_root, narrow, read_experiment
 from fisherscope.pipeline.reproduce.page import result_folders, write_page
@@ -220,6 +221,12 @@ def test_a_page_keeps_the_experiments_of_earlier_runs(tiny, tmp_path):
     assert json.loads((page / "table-auroc.json").read_text()) == json.loads(
         (tmp_path / "elsewhere" / "results.json").read_text()
     )
+    # long lists of numbers are counted, other lists kept
+    assert page_module._short({"a": [[1, 2.5]] * 300, "b": [{"c": 1}] * 600, "d": [1] * 500}) == {
+        "a": "600 numbers",
+        "b": [{"c": 1}] * 600,
+        "d": [1] * 500,
+    }
     # of many figures evenly spaced ones are shown, and none that is kept off pages
     results = tmp_path / "elsewhere" / "results.json"
     value = json.loads(results.read_text())

@@ -20,6 +20,8 @@ from fisherscope.report.text_table import TextCell, TextTable
 MOST_BYTES: Final = 8 * 2**20
 MOST_FIGURES: Final = 10
 """Of one experiment on a page; its command writes all."""
+MOST_NUMBERS: Final = 500
+"""Of one list beside a page."""
 _MOST_CHANGE: Final = 3.0
 """Mean change of a channel, of 256 levels, that fewer colours may make where a picture is not white."""
 
@@ -71,12 +73,25 @@ def write_page(results: Sequence[Path], folder: Path, command: str) -> list[Path
     for name, data in content.items():
         write_atomic(folder / name, data)
     for name, value in new.items():
-        write_atomic(folder / f"{name}.json", (json.dumps(value, allow_nan=False) + "\n").encode())
+        write_atomic(folder / f"{name}.json", (json.dumps(_short(value), allow_nan=False) + "\n").encode())
     for path, text in pages.items():
         write_atomic(path, text.encode())
     for name in {_picture(value, stem) for value in old.values() for stem in _shown(value)} - {*content, *staying}:
         (folder / name).unlink(missing_ok=True)
     return list(pages)
+
+
+def _short(value: Any) -> Any:
+    """Return a JSON value whose long lists of numbers, such as all points of a figure, are only counted."""
+    if isinstance(value, dict):
+        return {key: _short(item) for key, item in value.items()}
+    if not isinstance(value, list):
+        return value
+    rows = [item if isinstance(item, list) else [item] for item in value]
+    count = sum(map(len, rows))
+    if count > MOST_NUMBERS and all(isinstance(number, (int, float)) for row in rows for number in row):
+        return f"{count:,} numbers"
+    return [_short(item) for item in value]
 
 
 def _on_page(folder: Path) -> dict[str, dict[str, Any]]:
