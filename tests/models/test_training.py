@@ -19,9 +19,9 @@ from fisherscope.models.training.trainer import Trainer
 from fisherscope.models.training.workers import ALONE
 
 
-def training_set(n: int = 60, name: str = "noise") -> TrainingSet:
+def training_set(n: int = 60, name: str = "noise", side: int = 4) -> TrainingSet:
     rng = np.random.default_rng(0)
-    smooth = 40 * rng.standard_normal((n, 1, 1, 1)) + 5 * rng.standard_normal((n, 1, 4, 4)) + 128
+    smooth = 40 * rng.standard_normal((n, 1, 1, 1)) + 5 * rng.standard_normal((n, 1, side, side)) + 128
     x = smooth.clip(0, 255).astype(np.uint8)
     return TrainingSet(x, sample_keys(x), name)
 
@@ -55,12 +55,14 @@ TINY: dict[str, dict[str, object]] = {
 @pytest.mark.parametrize("autocast", [False, True], ids=["float32", "autocast"])
 def test_a_resumed_run_is_the_straight_run_to_the_bit(family: str, autocast: bool, tmp_path: Path) -> None:
     def small() -> GenerativeModel:
-        return make_model(family, data_shape=(1, 4, 4), **TINY[family])
+        return make_model(family, data_shape=(1, 8, 8), **TINY[family])
 
     def settings(**changes: object) -> TrainSettings:
         return globals()["settings"](autocast=autocast, **changes)
 
-    data = training_set()
+    # 8x8: from 4x4 a VAE's convolutions come down to less than one pixel, where PyTorch's bfloat16 kernels (2.13, CPUs
+    # with AMX) now and then give an infinite gradient
+    data = training_set(side=8)
     straight = train(small(), data, settings(), tmp_path / "straight")
     train(small(), data, settings(steps=5), tmp_path / "halves")
     other = small()
