@@ -82,7 +82,9 @@ def write_page(results: Sequence[Path], folder: Path, command: str) -> list[Path
 
 
 def _short(value: Any) -> Any:
-    """Return a JSON value whose long lists of numbers, such as all points of a figure, are only counted."""
+    """Return a JSON value in six digits, whose long lists of numbers, such as points of a figure, are only counted."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
     if isinstance(value, dict):
         return {key: _short(item) for key, item in value.items()}
     if not isinstance(value, list):
