@@ -128,6 +128,12 @@ def join_equal(clusters: Clusters | None, keys: KeyArray) -> Clusters | None:
     return clusters if joined == count else found
 
 
+def count_clusters(clusters: Clusters | None, keys: KeyArray) -> int:
+    """Return how many clusters n samples or groups come from, equal ones being one; arguments as :func:`join_equal`."""
+    labels = join_equal(clusters, keys)
+    return len(keys) if labels is None else len(set(labels))
+
+
 def group_indices(index: Index, group_size: int) -> Index:
     """Return the groups of consecutive indices, shape (len(index) // B, B); the remainder is left out."""
     _check_groups(len(index), group_size)

@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 from fisherscope.core.errors import DataError
 from fisherscope.core.keys import KeyArray, fingerprint_keys, sample_keys
 from fisherscope.data import Samples, load_samples, require_shape
-from fisherscope.evaluation import join_equal
+from fisherscope.evaluation import Split, join_equal, split_in_dist
 from fisherscope.pipeline.target import Target
 
 
@@ -51,16 +51,18 @@ class Batches:
         leaves, _ = pytree.tree_flatten_with_path(self.x)
         return {pytree.keystr(place): f"{_kind(leaf.dtype)} of shape {leaf.shape[1:]}" for place, leaf in leaves}
 
-    @property
-    def n_clusters(self) -> int:
-        """Number of clusters that the samples come from; equal samples are of one, and link theirs."""
-        labels = join_equal(self.clusters, self.keys)
-        return len(self) if labels is None else len(set(labels))
+    def split(self, group_size: int, seed: int) -> Split:
+        """Return the parts of :func:`split_in_dist`; clusters, and samples that are equal, stay in one."""
+        return split_in_dist(len(self), group_size, seed, clusters=join_equal(self.clusters, self.keys))
 
-    def whole_groups(self, group_size: int) -> tuple[Batches, tuple[str, ...]]:
-        """Return the samples that fill groups, and the names of those that fill no last one."""
+    def whole_groups(self, group_size: int) -> Batches:
+        """Return the samples that fill groups."""
         stop = len(self) // group_size * group_size
-        return (self if stop == len(self) else self.select(range(stop))), self.ids[stop:]
+        return self if stop == len(self) else self.select(range(stop))
+
+    def left_out(self, group_size: int) -> tuple[str, ...]:
+        """Return the names of the samples that fill no last group."""
+        return self.ids[len(self) // group_size * group_size :]
 
     def select(self, rows: Sequence[int] | NDArray[np.intp]) -> Batches:
         """Return some samples, in the order given."""

@@ -19,11 +19,8 @@ from fisherscope.evaluation import (
     PairScores,
     Protocol,
     Record,
-    Split,
     evaluate_pair,
-    join_equal,
     out_dist_groups,
-    split_in_dist,
 )
 from fisherscope.features.companions import Companion
 from fisherscope.features.metrics import FisherMetric, make_metric
@@ -198,7 +195,7 @@ class _Evaluation:
         names = metrics_in(self.settings.blocks)
         if not names:
             return ()
-        split = self._split(1)
+        split = self.in_dist.split(1, self.settings.seed)
         return fit_metrics_on(
             self.target,
             self.in_dist.select(split.fit),
@@ -206,10 +203,6 @@ class _Evaluation:
             self._extraction(1),
             report=self._progress(f"{self.in_dist.name}, metrics"),
         )
-
-    def _split(self, size: int) -> Split:
-        clusters = join_equal(self.in_dist.clusters, self.in_dist.keys)
-        return split_in_dist(len(self.in_dist), size, self.settings.seed, clusters=clusters)
 
     def _extraction(self, size: int) -> ExtractSettings:
         return ExtractSettings(
@@ -227,7 +220,7 @@ class _Evaluation:
         return report
 
     def protocol(self) -> Protocol:
-        split = self._split(1)
+        split = self.in_dist.split(1, self.settings.seed)
         clustered = [d.name for d in (self.in_dist, *self.out_dists) if d.clusters is not None]
         return Protocol(
             in_dist=self.in_dist.name,
@@ -271,7 +264,7 @@ class _Evaluation:
         return GroupResult(size, parts, out, pairs, detectors, calibrations)
 
     def _in_dist_parts(self, size: int) -> Iterator[tuple[str, FeatureTable]]:
-        split = self._split(size)
+        split = self.in_dist.split(size, self.settings.seed)
         index = {"fit": split.fit, "calibration": split.calibration, "test": split.test}
         table = self._table(self.in_dist, np.concatenate(list(index.values())), size)
         start = 0

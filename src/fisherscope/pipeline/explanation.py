@@ -107,7 +107,8 @@ def explain_groups(
     if isinstance(x, FeatureTable):
         raise DataError("a feature table holds no samples to differentiate by; give the samples themselves")
     size = guard.card.group_size
-    batches, left_out = guard.batches(x).whole_groups(size)
+    given = guard.batches(x)
+    batches = given.whole_groups(size)
     table = guard.extract(batches)
     verdict = guard.judge(table)
     method = chosen_method(batches, settings)
@@ -128,7 +129,7 @@ def explain_groups(
         kind=kind,
         method=method,
         layers=_profile(guard, table, batches, found, reference),
-        left_out=left_out,
+        left_out=given.left_out(size),
     )
 
 

@@ -245,7 +245,7 @@ def extract_table(
             f"a group of {settings.group_size} was asked for, but {data.name} has only {len(data)} samples; "
             "give more samples or a smaller group size"
         )
-    data, _ = data.whole_groups(settings.group_size)
+    data = data.whole_groups(settings.group_size)
     extractors = choose_extractors(blocks, settings.sketch, metrics, settings.companions)
     job = _Job(target, data, settings, extractors, _card(target, data, settings, extractors), report, team)
     if out is None and team.size > 1:

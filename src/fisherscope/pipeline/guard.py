@@ -28,7 +28,7 @@ from fisherscope.detectors import (
 )
 from fisherscope.detectors.base import Scores, require_columns
 from fisherscope.detectors.conformal import groups_needed, require_fpr
-from fisherscope.evaluation import join_equal, random_parts
+from fisherscope.evaluation import count_clusters, join_equal, random_parts
 from fisherscope.features.companions import Companion
 from fisherscope.features.metrics import (
     FisherMetric,
@@ -189,7 +189,7 @@ class Guard:
             table = x
         else:
             batches = self.batches(x)
-            left_out = batches.whole_groups(self.card.group_size)[1]
+            left_out = batches.left_out(self.card.group_size)
             table = self.extract(batches, report)
         require_fitting_table(self.card, self.columns, self.detector.requires, table)
         score = self.detector.score(table)
@@ -360,7 +360,6 @@ def fit(
     require_served_dtype(target)
     further = as_companions(companions, target)
     fitted: tuple[FisherMetric, ...] = ()
-    clusters: int | None = None
     form: Mapping[str, str] | None = None
     if isinstance(data, FeatureTable):
         _require_no_metric(chosen)
@@ -372,7 +371,8 @@ def fit(
         _require_enough(len(data), needed, chosen, fpr)
         parts = two_table_parts(data, _fit_groups(len(data), needed, chosen), (chosen.min_fit, needed), seed)
         table, n_fit = data.select(np.concatenate(parts)), len(parts[0])
-        clusters = _clusters_of(None, data.keys[parts[1]], fpr)
+        clusters = clusters_of(None, data.keys[parts[1]])
+        warn_of_few_clusters(clusters, fpr)
         target_fingerprint = target.fingerprint()
         if table.card.model != target_fingerprint:
             raise CardMismatchError("model", target_fingerprint, table.card.model, "extract the table with this model")
@@ -390,7 +390,8 @@ def fit(
         settings = replace(settings, companions=further)
         parts = two_parts(batches, _fit_groups(n_groups, needed, chosen), (chosen.min_fit, needed), size, seed)
         held_part = batches.select(parts[1])
-        clusters = _clusters_of(held_part.clusters, held_part.keys, fpr)
+        clusters = clusters_of(held_part.clusters, held_part.keys)
+        warn_of_few_clusters(clusters, fpr)
         fit_part, ordered = batches.select(parts[0]), batches.select(np.concatenate(parts))
         fitted = fit_metrics_on(target, fit_part, metrics_in(chosen.requires), settings, own=metrics, report=report)
         table = extract_table(target, ordered, chosen.requires, settings, metrics=fitted, report=report)
@@ -468,20 +469,16 @@ def two_table_parts(table: FeatureTable, first: int, least: tuple[int, int], see
     return random_parts(len(table), [first], np.random.default_rng(seed), join_equal(None, table.keys), within=within)
 
 
-def _clusters_of(labels: tuple[str, ...] | None, keys: KeyArray, fpr: float) -> int | None:
-    """Return how many clusters calibrate, equal samples being one, or None where all are independent; warn of few."""
-    joined = join_equal(labels, keys)
-    if joined is None:
-        return None
-    count = len(set(joined))
-    warn_of_few_clusters(count, fpr)
-    return count
+def clusters_of(labels: tuple[str, ...] | None, keys: KeyArray) -> int | None:
+    """Return how many clusters samples or groups come from, equal ones being one; None where all are independent."""
+    count = count_clusters(labels, keys)
+    return None if labels is None and count == len(keys) else count
 
 
-def warn_of_few_clusters(clusters: int, fpr: float) -> None:
+def warn_of_few_clusters(clusters: int | None, fpr: float) -> None:
     """Log a warning where fewer clusters calibrate than a false-alarm rate needs of independent samples."""
     needed = groups_needed(fpr)
-    if clusters < needed:
+    if clusters is not None and clusters < needed:
         _LOG.warning(
             "fisherscope: the calibration samples come from %d clusters; a false-alarm rate of %g on samples of new "
             "clusters takes at least %d: give samples of more clusters or a larger fpr",

@@ -50,7 +50,7 @@ def kept_table(
         report: called with (samples done, samples in all) after every batch that has to be extracted.
     """
     metrics, size = tuple(metrics), settings.group_size
-    data = data.select(range(len(data) // size * size))
+    data = data.whole_groups(size)
     card = table_card(target, data, settings, blocks, metrics)
     wanted = set(card.settings["blocks"])
     held = _find(folder, card, wanted, data.keys.reshape(-1, size))

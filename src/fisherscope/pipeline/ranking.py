@@ -127,5 +127,5 @@ def rank_groups(
         n_calibration=len(guard.calibration.scores),
         explanation=explanation,
         layers=explanation.layers if explanation else learnt_profile(guard.detector, table.select(order)),
-        left_out=batches.whole_groups(size)[1],
+        left_out=batches.left_out(size),
     )

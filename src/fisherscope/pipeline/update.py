@@ -15,13 +15,12 @@ from fisherscope.core.table import FeatureTable
 from fisherscope.detectors import ConformalCalibration, require_updatable
 from fisherscope.detectors.base import require_columns
 from fisherscope.detectors.conformal import groups_needed
-from fisherscope.evaluation import join_equal
-from fisherscope.evaluation.bootstrap import Clusters
 from fisherscope.models.base import require_not_trained_on
 from fisherscope.pipeline.companions import require_companions_not_trained_on
 from fisherscope.pipeline.extraction import extract_table, update_metrics_on
 from fisherscope.pipeline.guard import (
     calibration_blocks,
+    clusters_of,
     require_fitting_table,
     two_parts,
     two_table_parts,
@@ -57,8 +56,7 @@ def update_guard(
         parts = two_table_parts(good, len(good) // 2, least, guard.card.seed)
         table, n_fit = good.select(np.concatenate(parts)), len(parts[0])
         held_keys = good.keys[parts[1]]
-        joined = join_equal(None, held_keys)
-        clusters = _clusters(guard, joined, held_keys.size if joined is None else len(set(joined)))
+        new = clusters_of(None, held_keys)
     else:
         batches = guard.batches(good)
         n_groups = len(batches) // size
@@ -67,13 +65,14 @@ def update_guard(
         parts = two_parts(batches, min(n_groups // 2, n_groups - least[1]), least, size, guard.card.seed)
         n_fit = len(parts[0]) // size
         held_part = batches.select(parts[1])
-        clusters = _clusters(guard, join_equal(held_part.clusters, held_part.keys), held_part.n_clusters)
+        held_keys = held_part.keys
+        new = clusters_of(held_part.clusters, held_keys)
         if grows:
             metrics = update_metrics_on(guard.target, batches.select(parts[0]), metrics, guard.settings, report=report)
         ordered = batches.select(np.concatenate(parts))
         table = extract_table(guard.target, ordered, detector.requires, guard.settings, metrics=metrics, report=report)
-    if clusters is not None:
-        warn_of_few_clusters(clusters, guard.fpr)
+    clusters = _clusters(guard, new, held_keys.size)
+    warn_of_few_clusters(clusters, guard.fpr)
     for block, names in guard.columns.items():
         require_columns(names, table.columns.get(block, ()))
     detector.partial_fit(table.select(slice(0, n_fit)))
@@ -95,14 +94,13 @@ def update_guard(
     )
 
 
-def _clusters(guard: Guard, labels: Clusters | None, count: int) -> int | None:
-    """Return how many clusters calibrate with ``count`` new ones, or None where all samples are independent."""
-    kept = 0 if guard.held is None else guard.held.keys.size
-    if guard.held is not None and guard.clusters is not None:
-        kept = guard.clusters
-    elif labels is None:
+def _clusters(guard: Guard, new: int | None, samples: int) -> int | None:
+    """Return how many clusters calibrate with ``new`` ones of so many samples, or None where all are independent."""
+    known = None if guard.held is None else guard.clusters
+    if known is None and new is None:
         return None
-    return kept + count
+    before = 0 if guard.held is None else guard.held.keys.size
+    return (before if known is None else known) + (samples if new is None else new)
 
 
 def _require_new(guard: Guard, keys: KeyArray, allow_training_samples: bool) -> None:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from fisherscope.core.errors import ModelError
 from fisherscope.data import Samples
 from fisherscope.data.controls import blurred, constant_images, jpeg_coded, resampled, white_noise
-from fisherscope.evaluation import ResampledPair, join_equal, split_in_dist
+from fisherscope.evaluation import ResampledPair
 from fisherscope.evaluation.protocol import FIT_SHARE
 from fisherscope.pipeline.batches import Batches, as_batches
 from fisherscope.pipeline.reproduce.case import Case, NothingLeftError
@@ -81,9 +81,7 @@ def run(context: Context, options: Options) -> Outcome:
 def _rows(context: Context, case: Case, options: Options) -> Iterator[Row]:
     target = context.target(case)
     in_dist = context.in_dist(case, target)
-    clusters = join_equal(in_dist.clusters, in_dist.keys)
-    split = split_in_dist(len(in_dist), 1, context.settings.seed, clusters=clusters)
-    test = in_dist.select(split.test)
+    test = in_dist.select(in_dist.split(1, context.settings.seed).test)
     controls = {
         **{name: (COPY, data) for name, data in _copies(test, options)},
         **{name: (EMPTY, data) for name, data in _empty(test, context.settings.seed)},
