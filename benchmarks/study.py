@@ -265,15 +265,15 @@ def _of_few(cases: Sequence[Case], figures: dict[str, Any]) -> str:
         for name in (n for n in _names(chosen) if not any(_runs_on(part, n) for part in families)):
             having = [c for c in chosen if name in c.pair.estimates]
             on = ", ".join(dict.fromkeys(f"{c.family} of {c.sets[0]}" for c in having))
-            means = [_mean(having, n) for n in (name, DEFAULT_DETECTOR)]
+            means, difference = [_mean(having, n) for n in (name, DEFAULT_DETECTOR)], _difference(having, name)
             rows.append(
                 f"| {name}, B = {size} | {on} ({len(having)}) | {' | '.join(plain(m) for m in means)} "
-                f"| {signed(_difference(having, name))} |"
+                f"| {signed(difference)} |"
             )
             figures.setdefault("of_few", []).append(
                 {"detector": name, "group_size": size, "cases": [[c.family, *c.sets] for c in having]}
                 | {"mean": as_json(means[0]), "default": as_json(means[1])}
-                | {"difference": as_json(_difference(having, name))}
+                | {"difference": as_json(difference)}
             )
     if not rows:
         return ""

@@ -92,36 +92,33 @@ def _pair_cells(group: Group, line: str) -> list[TextCell]:
 
 
 def _mean_cells(group: Group) -> list[TextCell]:
-    return best_in_bold([asdict(average(group.having(d), d)) for d in group.detectors], _on_all(group))
+    return _compared(group, [asdict(average(group.having(d), d)) for d in group.detectors])
 
 
 def _quantile_cells(group: Group, share: float) -> list[TextCell]:
-    figures = [{"estimate": float(np.quantile(group.values(d), share))} for d in group.detectors]
-    return best_in_bold(figures, _on_all(group))
+    return _compared(group, [{"estimate": float(np.quantile(group.values(d), share))} for d in group.detectors])
 
 
-def _on_all(group: Group) -> list[bool]:
-    """Whether each detector has every pair: means over other pairs are not compared."""
-    return [len(group.having(detector)) == len(group.pairs) for detector in group.detectors]
+def _compared(group: Group, figures: Sequence[Mapping[str, float]]) -> list[TextCell]:
+    """Return cells of one figure a detector, the highest bold of those that are over every pair."""
+    ranked = [figure if group.has_all(d) else None for d, figure in zip(group.detectors, figures, strict=True)]
+    best = best_in_bold(ranked)
+    return [_cell(f, bold=False) if r is None else b for f, r, b in zip(figures, ranked, best, strict=True)]
 
 
-def best_in_bold(
-    figures: Sequence[Mapping[str, float] | None], compared: Sequence[bool] | None = None
-) -> list[TextCell]:
+def best_in_bold(figures: Sequence[Mapping[str, float] | None]) -> list[TextCell]:
     """Return cells of figures, the highest bold.
 
     Args:
         figures: ``estimate`` and, where there is an interval, ``low`` and ``high``; None for an empty cell.
-        compared: which of them may be the best; all by default.
     """
-    may = compared or [True] * len(figures)
-    best = max((round(f["estimate"], 3) for f, c in zip(figures, may, strict=True) if f is not None and c), default=2.0)
-    return [TextCell("-") if f is None else _cell(f, best if c else 2.0) for f, c in zip(figures, may, strict=True)]
+    best = max((round(f["estimate"], 3) for f in figures if f is not None), default=0.0)
+    return [TextCell("-") if f is None else _cell(f, bold=round(f["estimate"], 3) == best) for f in figures]
 
 
-def _cell(figure: Mapping[str, float], best: float) -> TextCell:
+def _cell(figure: Mapping[str, float], *, bold: bool) -> TextCell:
     small = f"[{figure['low']:.3f}, {figure['high']:.3f}]" if "low" in figure else ""
-    return TextCell(f"{figure['estimate']:.3f}", small, round(figure["estimate"], 3) == best)
+    return TextCell(f"{figure['estimate']:.3f}", small, bold)
 
 
 def _means(group: Group) -> Iterable[dict[str, Any]]:

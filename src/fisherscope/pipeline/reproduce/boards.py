@@ -75,7 +75,7 @@ def _figure(lines: Sequence[dict[str, Any]]) -> Figure:
     style = {"AUROC": detector_styles((DEFAULT_DETECTOR,))[DEFAULT_DETECTOR]}
     panels: dict[str, dict[str, dict[str, Interval]]] = {}
     means: dict[str, list[float]] = {}
-    for line in filter(_is_ranked, lines):
+    for line in filter(is_ranked, lines):
         panels.setdefault(line["model"], {})[line["detector"]] = {"AUROC": Interval(**line["auroc"])}
         means.setdefault(line["detector"], []).append(line["auroc"]["estimate"])
     order = sorted(means, key=lambda detector: -float(np.mean(means[detector])))
@@ -85,8 +85,8 @@ def _figure(lines: Sequence[dict[str, Any]]) -> Figure:
 def _summary_table(lines: Sequence[dict[str, Any]]) -> TextTable:
     """Return the table of one grid, family and group size, best first; what has no rank comes last."""
     ordered = sorted(lines, key=lambda line: (line["many_pass"], -line["auroc"]["estimate"]))
-    full = [line for line in ordered if _is_ranked(line)]
-    others = [line for line in ordered if not _is_ranked(line)]
+    full = [line for line in ordered if is_ranked(line)]
+    others = [line for line in ordered if not is_ranked(line)]
     best = {m: _best([line[m]["estimate"] for line in full], m) for m in SHOWN}
     rows = [(line["detector"], _line_cells(line, best)) for line in full]
     for line in others:
@@ -97,7 +97,7 @@ def _summary_table(lines: Sequence[dict[str, Any]]) -> TextTable:
     return TextTable("detector", heads, rows, rules=(len(full),) if others else ())
 
 
-def _is_ranked(line: Mapping[str, Any]) -> bool:
+def is_ranked(line: Mapping[str, Any]) -> bool:
     """Whether a line is a mean over all pairs at full size, as the others that it is compared with."""
     return bool(line["every_pair"] and not line["many_pass"])
 

@@ -229,15 +229,12 @@ def _table(models: Sequence[dict[str, Any]]) -> TextTable:
     def mean(kind: str) -> list[str]:
         return ["-" if (v := m["mean_absolute"][kind]) is None else f"{v:.2f}" for m in models]
 
-    def median(name: str) -> list[str]:
-        return [f"{np.median(list(m[name].values())):.1f}" for m in models]
-
     columns = {
         "pairs of one layer": mean("same layer"),
         "of two layers": mean("different layers"),
         "shuffled": [f"{m['mean_absolute_shuffled']:.2f}" for m in models],
-        "span of the diagonal": median("diagonal_spread"),
-        "noise of that": median("diagonal_noise"),
+        "span of the diagonal": [f"{span:.1f}" for span in _medians(models, "diagonal_spread")],
+        "noise of that": [f"{span:.1f}" for span in _medians(models, "diagonal_noise")],
     }
     return number_table(models, columns)
 
@@ -250,15 +247,19 @@ _TABLE_CAPTION: Final = (
 )
 
 
+def _medians(models: Sequence[dict[str, Any]], name: str) -> list[float]:
+    """Return the median over the layers of a number of each, by model."""
+    return [float(np.median(list(m[name].values()))) for m in models]
+
+
 def _note(models: Sequence[dict[str, Any]]) -> str:
     """Say how far the matrices are from diagonal ones, and their diagonals from a constant in each layer."""
     gaps = [v - m["mean_absolute_shuffled"] for m in models for v in m["mean_absolute"].values() if v is not None]
-    spans = [np.median(list(m["diagonal_spread"].values())) for m in models]
-    noise = [np.median(list(m["diagonal_noise"].values())) for m in models]
+    spans, noise = _medians(models, "diagonal_spread"), _medians(models, "diagonal_noise")
     wider = sum(s > n for s, n in zip(spans, noise, strict=True))
     return (
         f"Off the diagonal the normalised entries are in the mean {min(gaps, default=0.0):+.2f} to "
-        f"{max(gaps, default=0.0):+.2f} larger than "
-        f"those of shuffled samples. The diagonal of the median layer spans {min(spans):.1f} to {max(spans):.1f} "
-        f"decades, more than its noise for {wider} of {len(models)} models."
+        f"{max(gaps, default=0.0):+.2f} larger than those of shuffled samples. The diagonal of "
+        f"the median layer spans {min(spans):.1f} to {max(spans):.1f} decades, more than its noise for {wider} of "
+        f"{len(models)} models."
     )

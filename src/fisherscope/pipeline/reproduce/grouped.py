@@ -37,6 +37,10 @@ class Group:
         """Return the pairs that were scored by all of some detectors."""
         return [pair for pair in self.pairs if all(detector in pair.estimates for detector in detectors)]
 
+    def has_all(self, detector: str) -> bool:
+        """Return whether a detector scored every pair: means over other pairs are not compared."""
+        return len(self.having(detector)) == len(self.pairs)
+
     @property
     def place(self) -> dict[str, Any]:
         """What names the group in results."""

@@ -14,7 +14,7 @@ from fisherscope.pipeline.reproduce.context import Context
 from fisherscope.pipeline.reproduce.layers import LayerFeatures, choose_layers, layer_features
 from fisherscope.pipeline.reproduce.outcome import Outcome
 from fisherscope.report.histograms import HistogramPanel, histogram_panels
-from fisherscope.report.text_table import TextCell, TextTable
+from fisherscope.report.text_table import TextCell
 
 PAGE: Final = 20
 """Panels of a figure, at most."""
@@ -52,7 +52,7 @@ def run(context: Context, options: Options) -> Outcome:
                 features, len(places), range(start, start + len(shown)), options.fitted_distribution
             )
         models.append(_model_json(features, places))
-    tables = _tables(models)
+    tables = grid_tables(models, _cells)
     captions |= dict.fromkeys(tables, _TABLE_CAPTION)
     return Outcome(
         {"models": models}, _note(models), figures=figures, tables=tables, captions=captions, off_page=tuple(further)
@@ -106,14 +106,12 @@ def _caption(features: LayerFeatures, count: int, shown: range, fitted: bool) ->
     )
 
 
-def _tables(models: Sequence[dict[str, Any]]) -> dict[str, TextTable]:
-    def cells(model: Mapping[str, Any]) -> dict[str, TextCell]:
-        return {
-            name: TextCell(f"{shift:+.2f}", f"({100 * model['share_above'][name]:.0f} %)")
-            for name, shift in model["median_shift"].items()
-        }
-
-    return grid_tables(models, cells)
+def _cells(model: Mapping[str, Any]) -> dict[str, TextCell]:
+    """Return what the table says of a model, by set."""
+    return {
+        name: TextCell(f"{shift:+.2f}", f"({100 * model['share_above'][name]:.0f} %)")
+        for name, shift in model["median_shift"].items()
+    }
 
 
 _TABLE_CAPTION: Final = (

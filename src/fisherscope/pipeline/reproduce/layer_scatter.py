@@ -17,7 +17,7 @@ from fisherscope.pipeline.reproduce.layers import LayerFeatures, choose_layers, 
 from fisherscope.pipeline.reproduce.outcome import Outcome
 from fisherscope.report.layers import PULL_EDGES, pull_figure, pull_histogram
 from fisherscope.report.scatter import layer_scatter
-from fisherscope.report.text_table import TextCell, TextTable
+from fisherscope.report.text_table import TextCell
 
 
 class Options(BaseModel):
@@ -53,7 +53,7 @@ def run(context: Context, options: Options) -> Outcome:
         captions[f"{stem}-pull"] = _pull_caption(features)
         models.append(_model_json(features, pair))
     off_page = further_models(list(figures))
-    tables = _tables(models)
+    tables = grid_tables(models, _cells)
     captions |= dict.fromkeys(tables, _TABLE_CAPTION)
     return Outcome(
         {"models": models}, _note(models), figures=figures, tables=tables, captions=captions, off_page=off_page
@@ -122,14 +122,12 @@ def _pull_caption(features: LayerFeatures) -> str:
     )
 
 
-def _tables(models: Sequence[dict[str, Any]]) -> dict[str, TextTable]:
-    def cells(model: Mapping[str, Any]) -> dict[str, TextCell]:
-        return {
-            name: TextCell(f"{p['mean']:+.2f} ± {p['deviation']:.2f}", f"({100 * p['beyond_3']:.1f} %)")
-            for name, p in model["pulls"].items()
-        }
-
-    return grid_tables(models, cells)
+def _cells(model: Mapping[str, Any]) -> dict[str, TextCell]:
+    """Return what the table says of a model, by set."""
+    return {
+        name: TextCell(f"{p['mean']:+.2f} ± {p['deviation']:.2f}", f"({100 * p['beyond_3']:.1f} %)")
+        for name, p in model["pulls"].items()
+    }
 
 
 _TABLE_CAPTION: Final = (

@@ -14,7 +14,7 @@ from scipy.stats import rankdata
 from fisherscope.core.errors import SettingError
 from fisherscope.detectors import make_detector
 from fisherscope.evaluation import ResampledPair, average, compare
-from fisherscope.pipeline.reproduce.boards import SHOWN, make_board
+from fisherscope.pipeline.reproduce.boards import SHOWN, is_ranked, make_board
 from fisherscope.pipeline.reproduce.case import Case, NothingLeftError
 from fisherscope.pipeline.reproduce.context import Context
 from fisherscope.pipeline.reproduce.grouped import Group, comparisons, group_cases
@@ -136,7 +136,7 @@ def _lines(group: Group, options: Options, *, many_pass: bool) -> Iterator[dict[
             "many_pass": many_pass,
             "limit": options.many_pass_limit if many_pass else None,
             "pairs": len(pairs),
-            "every_pair": len(pairs) == len(group.pairs),
+            "every_pair": group.has_all(detector),
             **{metric: asdict(average(pairs, detector, metric)) for metric in SHOWN},
             "rank": ranks.get(detector),
             "difference": asdict(compare(pairs, detector, options.reference).difference),
@@ -145,7 +145,7 @@ def _lines(group: Group, options: Options, *, many_pass: bool) -> Iterator[dict[
 
 def _ranks(group: Group) -> dict[str, float]:
     """Return the mean rank by AUROC of every detector that all pairs have, 1 the best; ties share their mean rank."""
-    ranks: dict[str, list[float]] = {d: [] for d in group.detectors if len(group.having(d)) == len(group.pairs)}
+    ranks: dict[str, list[float]] = {d: [] for d in group.detectors if group.has_all(d)}
     for pair in group.pairs:
         found = rankdata([-pair.estimates[detector]["auroc"] for detector in ranks])
         for detector, rank in zip(ranks, found, strict=True):
@@ -158,7 +158,7 @@ def _note(lines: Sequence[dict[str, Any]], options: Options) -> str:
     sentences = []
     for key in dict.fromkeys((line["grid"], line["model"], line["group_size"]) for line in lines):
         own = [line for line in lines if (line["grid"], line["model"], line["group_size"]) == key]
-        own = [line for line in own if line["every_pair"] and not line["many_pass"]]
+        own = list(filter(is_ranked, own))
         own.sort(key=lambda line: -line["auroc"]["estimate"])
         place = [line["detector"] for line in own].index(options.reference) + 1
         clearly = sum(line["difference"]["low"] > 0 for line in own)

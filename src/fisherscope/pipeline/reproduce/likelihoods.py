@@ -25,7 +25,7 @@ from fisherscope.pipeline.reproduce.cases import (
 from fisherscope.pipeline.reproduce.context import Context
 from fisherscope.pipeline.reproduce.outcome import Outcome
 from fisherscope.report.histograms import HistogramPanel, histogram_panels
-from fisherscope.report.text_table import TextCell, TextTable
+from fisherscope.report.text_table import TextCell
 
 
 class Options(BaseModel):
@@ -46,7 +46,7 @@ def run(context: Context, options: Options) -> Outcome:
         figures[stem] = histogram_panels(panels, _label(cases[0]))
         captions[stem] = _caption(cases[0])
     models = [_model_json(context.settings, case, measured) for case, measured in found.items()]
-    tables = _tables(models)
+    tables = grid_tables(models, _cells)
     captions |= dict.fromkeys(tables, _TABLE_CAPTION)
     return Outcome({"models": models}, _note(models), figures=figures, tables=tables, captions=captions)
 
@@ -99,17 +99,13 @@ def _caption(case: Case) -> str:
     )
 
 
-def _tables(models: Sequence[dict[str, Any]]) -> dict[str, TextTable]:
-    def cells(model: Mapping[str, Any]) -> dict[str, TextCell]:
-        shares = {name: s["more_likely"] for name, s in model["sets"].items() if "more_likely" in s}
-        return {
-            name: TextCell(
-                f"{100 * s['estimate']:.0f} %", f"[{100 * s['low']:.0f}, {100 * s['high']:.0f}]", s["low"] > 0.5
-            )
-            for name, s in shares.items()
-        }
-
-    return grid_tables(models, cells)
+def _cells(model: Mapping[str, Any]) -> dict[str, TextCell]:
+    """Return what the table says of a model, by set."""
+    shares = {name: s["more_likely"] for name, s in model["sets"].items() if "more_likely" in s}
+    return {
+        name: TextCell(f"{100 * s['estimate']:.0f} %", f"[{100 * s['low']:.0f}, {100 * s['high']:.0f}]", s["low"] > 0.5)
+        for name, s in shares.items()
+    }
 
 
 _TABLE_CAPTION: Final = (

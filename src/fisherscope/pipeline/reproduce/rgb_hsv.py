@@ -39,7 +39,7 @@ from fisherscope.pipeline.reproduce.outcome import Outcome
 from fisherscope.pipeline.target import Target
 from fisherscope.report.histograms import HistogramPanel, histogram_panels
 from fisherscope.report.scatter import representation_figure
-from fisherscope.report.text_table import TextCell, TextTable
+from fisherscope.report.text_table import TextCell
 
 Array = NDArray[np.float64]
 _DETECTOR: Final = LayerwiseGaussian.name
@@ -94,7 +94,7 @@ def run(context: Context, options: Options) -> Outcome:
         captions[stem] = _caption(one.case)
     models = [_model_json(one) for one in found]
     change = {"sets": {n: summary(v) for n, v in changes.items()}, "histogram": histogram_json(changes, None)}
-    tables = _tables(models)
+    tables = grid_tables(models, _cells)
     captions |= dict.fromkeys(tables, "AUROC of the likelihood for images in RGB and, after the arrow, in HSV.")
     return Outcome(
         {"change": change, "models": models}, _note(models), figures=figures, tables=tables, captions=captions
@@ -200,12 +200,10 @@ def _caption(case: Case) -> str:
     )
 
 
-def _tables(models: Sequence[dict[str, Any]]) -> dict[str, TextTable]:
-    def cells(model: Mapping[str, Any]) -> dict[str, TextCell]:
-        found = {name: pair["likelihood"] for name, pair in model["auroc"].items()}
-        return {name: TextCell(f"{rgb:.3f} → {hsv:.3f}") for name, (rgb, hsv) in found.items()}
-
-    return grid_tables(models, cells)
+def _cells(model: Mapping[str, Any]) -> dict[str, TextCell]:
+    """Return what the table says of a model, by set."""
+    found = {name: pair["likelihood"] for name, pair in model["auroc"].items()}
+    return {name: TextCell(f"{rgb:.3f} → {hsv:.3f}") for name, (rgb, hsv) in found.items()}
 
 
 def _note(models: Sequence[dict[str, Any]]) -> str:
