@@ -26,6 +26,7 @@ from threadpoolctl import threadpool_limits
 from fisherscope.core.store import write_atomic, write_json
 from fisherscope.data import Samples, load_samples
 from fisherscope.detectors import DEFAULT_DETECTOR, make_detector
+from fisherscope.detectors.summary import CODES
 from fisherscope.models.base import GenerativeModel, load_model, make_model
 from fisherscope.models.protocols import InitialisedFromData
 from fisherscope.models.zoo import PREFIX, zoo_entries, zoo_root
@@ -165,7 +166,7 @@ def measure(name: str, model: GenerativeModel, data: Samples, rounds: int) -> Co
     runs = {
         "base": ordinary(model, batch),
         "extraction": partial(extract_table, target, batch, blocks),
-        "code": partial(extract_table, target, batch, ("code_length",)),
+        "code": partial(extract_table, target, batch, CODES),
     }
     seconds = rounds_of(runs, rounds)
     ratios = [a / b for a, b in zip(seconds["extraction"], seconds["base"], strict=True)]

@@ -165,7 +165,9 @@ def extract(
     data: _Samples,
     out: Annotated[Path, typer.Option("--out", metavar="TABLE.safetensors", help="Feature table to write.")],
     group_size: GroupSize = 1,
-    blocks: Annotated[str, typer.Option(help="Blocks to fill.")] = "grad_norm,log_p,code_length,pixels",
+    blocks: Annotated[
+        str, typer.Option(help="Blocks to fill.")
+    ] = "grad_norm,log_p,code_length,predictive_length,pixels",
     split: Split = None,
     limit: Limit = None,
     resize: Resize = None,

@@ -46,6 +46,7 @@ def table(rng, n, size=1, shift=0.0):
             "grad_norm": np.exp(rng.normal(shift, 1, (n, len(COLUMNS)))),
             "log_p": rng.normal(-100, 10, (n, size)),
             "code_length": np.exp(rng.normal(7, 0.2, (n, size))),
+            "predictive_length": np.exp(rng.normal(7, 0.2, (n, size))),
         },
         columns={"grad_norm": COLUMNS},
         ids=tuple(tuple(f"{i}.{j}" for j in range(size)) for i in range(n)),
@@ -90,13 +91,15 @@ def test_a_subset_is_of_whole_groups_and_differs_by_seed(scores):
 def test_noise_draws_are_averaged_on_the_scale_that_the_detector_reads(scores):
     rng = np.random.default_rng(0)
     first, second = table(rng, 8), table(rng, 8)
-    second = replace(second, blocks={**second.blocks, "code_length": first.block("code_length")})
+    codes = {code: first.block(code) for code in ("code_length", "predictive_length")}
+    second = replace(second, blocks={**second.blocks, **codes})
     mean = scores.averaged([first, second])
     np.testing.assert_allclose(
         mean.block("grad_norm"), np.sqrt(first.block("grad_norm") * second.block("grad_norm")), rtol=1e-12
     )
     np.testing.assert_allclose(mean.block("log_p"), (first.block("log_p") + second.block("log_p")) / 2)
-    np.testing.assert_array_equal(mean.block("code_length"), first.block("code_length"))
+    for code, lengths in codes.items():
+        np.testing.assert_array_equal(mean.block(code), lengths)
 
 
 def test_the_present_limits_are_the_base_detectors(scores, group):

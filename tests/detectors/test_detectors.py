@@ -42,7 +42,8 @@ def test_layers_that_the_score_does_not_see_are_told(rng, name):
     fit = rng.chisquare(3, (50, 4))
     fit[:, 1] = 2.0
     fit[:30, 2] = 0.0  # active in 20 of 50 fit samples
-    blocks = {"grad_norm": fit, "log_p": rng.normal(size=(50, 1)), "code_length": rng.uniform(50, 60, (50, 1))}
+    blocks = {"grad_norm": fit, "log_p": rng.normal(size=(50, 1))}
+    blocks |= {code: rng.uniform(50, 60, (50, 1)) for code in ("code_length", "predictive_length")}
     table = table_of(**blocks, **{"metric:kfac": fit[:, None]})
     detector = make_detector(name)
     with pytest.raises(NotFittedError, match=f"{name} knows no layers.*call fit first"):

@@ -9,6 +9,7 @@ from fisherscope.core.errors import DataError, SettingError
 from fisherscope.detectors import make_detector
 from fisherscope.detectors.cotangent import score_cotangent
 from fisherscope.detectors.fisher_dose import COMPONENTS, FisherDose
+from fisherscope.detectors.summary import CODES
 from fisherscope.evaluation.metrics import auroc
 
 
@@ -23,8 +24,8 @@ def correlated(rng, n, group_size=1, layers=14, dims=3, seed=5):
     hidden = rng.normal(size=(n, dims))
     logs = hidden @ loadings + 0.05 * rng.normal(size=(n, layers))
     log_p = -100 + 10 * hidden[:, :1] + rng.normal(size=(n, group_size))
-    code = np.exp(4 + 0.3 * hidden[:, 1:2] + 0.1 * rng.normal(size=(n, group_size)))
-    return {"grad_norm": np.exp(logs), "log_p": log_p, "code_length": code}
+    code, predictive = np.exp(4 + 0.3 * hidden[:, 1:2] + 0.1 * rng.normal(size=(2, n, group_size)))
+    return {"grad_norm": np.exp(logs), "log_p": log_p, "code_length": code, "predictive_length": predictive}
 
 
 def mixture_of(points):
@@ -46,8 +47,8 @@ def test_it_is_two_mixtures_one_with_and_one_without_the_layers(rng, name, group
 
     def summary(blocks):
         def of(table):
-            numbers = [table["log_p"].mean(1)] + [np.log(table["code_length"]).mean(1)] * (name != "gradient-dose")
-            return np.column_stack(numbers)
+            codes = CODES if name != "gradient-dose" else ()
+            return np.column_stack([table["log_p"].mean(1), *(np.log(table[code]).mean(1) for code in codes)])
 
         return (of(blocks) - of(fit).mean(0)) / of(fit).std(0, ddof=1)
 
@@ -64,9 +65,10 @@ def test_it_sees_a_combination_that_no_layer_shows_by_itself(rng):
     fit, test, novel = (correlated(rng, n) for n in (600, 300, 300))
     novel["log_p"] = -200 - novel["log_p"]  # every layer and log p keep their distributions, their relation turns
     inside, outside = table_of(**test), table_of(**novel)
-    # a code length of its own has no part in this
+    # code lengths of their own have no part in this
     for blocks in (fit, test, novel):
-        blocks["code_length"] = np.exp(rng.normal(4, 0.3, size=blocks["log_p"].shape))
+        for code in CODES:
+            blocks[code] = np.exp(rng.normal(4, 0.3, size=blocks["log_p"].shape))
     by_itself = {"layerwise-gaussian": 0.5, "typicality": 0.5}
     for name, want in by_itself.items():
         detector = make_detector(name).fit(table_of(**fit))
@@ -86,12 +88,25 @@ def test_a_constant_log_p_says_nothing(rng):
     )
 
 
-def test_samples_without_a_code_are_judged_by_their_gradients_and_log_p(rng):
+@pytest.mark.parametrize("code", CODES)
+def test_a_code_that_fit_samples_lack_is_left_out(rng, code):
     fit, new = correlated(rng, 200), correlated(rng, 20)
     coded = make_detector("fisher-dose").fit(table_of(**fit))
-    with pytest.raises(DataError, match=r"fitted on whole numbers .* holds floating numbers"):
-        coded.score(table_of(**{**new, "code_length": np.zeros((20, 1))}))
-    fit["code_length"][:] = new["code_length"][:] = 0.0
+    none = {code: np.zeros((20, 1))}
+    with pytest.raises(DataError, match=rf"fitted on samples that have a {code} .*, but .* has none"):
+        coded.score(table_of(**{**new, **none}))
+    scores = []
+    for changed in (none, {code: np.ones((20, 1))}):
+        uncoded = make_detector("fisher-dose").fit(table_of(**{**fit, code: np.zeros((200, 1))}))
+        scores.append(uncoded.score(table_of(**{**new, **changed})))
+    np.testing.assert_array_equal(*scores)
+    assert (scores[0] != coded.score(table_of(**new))).all()
+
+
+def test_samples_without_any_code_are_judged_by_their_gradients_and_log_p(rng):
+    fit, new = correlated(rng, 200), correlated(rng, 20)
+    for blocks in (fit, new):
+        blocks |= {code: np.zeros_like(blocks[code]) for code in CODES}
     plain = make_detector("gradient-dose").fit(table_of(**fit))
     np.testing.assert_array_equal(
         make_detector("fisher-dose").fit(table_of(**fit)).score(table_of(**new)), plain.score(table_of(**new))
@@ -100,7 +115,7 @@ def test_samples_without_a_code_are_judged_by_their_gradients_and_log_p(rng):
 
 def test_an_image_that_is_too_simple_for_its_likelihood_is_novel(rng):
     fit, new = correlated(rng, 400), correlated(rng, 200)
-    odd = {**new, "code_length": new["code_length"] / 4}
+    odd = {**new, **{code: new[code] / 4 for code in CODES}}
     for name in ("fisher-dose", "complexity-dose"):
         detector = make_detector(name).fit(table_of(**fit))
         assert auroc(detector.score(table_of(**new)), detector.score(table_of(**odd))) > 0.9

@@ -7,18 +7,19 @@ from fisherscope.core.table import FeatureTable
 from fisherscope.detectors.base import Scores
 from fisherscope.detectors.cotangent import Cotangent, Differentiable
 from fisherscope.detectors.densities.components import modes_novelty, modes_slope
-from fisherscope.detectors.summary import KeptSummary
+from fisherscope.detectors.summary import CODES, KeptSummary
 
 
 class ComplexityDose(KeptSummary, Differentiable):
-    """score = -log q(log p, log c), q a mixture of one to four normals, c the length of the sample's Lempel-Ziv code.
+    """score = -log q(log p, log c, log d), q a mixture of one to four normals, c and d lengths of universal codes.
 
-    Input complexity (Serra et al. 2020) subtracts the two and knows one direction; the density knows which pairs of
-    them good samples have. Samples that have no code (floating numbers) are judged by log p alone.
+    c is the Lempel-Ziv code's, d the predictive code's of an image (:mod:`fisherscope.features.complexity`). Input
+    complexity (Serra et al. 2020) subtracts log p and one length and knows one direction; the density knows which
+    combinations of them good samples have. Samples that lack a code are judged without it.
     """
 
     name = "complexity-dose"
-    requires = ("log_p", "code_length")
+    requires = ("log_p", *CODES)
     min_fit = 20
 
     def _fit(self, table: FeatureTable) -> None:

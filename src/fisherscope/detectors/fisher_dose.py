@@ -23,23 +23,26 @@ from fisherscope.detectors.densities.components import (
 )
 from fisherscope.detectors.layers import Array, KeptLayers
 from fisherscope.detectors.profile import LayerStandardising
-from fisherscope.detectors.summary import KeptSummary
+from fisherscope.detectors.summary import CODES, KeptSummary
 
 COMPONENTS: Final = 10
 
 
 class FisherDose(KeptLayers, KeptSummary, Differentiable, LayerStandardising):
-    """score = -log q(u_1, ..., u_k, a) - log r(a), a = (log p, log c), q and r mixtures of one to four normals by BIC.
+    """score = -log q(u_1, ..., u_k, a) - log r(a), a = (log p, log c, log d), q and r mixtures of normals.
 
     u are the first k principal components of log f_l over the layers (95 % of the variance, at most 10 and a tenth of
-    the fit groups), log p the mean over the group's members and c the length of a sample's Lempel-Ziv code. Density
+    the fit groups), log p the mean over the group's members, c and d the lengths of a sample's Lempel-Ziv code and of
+    an image's predictive code; each mixture has one to four normals by BIC. Density
     of states (Morningstar et al. 2021) whose statistics are the model's own gradient; DoSE takes a family's latent
     norms and log-determinants, the paper a normal for each layer by itself. A novel sample may lie in the middle of
     every layer and of log p, and yet have a combination of them that no in-distribution sample has. The second term
     counts the summary a once more, which would drown among ten components.
 
-    The code length is of the sample alone: it is what log p ought to follow (Serra et al. 2020). Samples that have no
-    code (floating numbers) are judged without it; the score's gradient holds it fixed.
+    The code lengths are of the sample alone: they are what log p ought to follow (Serra et al. 2020), and where two
+    codes disagree more or less than on good samples, the sample has another kind of structure. Samples that lack a
+    code (floating numbers have none, texts no predictive one) are judged without it; the score's gradient holds them
+    fixed.
 
     Args:
         name: how tables call it.
@@ -76,7 +79,7 @@ class FisherDose(KeptLayers, KeptSummary, Differentiable, LayerStandardising):
             )
         self.name = name
         self._most_components, self._most_modes = most_components, most_modes
-        self.requires = (block, "log_p", "code_length") if coded else (block, "log_p")
+        self.requires = (block, "log_p", *CODES) if coded else (block, "log_p")
 
     def _fit(self, table: FeatureTable) -> None:
         self._keep(table)
@@ -85,7 +88,7 @@ class FisherDose(KeptLayers, KeptSummary, Differentiable, LayerStandardising):
         self._take(fit_modes(self._points(table), self._most_modes))
 
     def _points(self, table: FeatureTable) -> Array:
-        """Return the statistics, (N, k + 1 or 2), log p at k."""
+        """Return the statistics, (N, k + 1 to 3), log p at k."""
         return np.column_stack([components(self.log_norms(table), self._learnt()), self.summary(table)])
 
     def _score(self, table: FeatureTable) -> Scores:

@@ -30,6 +30,7 @@ Blocks = dict[str, NDArray[Any]]
 
 _OF_SAMPLES: Final[Mapping[str, str]] = {
     "code_length": "fisherscope.features.complexity:CodeLength",
+    "predictive_length": "fisherscope.features.complexity:PredictiveLength",
     "codec_bytes": "fisherscope.features.codecs:CodecBytes",
     "statistics": "fisherscope.features.statistics:Statistics",
     "jacobian_spectrum": "fisherscope.features.jacobian:JacobianSpectrum",

@@ -43,6 +43,7 @@ def synthetic_table(
         **raw,
         "log_p": rng.normal(-100 * loudness, 5, (n, group_size)),
         "code_length": rng.uniform(50, 60, (n, group_size)),
+        "predictive_length": rng.uniform(40, 60, (n, group_size)),
         "codec_bytes": rng.integers(2, 6, (n, group_size, len(CODECS))),
         "statistics": loudness * rng.normal(-50, 5, (n, group_size, 3)),
         "score_norms": loudness * (10 + rng.normal(size=(n, group_size, 10))),

@@ -19,15 +19,13 @@ from fisherscope.pipeline.batches import Batches
 from fisherscope.pipeline.cache import SCORES, cache_file
 from fisherscope.pipeline.companions import as_companions
 from fisherscope.pipeline.evaluation import Scored, score_sets
-from fisherscope.pipeline.extraction import ExtractSettings, extract_table
+from fisherscope.pipeline.extraction import DEFAULT_BLOCKS, ExtractSettings, extract_table
 from fisherscope.pipeline.reproduce.case import Case
 from fisherscope.pipeline.reproduce.context import Context
 from fisherscope.pipeline.target import Target, load_target
 from fisherscope.pipeline.versions import versions
 
-_EVERY_MODEL: Final = frozenset(
-    {"grad_norm", "log_p", "pixels", "code_length", "codec_bytes", "statistics", "sketch", "layer_sketch"}
-)
+_EVERY_MODEL: Final = frozenset({*DEFAULT_BLOCKS, "pixels", "codec_bytes", "statistics", "sketch", "layer_sketch"})
 
 
 @dataclass(frozen=True)
