@@ -18,6 +18,7 @@ from fisherscope.data import load_samples
 from fisherscope.detectors import DEFAULT_DETECTOR, make_detector
 from fisherscope.detectors.base import Scores
 from fisherscope.detectors.fisher_dose import FisherDose
+from fisherscope.detectors.summary import CODES
 from fisherscope.evaluation import Bootstrap, PairScores, ResampledPair, auroc, resample_pair, split_in_dist
 from fisherscope.models.base import make_model
 from fisherscope.models.files import Head, read_head
@@ -38,9 +39,9 @@ PARTS = (GRADIENTS, "complexity-dose")
 """The default without code lengths, and without gradients."""
 BASES: Mapping[str, Callable[..., FisherDose]] = {
     DEFAULT_DETECTOR: FisherDose,
-    GRADIENTS: partial(FisherDose, name=GRADIENTS, coded=False),
+    GRADIENTS: partial(FisherDose, name=GRADIENTS, codes=()),
 }
-"""What is changed: where the code length decides by itself, only the gradients' own score shows what a change does."""
+"""What is changed: where code lengths decide by themselves, only the gradients' own score shows what a change does."""
 REFERENCES = (
     *("layerwise-gaussian", "typicality", "likelihood"),
     *("input-complexity-png", "input-complexity-zlib", "dose-kde"),
@@ -167,7 +168,7 @@ def _score_main(study: Study, family: str, group: GroupResult, weights: Collecti
     parts, out, pair = of_pair(group)
     tables = (parts["fit"], parts["test"], out)
     scored = {}
-    for variant in (*sized_variants(), *layer_variants(parts["fit"], weights)):
+    for variant in (*code_variants(), *sized_variants(), *layer_variants(parts["fit"], weights)):
         detector, scored[variant.name] = fit_and_score(variant.make, *(variant.change(table) for table in tables))
         study.components.setdefault(variant.name, []).append(detector.axes_.shape[1])
     study.main.append(Case(family, resampled(with_scores(pair, scored))))
@@ -225,6 +226,16 @@ def draws_name(base: str, draws: int) -> str:
 def untrained_name(detector: str) -> str:
     """Return what a detector on the untrained model is called."""
     return f"{detector}, untrained"
+
+
+def code_name(code: str) -> str:
+    """Return what the default with one code alone is called."""
+    return f"{DEFAULT_DETECTOR}, {code} alone"
+
+
+def code_variants() -> list[Variant]:
+    """Return the default with each code alone."""
+    return [Variant(code_name(code), partial(FisherDose, codes=(code,))) for code in CODES]
 
 
 def sized_variants() -> list[Variant]:

@@ -30,6 +30,7 @@ from study_ablation_scores import (
     SUBSETS,
     Settings,
     Study,
+    code_name,
     components_name,
     draws_name,
     fit_name,
@@ -42,6 +43,7 @@ from study_grid import FAMILIES, PAPER, REPLICATES, Case
 
 from fisherscope.core.store import write_atomic, write_json
 from fisherscope.detectors import DEFAULT_DETECTOR
+from fisherscope.detectors.summary import CODES
 from fisherscope.evaluation import Interval, average, compare
 from fisherscope.models.zoo import zoo_root
 
@@ -174,8 +176,9 @@ def write_page(study: Study, line: str) -> tuple[str, dict[str, Any]]:
 
 
 PARTS_TEXT = (
-    f"`{GRADIENTS}` leaves the code length out, `complexity-dose` the gradients; `{PAPER}` is the paper's score, "
-    "`dose-kde` the density of states with the family's own statistics."
+    f"`{GRADIENTS}` leaves the code lengths out, `complexity-dose` the gradients; *code_length alone* has the "
+    "Lempel-Ziv code and not the predictive one, *predictive_length alone* the other way round; "
+    f"`{PAPER}` is the paper's score, `dose-kde` the density of states with the family's own statistics."
 )
 COMPONENTS_TEXT = (
     "k is the largest number of components; 95 % of the variance or a tenth of the fit groups may allow fewer. "
@@ -199,7 +202,8 @@ UNTRAINED_TEXT = (
 
 def part_rows() -> list[Row]:
     """Return the lines of the parts and the references."""
-    return [Row(DEFAULT_DETECTOR, DEFAULT_DETECTOR), *(Row(n, n, DEFAULT_DETECTOR) for n in (*PARTS, *REFERENCES))]
+    others = (*PARTS, *map(code_name, CODES), *REFERENCES)
+    return [Row(DEFAULT_DETECTOR, DEFAULT_DETECTOR), *(Row(name, name, DEFAULT_DETECTOR) for name in others)]
 
 
 def component_rows(study: Study) -> list[Row]:
@@ -263,14 +267,14 @@ def models(study: Study) -> str:
 def worth(study: Study, figures: dict[str, Any]) -> str:
     """Say what the default has of its gradients and of its code lengths, over all models."""
     lines, figures["worth"] = [], {}
-    for without, part in zip(PARTS, ("code length", "gradients"), strict=True):
+    for without, part in zip(PARTS, ("code lengths", "gradients"), strict=True):
         said = []
         for size in (1, 5):
             gain = difference([c for c in study.main if c.pair.group_size == size], DEFAULT_DETECTOR, without)
             figures["worth"][f"{part}, B = {size}"] = as_json(gain)
             verdict = "more" if gain.low > 0 else "less" if gain.high < 0 else "not to be told from 0"
             said.append(f"{signed(gain)} at B = {size} ({verdict})")
-        lines.append(f"- What the {part} add{'s' * (part[-1] != 's')} (default minus `{without}`): {', '.join(said)}.")
+        lines.append(f"- What the {part} add (default minus `{without}`): {', '.join(said)}.")
     return "## What the two parts are worth\n\n" + "\n".join(lines) + "\n"
 
 

@@ -81,6 +81,16 @@ def test_layers_are_taken_with_their_names(scores):
     np.testing.assert_array_equal(part.block("log_p"), whole.block("log_p"))
 
 
+def test_each_code_can_stand_alone(scores, group):
+    fit, test = group.parts["fit"], group.parts["test"]
+    by_name = {v.name: v.make() for v in scores.code_variants()}
+    assert len(by_name) == 2
+    for code in ("code_length", "predictive_length"):
+        alone = by_name[scores.code_name(code)].fit(fit)
+        changed = replace(test, blocks={**test.blocks, code: test.block(code) * 2})
+        assert alone.requires == ("grad_norm", "log_p", code) and (alone.score(changed) != alone.score(test)).all()
+
+
 def test_a_subset_is_of_whole_groups_and_differs_by_seed(scores):
     whole = table(np.random.default_rng(0), 40, size=5)
     first, again, other = (scores.subset(whole, 100, seed) for seed in (0, 0, 1))
@@ -175,7 +185,8 @@ def study_of(scores, named, controls):
 def test_the_page(scores, page):
     sized = {v.name: 20.0 for v in scores.sized_variants()}
     layers = {scores.layers_name(base, which): 5.0 for base in scores.BASES for which in scores.LAYERS}
-    named = dict.fromkeys(scores.NAMED, 20.0) | sized | layers
+    codes = {v.name: 15.0 for v in scores.code_variants()}
+    named = dict.fromkeys(scores.NAMED, 20.0) | codes | sized | layers
     named |= {
         "typicality": 40.5,
         scores.fit_name("fisher-dose", 100): 10.0,
@@ -186,10 +197,11 @@ def test_the_page(scores, page):
     text, figures = page.write_page(study, "python some.py")
     assert "Written by `python some.py`" in text and "Not there, or without the other set: glow-mnist." in text
     assert "| **fisher-dose** |" in text and "| fisher-dose, k ≤ 5 [2 to 3] |" in text
+    assert "| fisher-dose, code_length alone | " in text
     assert "fisher-dose, 100 fit samples" in text and "fisher-dose, 200 fit samples" not in text
     assert "Not measured in this run: they need `--extra`" in text and "Training length" not in text
     assert "- What the gradients add (default minus `complexity-dose`): +0.000 [+0.000, +0.000] at B = 1 (not" in text
-    assert figures["worth"]["code length, B = 5"] == [0, 0, 0]
+    assert figures["worth"]["code lengths, B = 5"] == [0, 0, 0]
     better = {(one["name"], one["models"]) for one in figures["better"]}
     assert better == {("typicality", "vae"), ("typicality", "all")}
     kept = {(c["control"], c["as_expected"]) for c in figures["controls"]}

@@ -47,7 +47,7 @@ class FisherDose(KeptLayers, KeptSummary, Differentiable, LayerStandardising):
     Args:
         name: how tables call it.
         block: which layers' numbers to read, (N, L): f_l, or those of another metric.
-        coded: whether to look at code lengths.
+        codes: blocks of code lengths to look at, of :data:`~fisherscope.detectors.summary.CODES`.
         most_components: largest k.
         most_modes: most normals in either mixture.
 
@@ -68,7 +68,7 @@ class FisherDose(KeptLayers, KeptSummary, Differentiable, LayerStandardising):
         self,
         name: str = "fisher-dose",
         block: str = "grad_norm",
-        coded: bool = True,
+        codes: tuple[str, ...] = CODES,
         most_components: int = COMPONENTS,
         most_modes: int = MOST_MODES,
     ) -> None:
@@ -79,7 +79,7 @@ class FisherDose(KeptLayers, KeptSummary, Differentiable, LayerStandardising):
             )
         self.name = name
         self._most_components, self._most_modes = most_components, most_modes
-        self.requires = (block, "log_p", *CODES) if coded else (block, "log_p")
+        self.requires = (block, "log_p", *codes)
 
     def _fit(self, table: FeatureTable) -> None:
         self._keep(table)

@@ -42,7 +42,7 @@ _STANDARD: Final[Mapping[str, _Entry]] = {
 }
 
 _DOSE: Final[Mapping[str, _Entry]] = {
-    "gradient-dose": _Entry(f"{_HOME}.fisher_dose:FisherDose", {"name": "gradient-dose", "coded": False}, "metric"),
+    "gradient-dose": _Entry(f"{_HOME}.fisher_dose:FisherDose", {"name": "gradient-dose", "codes": ()}, "metric"),
     "complexity-dose": _Entry(f"{_HOME}.complexity_dose:ComplexityDose"),
 }
 """The default without code lengths, and without gradients."""
