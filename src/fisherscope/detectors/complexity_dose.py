@@ -13,9 +13,10 @@ from fisherscope.detectors.summary import CODES, KeptSummary
 class ComplexityDose(KeptSummary, Differentiable):
     """score = -log q(log p, log c, log d), q a mixture of one to four normals, c and d lengths of universal codes.
 
-    c is the Lempel-Ziv code's, d the predictive code's of an image (:mod:`fisherscope.features.complexity`). Input
-    complexity (Serra et al. 2020) subtracts log p and one length and knows one direction; the density knows which
-    combinations of them good samples have. Samples that lack a code are judged without it.
+    c is that of an image's context code or of another sample's Lempel-Ziv code, d that of an image's predictive code
+    (:mod:`fisherscope.features.complexity`). Input complexity (Serra et al. 2020) subtracts log p and one length and
+    knows one direction; the density knows which combinations of them good samples have. Samples that lack a code are
+    judged without it.
     """
 
     name = "complexity-dose"

@@ -57,9 +57,9 @@ class KeptSummary(Detector):
             if not lengths.all():
                 row = int(np.argwhere(lengths == 0)[0][0])
                 raise DataError(
-                    f"{self.name} was fitted on samples that have a {code} (8-bit images; bytes of text and token ids "
-                    f"have a code_length too), but {', '.join(table.ids[row])} has none: it holds floating numbers, "
-                    "others than the fit set's, or nothing; give samples in the fit set's format"
+                    f"{self.name} was fitted on samples that have a {code} (images of whole numbers; bytes of text and "
+                    f"token ids have a code_length too), but {', '.join(table.ids[row])} has none: it holds floating "
+                    "numbers, others than the fit set's, or nothing; give samples in the fit set's format"
                 )
             columns.append(np.log(lengths).mean(1))
         return np.column_stack(columns)
