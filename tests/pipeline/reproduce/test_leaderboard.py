@@ -77,6 +77,16 @@ def test_without_a_detector_of_many_passes_the_reference_is_not_scored_again(tin
     assert [limit for limit in asked if limit] == ([] if largest else [24])
 
 
+@pytest.mark.parametrize(("given", "scored"), [((), True), (("digits", "faces"), True), (("faces",), False)])
+def test_detectors_of_many_passes_can_be_given_to_some_models_alone(tiny, given, scored):
+    grid = {"families": ("diffusion",), "in_dist": ("digits",), "out_dist": ("faces",)}
+    options = {"many_pass": ["msma"], "many_pass_limit": 24, "many_pass_in_dist": given}
+    written = tiny("table-leaderboard", grid, detectors=DETECTORS[:2], group_sizes=(1,), options=options, limit=28)
+    assert ("msma" in {line["detector"] for line in written["results"]["lines"]}) is scored
+    skipped = written["skipped"].get("detectors of many passes of diffusion-digits", "")
+    assert ("given to models of faces alone" in skipped) is not scored
+
+
 def test_groups_alone_leave_out_the_detectors_of_many_passes(tiny):
     grid = {"families": ("diffusion",), "in_dist": ("digits",), "out_dist": ("faces",)}
     options = {"many_pass": ["msma"], "many_pass_limit": 24}

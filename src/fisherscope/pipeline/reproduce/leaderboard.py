@@ -32,6 +32,7 @@ class Options(BaseModel):
         reference: the detector that all are compared with.
         many_pass: detectors that need many passes over the model; B = 1 only.
         many_pass_limit: samples a set for those; twice as many of the in-distribution one.
+        many_pass_in_dist: in-distribution sets whose models are given to those; empty: all.
         largest: the most numbers in a sample that a detector is given; with more it is skipped by name.
     """
 
@@ -40,6 +41,7 @@ class Options(BaseModel):
     reference: str = "layerwise-gaussian"
     many_pass: tuple[str, ...] = ()
     many_pass_limit: int = Field(default=200, ge=1)
+    many_pass_in_dist: tuple[str, ...] = ()
     largest: dict[str, int] = {}
 
 
@@ -109,6 +111,10 @@ def merge(parts: Sequence[Sequence[ResampledPair]]) -> list[ResampledPair]:
 
 def _many_pass(context: Context, case: Case, options: Options) -> list[ResampledPair]:
     """Score the detectors of many passes that the model can serve, and on the same samples the reference."""
+    if options.many_pass_in_dist and case.in_dist not in options.many_pass_in_dist:
+        only = f"given to models of {', '.join(options.many_pass_in_dist)} alone; --set many_pass_in_dist=[] for all"
+        context.skip(f"detectors of many passes of {case.name}", only)
+        return []
     numbers = math.prod(context.target(case).data_shape or ())
     chosen = []
     for detector in options.many_pass:
