@@ -1,6 +1,6 @@
 """Write docs/default_cost.md: what the default detector costs over an ordinary forward and backward pass.
 
-Command: python benchmarks/default_cost.py [--rounds N] [--samples N] [--zoo DIR] [--data-root DIR]
+Command: python benchmarks/default_cost.py [--models NAME ...] [--rounds N] [--samples N] [--zoo DIR] [--data-root DIR]
 CPU time on one thread. In every round everything runs once, so that drift of the machine hits all alike.
 """
 
@@ -124,9 +124,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="in which everything runs once")
     parser.add_argument("--samples", type=int, default=SAMPLES, help="to fit on")
     parser.add_argument("--zoo", type=Path, default=zoo_root(), help="folder of the models")
+    parser.add_argument("--models", nargs="+", metavar="NAME", help="which of them; by default all, which takes hours")
     parser.add_argument("--data-root", default=os.environ.get("FISHERSCOPE_DATA"), help="folder of named sets")
     parser.add_argument("--docs", type=Path, default=DOCS, help="where the page goes")
     options = parser.parse_args(arguments)
+    known = [entry.name.removeprefix(PREFIX) for entry in zoo_entries(options.zoo)]
+    if unknown := sorted(set(options.models or ()) - set(known)):
+        parser.error(f"no models of the zoo: {', '.join(unknown)}; there are {', '.join(known)}")
     torch.set_num_threads(1)
     costs = []
     with threadpool_limits(1):
@@ -138,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"--{key}={value}"
         for key, value in (("rounds", options.rounds), ("samples", options.samples))
         if value != parser.get_default(key)
-    ]
+    ] + (["--models", *options.models] if options.models else [])
     command = shlex.join(["python", "benchmarks/default_cost.py", *given])
     page, figures = write_page(costs, command, options)
     write_json(options.docs / "default_cost.json", figures)
@@ -151,6 +155,8 @@ def models(options: argparse.Namespace):
     load = partial(load_samples, data_root=options.data_root, limit=options.samples, seed=0)
     for entry in zoo_entries(options.zoo):
         name = entry.name.removeprefix(PREFIX)
+        if options.models and name not in options.models:
+            continue
         yield name, load_model(options.zoo / name), load(entry.card.data.replace("[train]", "[test]"))
     wide, data = make_model("glow", **WIDE_GLOW), load(f"{WIDE_SET}[test]")
     if isinstance(wide, InitialisedFromData):

@@ -39,6 +39,12 @@ def test_the_page_says_what_is_missed(script):
     assert "Missed on no model." in script.missed(costs[:1])
 
 
+def test_models_are_chosen_by_name(script, capsys):
+    with pytest.raises(SystemExit):
+        script.main(["--models", "glow-mnist", "glow-nothing"])
+    assert "no models of the zoo: glow-nothing; there are diffusion-celeba, " in capsys.readouterr().err
+
+
 def test_width_and_terms_by_settings(script):
     assert script.channels({"channels": 32, "multipliers": [1, 2, 2]}) == 64
     assert script.channels({"hidden": 48}) == 48
