@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -37,7 +38,7 @@ def dot_figure(
         panels: by title; a line or series that a panel lacks is left empty there.
         lines: names, from top to bottom.
         series: style by name; a single one needs no legend.
-        x_label: of every panel.
+        x_label: of all panels.
         chance: position of a vertical line, the figure of a score that knows nothing.
         rules: numbers of the lines above which a horizontal line is drawn.
 
@@ -57,11 +58,11 @@ def dot_figure(
         for axes, (title, panel) in zip(grid, panels.items(), strict=True):
             _draw_panel(axes, panel, lines, series)
             axes.set_title(title, loc="left")
-            axes.set_xlabel(x_label)
             if chance is not None:
                 axes.axvline(chance, color="#999999", linewidth=0.8, zorder=0)
             for rule in rules:
                 axes.axhline(rule - 0.5, color="#999999", linewidth=0.6, zorder=0)
+        figure.supxlabel(x_label, fontsize=rcParams["axes.labelsize"])  # under narrow panels it would not fit
         grid[0].set_yticks(range(len(lines)), lines)
         grid[0].set_ylim(len(lines) - 0.5, -0.5)
         if len(series) > 1:
@@ -77,7 +78,14 @@ def _draw_panel(axes: Axes, panel: Panel, lines: Sequence[str], series: Mapping[
         marker = _MARKERS[number % len(_MARKERS)]
         axes.hlines(places, [f.low for _, f in found], [f.high for _, f in found], color=style.color, linewidth=1.2)
         axes.plot(
-            [f.estimate for _, f in found], places, marker, color=style.color, markersize=3.6, linestyle="", label=name
+            [f.estimate for _, f in found],
+            places,
+            marker,
+            color=style.color,
+            markersize=3.6,
+            linestyle="",
+            label=name,
+            clip_on=False,  # a dot at 1 reaches over the frame
         )
     axes.set_xlim(-0.02, 1.02)
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "", "0.5", "", "1"])
