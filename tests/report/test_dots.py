@@ -26,7 +26,6 @@ def test_dots_lie_at_their_figures():
     assert list(likelihood.get_xdata()) == [0.9] and 0.5 < likelihood.get_ydata()[0] < 1.5
     low, high = glow.collections[1].get_segments()[0][:, 0]
     assert (low, high) == (0.5, 0.8)
-    assert figure.get_supxlabel() == "AUROC" and not glow.get_xlabel() and not vae.get_xlabel()
     with pytest.raises(DataError, match="0 panels"):
         dot_figure({}, ["a"], styles, "AUROC")
 

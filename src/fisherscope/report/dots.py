@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -38,7 +37,7 @@ def dot_figure(
         panels: by title; a line or series that a panel lacks is left empty there.
         lines: names, from top to bottom.
         series: style by name; a single one needs no legend.
-        x_label: of all panels.
+        x_label: of every panel.
         chance: position of a vertical line, the figure of a score that knows nothing.
         rules: numbers of the lines above which a horizontal line is drawn.
 
@@ -58,11 +57,11 @@ def dot_figure(
         for axes, (title, panel) in zip(grid, panels.items(), strict=True):
             _draw_panel(axes, panel, lines, series)
             axes.set_title(title, loc="left")
+            axes.set_xlabel(x_label)
             if chance is not None:
                 axes.axvline(chance, color="#999999", linewidth=0.8, zorder=0)
             for rule in rules:
                 axes.axhline(rule - 0.5, color="#999999", linewidth=0.6, zorder=0)
-        figure.supxlabel(x_label, fontsize=rcParams["axes.labelsize"])  # under narrow panels it would not fit
         grid[0].set_yticks(range(len(lines)), lines)
         grid[0].set_ylim(len(lines) - 0.5, -0.5)
         if len(series) > 1:

@@ -79,7 +79,7 @@ def _figure(lines: Sequence[dict[str, Any]]) -> Figure:
         panels.setdefault(line["model"], {})[line["detector"]] = {"AUROC": Interval(**line["auroc"])}
         means.setdefault(line["detector"], []).append(line["auroc"]["estimate"])
     order = sorted(means, key=lambda detector: -float(np.mean(means[detector])))
-    return dot_figure(panels, order, style, "AUROC, mean of pairs")
+    return dot_figure(panels, order, style, "mean AUROC")
 
 
 def _summary_table(lines: Sequence[dict[str, Any]]) -> TextTable:
