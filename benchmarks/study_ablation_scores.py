@@ -213,8 +213,8 @@ def fit_name(base: str, size: int) -> str:
     return f"{base}, {size} fit samples"
 
 
-def layers_name(base: str, which: str) -> str:
-    """Return what a base detector of some of the parameters is called."""
+def alone_name(base: str, which: str) -> str:
+    """Return what a base detector of some of the parameters, or of one code, is called."""
     return f"{base}, {which} alone"
 
 
@@ -228,14 +228,9 @@ def untrained_name(detector: str) -> str:
     return f"{detector}, untrained"
 
 
-def code_name(code: str) -> str:
-    """Return what the default with one code alone is called."""
-    return f"{DEFAULT_DETECTOR}, {code} alone"
-
-
 def code_variants() -> list[Variant]:
     """Return the default with each code alone."""
-    return [Variant(code_name(code), partial(FisherDose, codes=(code,))) for code in CODES]
+    return [Variant(alone_name(DEFAULT_DETECTOR, code), partial(FisherDose, codes=(code,))) for code in CODES]
 
 
 def sized_variants() -> list[Variant]:
@@ -254,7 +249,7 @@ def layer_variants(table: Table, weights: Collection[str]) -> list[Variant]:
     """Return the base detectors on the weights alone, and on all other parameters alone."""
     others = [name for name in table.columns["grad_norm"] if name not in weights]
     return [
-        Variant(layers_name(base, which), make, partial(only_layers, names=names))
+        Variant(alone_name(base, which), make, partial(only_layers, names=names))
         for base, make in BASES.items()
         for which, names in zip(LAYERS, (weights, others), strict=True)
     ]

@@ -30,11 +30,10 @@ from study_ablation_scores import (
     SUBSETS,
     Settings,
     Study,
-    code_name,
+    alone_name,
     components_name,
     draws_name,
     fit_name,
-    layers_name,
     modes_name,
     run_study,
     untrained_name,
@@ -202,7 +201,7 @@ UNTRAINED_TEXT = (
 
 def part_rows() -> list[Row]:
     """Return the lines of the parts and the references."""
-    others = (*PARTS, *map(code_name, CODES), *REFERENCES)
+    others = (*PARTS, *(alone_name(DEFAULT_DETECTOR, code) for code in CODES), *REFERENCES)
     return [Row(DEFAULT_DETECTOR, DEFAULT_DETECTOR), *(Row(name, name, DEFAULT_DETECTOR) for name in others)]
 
 
@@ -230,7 +229,7 @@ def mode_rows() -> list[Row]:
 
 def layer_rows() -> list[Row]:
     """Return the lines of the kinds of parameters."""
-    return _with_bases(lambda base: [layers_name(base, which) for which in LAYERS])
+    return _with_bases(lambda base: [alone_name(base, which) for which in LAYERS])
 
 
 def draw_rows() -> list[Row]:

@@ -86,7 +86,7 @@ def test_each_code_can_stand_alone(scores, group):
     by_name = {v.name: v.make() for v in scores.code_variants()}
     assert len(by_name) == 2
     for code in ("code_length", "predictive_length"):
-        alone = by_name[scores.code_name(code)].fit(fit)
+        alone = by_name[scores.alone_name("fisher-dose", code)].fit(fit)
         changed = replace(test, blocks={**test.blocks, code: test.block(code) * 2})
         assert alone.requires == ("grad_norm", "log_p", code) and (alone.score(changed) != alone.score(test)).all()
 
@@ -184,7 +184,7 @@ def study_of(scores, named, controls):
 
 def test_the_page(scores, page):
     sized = {v.name: 20.0 for v in scores.sized_variants()}
-    layers = {scores.layers_name(base, which): 5.0 for base in scores.BASES for which in scores.LAYERS}
+    layers = {scores.alone_name(base, which): 5.0 for base in scores.BASES for which in scores.LAYERS}
     codes = {v.name: 15.0 for v in scores.code_variants()}
     named = dict.fromkeys(scores.NAMED, 20.0) | codes | sized | layers
     named |= {

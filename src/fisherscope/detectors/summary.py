@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import compress
 from typing import Final
 
 import numpy as np
@@ -52,7 +53,7 @@ class KeptSummary(Detector):
 
     def _values(self, table: FeatureTable) -> Array:
         columns: list[Array] = [table.block("log_p").mean(1, dtype=np.float64)]
-        for code in np.array(CODES)[self.coded_ > 0]:
+        for code in compress(CODES, self.coded_):
             lengths = table.block(code).astype(np.float64)
             if not lengths.all():
                 row = int(np.argwhere(lengths == 0)[0][0])

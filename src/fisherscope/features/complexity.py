@@ -148,8 +148,8 @@ class CodeLength(_Length):
     blocks = ("code_length",)
 
     def _lengths(self, leaves: list[NDArray[Any]], n: int) -> NDArray[np.float64]:
-        strings = [leaf for leaf in leaves if leaf.ndim < 3]
-        written = [b"".join(_bytes(leaf[i]) for leaf in strings) for i in range(n)]
+        planes = [plane for leaf in leaves if leaf.ndim < 3 for plane in _byte_planes(leaf)]
+        written = [b"".join(letters[i].tobytes() for letters, used in planes if used[i]) for i in range(n)]
         return np.array([lempel_ziv_length(text) for text in written]) + _of_images(context_length, leaves, n)
 
     def settings(self, module: nn.Module) -> dict[str, Any]:
@@ -181,18 +181,9 @@ def _byte_planes(leaf: NDArray[Any]) -> Iterator[tuple[NDArray[np.uint8], NDArra
         yield leaf.view(np.uint8), np.ones(len(leaf), bool)
         return
     planes = np.ascontiguousarray(leaf.astype("<i8")).view(np.uint8).reshape(*leaf.shape, 8)
-    filled: NDArray[np.bool_] = np.asarray(planes.reshape(len(leaf), -1, 8).any(1))
+    filled: NDArray[np.bool_] = np.asarray(planes.any(tuple(range(1, leaf.ndim))))
     filled[:, 0] = True
     for i in range(8):
         used: NDArray[np.bool_] = np.asarray(filled[:, i:].any(1))
         if used.any():
             yield planes[..., i], used
-
-
-def _bytes(values: NDArray[Any]) -> bytes:
-    """Return the lowest bytes of all numbers, then the next ones, without the planes that are zero at the end."""
-    if values.dtype in (np.uint8, np.bool_):
-        return values.tobytes()
-    planes = np.ascontiguousarray(values.ravel().astype("<i8")).view(np.uint8).reshape(-1, 8)
-    used = np.flatnonzero(planes.any(0))
-    return planes[:, : max(1, used[-1] + 1) if len(used) else 1].T.tobytes()
