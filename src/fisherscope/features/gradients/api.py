@@ -209,8 +209,8 @@ def gradient_sketch(
 
 def _require_finite(results: Mapping[str, Tensor], kind: str, group_size: int) -> None:
     """Check what a pass returns, (n_groups, ...) by parameter or for all together: few numbers beside the gradients."""
-    fine = [value.isfinite().all() for value in results.values()]
-    if not fine or bool(torch.stack([flag.to(fine[0].device) for flag in fine]).all()):  # one wait for the device
+    values = [value.flatten() for value in results.values()]
+    if not values or bool(torch.cat([v.to(values[0].device) for v in values]).isfinite().all()):  # one wait for it
         return
     name, value = next((name, value) for name, value in results.items() if not value.isfinite().all())
     group = int((~value.isfinite().flatten(1).all(1) if value.dim() > 1 else ~value.isfinite()).nonzero()[0])

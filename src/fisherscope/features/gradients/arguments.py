@@ -17,7 +17,9 @@ def operands(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:
         if isinstance(value, Tensor):
             found.append(value)
         elif isinstance(value, (list, tuple)):
-            found += tensors_of(value)
+            for item in value:
+                if not isinstance(item, int):  # strides, shapes
+                    found += tensors_of(item)
     return found
 
 
@@ -32,8 +34,9 @@ def tensors_of(value: Any) -> Iterator[Tensor]:
 
 def detached(value: Any, graph: WeightGraph) -> Any:
     """Return an argument with its weight-like tensors detached, those in lists included."""
-    if isinstance(value, Tensor):
-        return value.detach() if id(value) in graph.tensors else value
+    if id(value) in graph.tensors:
+        detached_value: Tensor = value.detach()
+        return detached_value
     if isinstance(value, (list, tuple)) and value and not isinstance(value[0], int):
         items = [detached(item, graph) for item in value]
         return items if isinstance(value, list) else tuple(items)

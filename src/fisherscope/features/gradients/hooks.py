@@ -11,12 +11,18 @@ from torch import Tensor
 Receive = Callable[[list[Tensor | None]], None]
 
 
-def on_output(output: Tensor, receive: Receive) -> None:
-    """Receive the gradient of an op's one output; its node may run for another output's sake, without one."""
+def on_output(output: Tensor, receive: Receive) -> bool:
+    """Receive the gradient of an op's one output; its node may run for another output's sake, without one.
+
+    Returns:
+        Whether that can be had: an output that no op made has no node.
+    """
     node, slot = output.grad_fn, output.output_nr
-    assert node is not None
+    if node is None:
+        return False
     # a hook on the node costs a third of one on the tensor
     node.register_prehook(lambda gradients: None if gradients[slot] is None else receive([gradients[slot]]))
+    return True
 
 
 def on_outputs(outputs: Sequence[Tensor], receive: Receive) -> None:

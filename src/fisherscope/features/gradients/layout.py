@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -29,7 +30,7 @@ class Layout(NamedTuple):
 
     def shape_for(self, shape: torch.Size, n: int) -> torch.Size:
         """Return the shape that a tensor of ``shape``, on this layout, has with n samples."""
-        return torch.Size((*shape[: self.axis], self.outer * n * self.inner, *shape[self.axis + 1 :]))
+        return _shape_for(self, shape, n)
 
     def labels(self, n: int, device: torch.device) -> Tensor:
         """Return the sample index of each entry along the axis, (outer * n * inner,)."""
@@ -42,6 +43,12 @@ class Layout(NamedTuple):
             return value
         parts = (*value.shape[: self.axis], self.outer, n, self.inner, *value.shape[self.axis + 1 :])
         return value.reshape(parts).movedim(self.axis + 1, 0)
+
+
+@lru_cache(maxsize=4096)
+def _shape_for(layout: Layout, shape: torch.Size, n: int) -> torch.Size:
+    axis = layout.axis
+    return torch.Size((*shape[:axis], layout.outer * n * layout.inner, *shape[axis + 1 :]))
 
 
 BATCH_FIRST = Layout(0)

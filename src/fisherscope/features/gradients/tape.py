@@ -13,9 +13,9 @@ The user's tensors carry no marks afterwards and no parameter's ``.grad`` is wri
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from time import perf_counter
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -42,6 +42,30 @@ CONSTANT_MAKERS: Final = frozenset(
      "new_tensor", "rand_like", "randn_like", "randint_like"}
 )  # fmt: skip
 """Their results depend on the shape of their argument only."""
+
+
+class _Kind(NamedTuple):
+    """What a torch function is, whatever its arguments.
+
+    Attributes:
+        name: of the function.
+        makes_constants: whether it is one of :data:`CONSTANT_MAKERS`.
+        moves_rows: whether it is one of :data:`~fisherscope.features.gradients.rows.ROW_MOVERS`.
+        in_place: whether it writes to its first argument.
+        plain: an equal function whose inner ops the tape can see, or None.
+    """
+
+    name: str
+    makes_constants: bool
+    moves_rows: bool
+    in_place: bool
+    plain: Callable[..., Any] | None
+
+
+@lru_cache(maxsize=4096)
+def _kind_of(func: Callable[..., Any]) -> _Kind:
+    name = getattr(func, "__name__", str(func))
+    return _Kind(name, name in CONSTANT_MAKERS, name in ROW_MOVERS, is_in_place(name), rules.decomposition(func))
 
 
 class _Source(torch.autograd.Function):
@@ -117,20 +141,19 @@ class Tape(TorchFunctionMode):
             return self._parameter_op(func, args, kwargs, weights)
         result = func(*args, **kwargs)
         if data:
-            self._note_data(func, args, kwargs, result)
+            self._note_data(_kind_of(func), args, kwargs, result)
         return result
 
     def _is_data(self, tensor: Tensor) -> bool:
         return tensor.requires_grad or getattr(tensor, MARK, None) is self._token
 
-    def _note_data(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
-        name = getattr(func, "__name__", "")
-        if name in CONSTANT_MAKERS and result.dim() and len(result) != self._n:
+    def _note_data(self, kind: _Kind, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+        if kind.makes_constants and result.dim() and len(result) != self._n:
             return
-        if name in ROW_MOVERS and moves_rows(name, args, kwargs, self._is_data, self._n):
-            raise UnsupportedError(f"'{name}' picks samples by their values")
-        if name != "__get__":
-            self._context.add(name)
+        if kind.moves_rows and moves_rows(kind.name, args, kwargs, self._is_data, self._n):
+            raise UnsupportedError(f"'{kind.name}' picks samples by their values")
+        if kind.name != "__get__":
+            self._context.add(kind.name)
         for tensor in _results(args, result):
             if not tensor.requires_grad:
                 self.mark_data(tensor)
@@ -148,23 +171,22 @@ class Tape(TorchFunctionMode):
     def _use(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], weights: list[Tensor]
     ) -> Any:
-        plain = rules.decomposition(func)
-        if plain is not None:
+        kind = _kind_of(func)
+        if kind.plain is not None:
             with self:
-                return plain(*args, **kwargs)
+                return kind.plain(*args, **kwargs)
         if torch._C._functorch.peek_interpreter_stack() is not None:
             raise UnsupportedError("log_prob uses torch.func transforms")
-        in_place = is_in_place(getattr(func, "__name__", ""))
-        if in_place and args[0] in self.graph:
-            raise UnsupportedError(f"{func.__name__} writes data into a parameter or a tensor computed from parameters")
-        use = None if self.backward_runs else self._record(func, args, kwargs, weights)
+        if kind.in_place and args[0] in self.graph:
+            raise UnsupportedError(f"{kind.name} writes data into a parameter or a tensor computed from parameters")
+        use = None if self.backward_runs else self._record(kind.name, Operands(func, args, kwargs, weights))
         run = func if use is None or use.call is None else use.call.run
         result = run(
             *[detached(value, self.graph) for value in args],
             **{key: detached(value, self.graph) for key, value in kwargs.items()},
         )
         outputs = _results(args, result)
-        made = self._outputs(outputs, in_place)
+        made = self._outputs(outputs, kind.in_place)
         if use is not None:
             self._listen(use, made)
         if result is None or isinstance(result, Tensor):
@@ -186,22 +208,21 @@ class Tape(TorchFunctionMode):
                 self.mark_data(made[-1])
         return made
 
-    def _record(
-        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], weights: list[Tensor]
-    ) -> Use | None:
-        op, names = getattr(func, "__name__", str(func)), self.graph.names(weights)
+    def _record(self, op: str, given: Operands) -> Use:
+        weights = given.weights
+        names = self.graph.names(weights)
         for weight in weights if len(weights) == 1 else {id(w): w for w in weights}.values():
             self.graph.note_use(weight)
         if self._plan is None:
             use = Use(UseKey(op, names, frozenset(self._context)), None, torch.Size())
-            self._observe(use, args, kwargs)
+            self._observe(use, given)
         else:
-            use = self._planned(op, names, Operands(func, args, kwargs, weights))
+            use = self._planned(op, names, given)
         self._context.clear()
         self.uses.append(use)
         return use
 
-    def _planned(self, op: str, names: tuple[str, ...], operands: Operands) -> Use:
+    def _planned(self, op: str, names: tuple[str, ...], given: Operands) -> Use:
         """Return the next use of the plan, with its rule ready."""
         assert self._plan is not None
         plan = self._plan[len(self.uses)] if len(self.uses) < len(self._plan) else None
@@ -216,30 +237,28 @@ class Tape(TorchFunctionMode):
         # a checkpoint runs the user's op again and must meet the same tensors; an assumed layout is confirmed by the
         # gradient of the user's own output
         replaceable = plan.layout.axis == 0 and not plan.assumed and not hooks.tensors_are_packed()
-        use.call = Call(operands, self.graph, fold, plan.sliceable, replaceable)
+        use.call = Call(given, self.graph, fold, plan.sliceable, replaceable)
         use.rule = rules.prepare(use.call)
         use.nbytes = use.call.nbytes
         return use
 
-    def _observe(self, use: Use, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        for tensor in operands(args, kwargs):
+    def _observe(self, use: Use, given: Operands) -> None:
+        for tensor in operands(given.args, given.kwargs):
             if id(tensor) not in self.graph.tensors:
                 use.batch_sized = use.batch_sized and (tensor.dim() == 0 or len(tensor) == self._n)
                 if self.meter is not None:
                     self.meter.note(tensor)
 
     def _listen(self, use: Use, outputs: list[Tensor]) -> None:
-        heard = [t for t in outputs if t.requires_grad]
-        if not heard:
+        first = next((t for t in outputs if t.requires_grad), None)
+        if first is None:
             return
-        use.shape = heard[0].shape
+        use.shape = first.shape
         self._check_shape(use)
         receive = partial(self._fire, use)
         if use.call is not None and use.call.stand_ins:
             hooks.on_leaves(use.call.take_stand_ins(), receive)
-        elif len(outputs) == 1 and heard[0].grad_fn is not None:
-            hooks.on_output(heard[0], receive)
-        else:
+        elif len(outputs) > 1 or not hooks.on_output(first, receive):
             hooks.on_outputs(outputs, receive)
 
     def _check_shape(self, use: Use) -> None:

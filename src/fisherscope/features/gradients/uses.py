@@ -26,7 +26,7 @@ class UseKey(NamedTuple):
     context: frozenset[str]
 
 
-@dataclass
+@dataclass(slots=True)
 class Use:
     """One use as it happened.
 
