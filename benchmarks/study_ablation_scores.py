@@ -16,8 +16,7 @@ from torch import nn
 from fisherscope.core.table import FeatureTable
 from fisherscope.data import load_samples
 from fisherscope.detectors import DEFAULT_DETECTOR, make_detector
-from fisherscope.detectors.base import Detector, Scores
-from fisherscope.detectors.complexity_dose import ComplexityDose
+from fisherscope.detectors.base import Scores
 from fisherscope.detectors.fisher_dose import FisherDose
 from fisherscope.detectors.summary import CODES
 from fisherscope.evaluation import Bootstrap, PairScores, ResampledPair, auroc, resample_pair, split_in_dist
@@ -36,8 +35,7 @@ COLOUR = ("cifar10", "gtsrb")
 MODELS = tuple(f"{family}-{name}" for family in FAMILIES for name in (*GREY, *COLOUR))
 GREY_MODELS = tuple(f"{family}-{name}" for family in FAMILIES for name in GREY)
 GRADIENTS = "gradient-dose"
-COMPLEXITY = "complexity-dose"
-PARTS = (GRADIENTS, COMPLEXITY)
+PARTS = (GRADIENTS, "complexity-dose")
 """The default without code lengths, and without gradients."""
 BASES: Mapping[str, Callable[..., FisherDose]] = {
     DEFAULT_DETECTOR: FisherDose,
@@ -99,7 +97,7 @@ class Variant:
     """
 
     name: str
-    make: Callable[[], Detector]
+    make: Callable[[], FisherDose]
     change: Change = lambda table: table
 
 
@@ -170,10 +168,9 @@ def _score_main(study: Study, family: str, group: GroupResult, weights: Collecti
     parts, out, pair = of_pair(group)
     tables = (parts["fit"], parts["test"], out)
     scored = {}
-    for variant in (*summary_variants(), *sized_variants(), *layer_variants(parts["fit"], weights)):
+    for variant in (*code_variants(), *sized_variants(), *layer_variants(parts["fit"], weights)):
         detector, scored[variant.name] = fit_and_score(variant.make, *(variant.change(table) for table in tables))
-        if isinstance(detector, FisherDose):
-            study.components.setdefault(variant.name, []).append(detector.axes_.shape[1])
+        study.components.setdefault(variant.name, []).append(detector.axes_.shape[1])
     study.main.append(Case(family, resampled(with_scores(pair, scored))))
     for seed in range(SUBSETS):
         scored = {
@@ -188,8 +185,8 @@ def _score_main(study: Study, family: str, group: GroupResult, weights: Collecti
 
 
 def fit_and_score(
-    make: Callable[[], Detector], fit: Table, test: Table, out: Table
-) -> tuple[Detector, tuple[Scores, Scores]]:
+    make: Callable[[], FisherDose], fit: Table, test: Table, out: Table
+) -> tuple[FisherDose, tuple[Scores, Scores]]:
     """Return a detector fitted on one table, and the scores of two others."""
     detector = make().fit(fit)
     return detector, (detector.score(test), detector.score(out))
@@ -221,11 +218,6 @@ def alone_name(base: str, which: str) -> str:
     return f"{base}, {which} alone"
 
 
-def two_sided_name(base: str) -> str:
-    """Return what a base detector without the shortfall of log p is called."""
-    return f"{base}, without the shortfall"
-
-
 def draws_name(base: str, draws: int) -> str:
     """Return what a base detector averaged over so many noise draws is called."""
     return f"{base}, mean of {draws} draws"
@@ -236,13 +228,9 @@ def untrained_name(detector: str) -> str:
     return f"{detector}, untrained"
 
 
-def summary_variants() -> list[Variant]:
-    """Return the default with each code alone, and without the shortfall of log p, the last without gradients too."""
-    return [
-        *(Variant(alone_name(DEFAULT_DETECTOR, code), partial(FisherDose, codes=(code,))) for code in CODES),
-        Variant(two_sided_name(DEFAULT_DETECTOR), partial(FisherDose, shortfall=False)),
-        Variant(two_sided_name(COMPLEXITY), partial(ComplexityDose, shortfall=False)),
-    ]
+def code_variants() -> list[Variant]:
+    """Return the default with each code alone."""
+    return [Variant(alone_name(DEFAULT_DETECTOR, code), partial(FisherDose, codes=(code,))) for code in CODES]
 
 
 def sized_variants() -> list[Variant]:

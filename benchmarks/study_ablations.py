@@ -17,7 +17,6 @@ from typing import Any
 from study import as_json, plain, signed
 from study_ablation_scores import (
     BASES,
-    COMPLEXITY,
     COMPONENTS,
     DRAWS,
     FIT_SIZES,
@@ -37,7 +36,6 @@ from study_ablation_scores import (
     fit_name,
     modes_name,
     run_study,
-    two_sided_name,
     untrained_name,
 )
 from study_grid import FAMILIES, PAPER, REPLICATES, Case
@@ -178,8 +176,7 @@ def write_page(study: Study, line: str) -> tuple[str, dict[str, Any]]:
 
 PARTS_TEXT = (
     f"`{GRADIENTS}` leaves the code lengths out, `complexity-dose` the gradients; *code_length alone* has the "
-    "context code and not the predictive one, *predictive_length alone* the other way round; *without the shortfall* "
-    "has the densities alone; "
+    "context code and not the predictive one, *predictive_length alone* the other way round; "
     f"`{PAPER}` is the paper's score, `dose-kde` the density of states with the family's own statistics."
 )
 COMPONENTS_TEXT = (
@@ -204,9 +201,7 @@ UNTRAINED_TEXT = (
 
 def part_rows() -> list[Row]:
     """Return the lines of the parts and the references."""
-    summaries = (alone_name(DEFAULT_DETECTOR, code) for code in CODES)
-    two_sided = (two_sided_name(name) for name in (DEFAULT_DETECTOR, COMPLEXITY))
-    others = (*PARTS, *summaries, *two_sided, *REFERENCES)
+    others = (*PARTS, *(alone_name(DEFAULT_DETECTOR, code) for code in CODES), *REFERENCES)
     return [Row(DEFAULT_DETECTOR, DEFAULT_DETECTOR), *(Row(name, name, DEFAULT_DETECTOR) for name in others)]
 
 

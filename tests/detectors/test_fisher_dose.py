@@ -35,7 +35,7 @@ def mixture_of(points):
 
 @pytest.mark.parametrize("group_size", [1, 4])
 @pytest.mark.parametrize("name", ["fisher-dose", "gradient-dose", "complexity-dose"])
-def test_it_is_two_mixtures_with_and_without_the_layers_and_the_shortfall_of_log_p(rng, name, group_size):
+def test_it_is_two_mixtures_one_with_and_one_without_the_layers(rng, name, group_size):
     fit, new = correlated(rng, 300, group_size), correlated(rng, 50, group_size)
     detector = make_detector(name).fit(table_of(group_size, **fit))
     logs = np.log(fit["grad_norm"])
@@ -58,11 +58,6 @@ def test_it_is_two_mixtures_with_and_without_the_layers_and_the_shortfall_of_log
     want = -mixture_of(summary(fit)).score_samples(summary(new))
     if name != "complexity-dose":
         want -= mixture_of(points(fit)).score_samples(points(new))
-    if name != "gradient-dose":
-        known, rest = summary(fit)[:, 0], summary(fit)[:, 1:]
-        rates = np.linalg.solve(rest.T @ rest, rest.T @ known)
-        variance = np.square(known - rest @ rates).sum() / (len(known) - 3)
-        want += (summary(new)[:, 1:] @ rates - summary(new)[:, 0]) / np.sqrt(variance + 1e-3)
     np.testing.assert_allclose(detector.score(table_of(group_size, **new)), want, rtol=1e-9)
 
 
@@ -80,27 +75,6 @@ def test_it_sees_a_combination_that_no_layer_shows_by_itself(rng):
         assert auroc(detector.score(inside), detector.score(outside)) == pytest.approx(want, abs=0.08)
     detector = make_detector("fisher-dose").fit(table_of(**fit))
     assert auroc(detector.score(inside), detector.score(outside)) > 0.8
-
-
-def test_of_two_samples_as_far_from_the_rule_the_one_that_needs_more_nats_is_more_novel(rng):
-    fit, new = correlated(rng, 400), correlated(rng, 100)
-    worse, better = ({**new, "log_p": new["log_p"] + shift} for shift in (-15, 15))
-    both, densities = (FisherDose(shortfall=s).fit(table_of(**fit)) for s in (True, False))
-    gain = [both.score(table_of(**b)) - densities.score(table_of(**b)) for b in (worse, new, better)]
-    assert (gain[0] > gain[1] + 0.5).all()
-    assert (gain[1] > gain[2] + 0.5).all()
-    np.testing.assert_allclose(gain[0] + gain[2], 2 * gain[1], atol=1e-8)
-    np.testing.assert_array_equal(densities.shortfall_, np.zeros(3))
-
-
-def test_codes_of_one_length_let_nothing_expect(rng):
-    fit, new = correlated(rng, 200), correlated(rng, 20)
-    for code in CODES:
-        fit[code] = np.full_like(fit[code], 54.3)
-    detector = FisherDose().fit(table_of(**fit))
-    np.testing.assert_array_equal(detector.shortfall_[1:], np.zeros(2))
-    assert detector.shortfall_[0] == pytest.approx(-1, abs=0.01)
-    assert np.isfinite(detector.score(table_of(**new))).all()
 
 
 def test_a_constant_log_p_says_nothing(rng):

@@ -29,21 +29,20 @@ COMPONENTS: Final = 10
 
 
 class FisherDose(KeptLayers, KeptSummary, Differentiable, LayerStandardising):
-    """score = -log q(u_1, ..., u_k, a) - log r(a) + s(a), a = (log p, log c, log d), q and r mixtures of normals.
+    """score = -log q(u_1, ..., u_k, a) - log r(a), a = (log p, log c, log d), q and r mixtures of normals.
 
     u are the first k principal components of log f_l over the layers (95 % of the variance, at most 10 and a tenth of
     the fit groups), log p the mean over the group's members, c and d the lengths of an image's context code (else of
     the sample's Lempel-Ziv code) and of its predictive code; each mixture has one to four normals by BIC. Density of
     states (Morningstar et al. 2021) whose statistics are the model's own gradient; DoSE takes a family's latent norms
     and log-determinants, the paper a normal for each layer by itself. A novel sample may lie in the middle of every
-    layer and of log p, and yet have a combination of them that no in-distribution sample has. The other terms count
-    the summary a once more, which would drown among ten components, and s, the shortfall of log p, in one direction
-    (:class:`~fisherscope.detectors.summary.KeptSummary`).
+    layer and of log p, and yet have a combination of them that no in-distribution sample has. The second term counts
+    the summary a once more, which would drown among ten components.
 
     The code lengths are of the sample alone: they are what log p ought to follow (Serra et al. 2020), and where two
     codes disagree more or less than on good samples, the sample has another kind of structure. Samples that lack a
-    code (floating numbers have none, texts no predictive one) are judged without it, and without any by q and r of
-    the rest; the score's gradient holds the lengths fixed.
+    code (floating numbers have none, texts no predictive one) are judged without it; the score's gradient holds them
+    fixed.
 
     Args:
         name: how tables call it.
@@ -51,7 +50,6 @@ class FisherDose(KeptLayers, KeptSummary, Differentiable, LayerStandardising):
         codes: blocks of code lengths to look at, of :data:`~fisherscope.detectors.summary.CODES`.
         most_components: largest k.
         most_modes: most normals in either mixture.
-        shortfall: whether to count s.
 
     Raises:
         SettingError: no component or no normal.
@@ -73,8 +71,6 @@ class FisherDose(KeptLayers, KeptSummary, Differentiable, LayerStandardising):
         codes: tuple[str, ...] = CODES,
         most_components: int = COMPONENTS,
         most_modes: int = MOST_MODES,
-        *,
-        shortfall: bool = True,
     ) -> None:
         if most_components < 1 or most_modes < 1:
             raise SettingError(
@@ -82,12 +78,12 @@ class FisherDose(KeptLayers, KeptSummary, Differentiable, LayerStandardising):
                 "give at least one of each"
             )
         self.name = name
-        self._most_components, self._most_modes, self._shortfall = most_components, most_modes, shortfall
+        self._most_components, self._most_modes = most_components, most_modes
         self.requires = (block, "log_p", *codes)
 
     def _fit(self, table: FeatureTable) -> None:
         self._keep(table)
-        self._keep_summary(table, self._most_modes, shortfall=self._shortfall)
+        self._keep_summary(table, self._most_modes)
         self._take(principal_axes(self.log_norms(table), self._most_components))
         self._take(fit_modes(self._points(table), self._most_modes))
 
@@ -98,13 +94,13 @@ class FisherDose(KeptLayers, KeptSummary, Differentiable, LayerStandardising):
     def _score(self, table: FeatureTable) -> Scores:
         points, learnt = self._points(table), self._learnt()
         k = learnt["axes"].shape[1]
-        return modes_novelty(points, learnt) + self._summary_novelty(points[:, k:])
+        return modes_novelty(points, learnt) + modes_novelty(points[:, k:], self._summary_modes())
 
     def _cotangent(self, table: FeatureTable) -> Cotangent:
         points, learnt = self._points(table), self._learnt()
         k = learnt["axes"].shape[1]
         slope = modes_slope(points, learnt)
-        log_p = slope[:, k] + self._summary_slope(points[:, k:])
+        log_p = slope[:, k] + modes_slope(points[:, k:], self._summary_modes())[:, 0]
         return {
             self.requires[0]: self._block_slope(layer_slope(slope[:, :k], learnt), table),
             "log_p": self._log_p_slope(log_p, table),

@@ -17,8 +17,6 @@ MOST_COMPONENTS: Final = 16
 SAMPLES_PER_COMPONENT: Final = 10
 BANDWIDTHS: Final = np.logspace(-1, 1, 41)
 MOST_MODES: Final = 4
-SMALLEST_VARIANCE: Final = 1e-3
-"""Added to that of standardised numbers along every axis: what varies less on few samples may not do so on others."""
 
 _CHUNK_ELEMENTS: Final = 1 << 20  # distances in flight
 
@@ -52,7 +50,7 @@ def fit_modes(points: Array, most: int = MOST_MODES) -> dict[str, Array]:
     different = len(np.unique(points, axis=0))
     allowed = max(1, min(most, different, len(points) // (SAMPLES_PER_COMPONENT * points.shape[1])))
     sizes = range(1, allowed + 1)
-    fits = [GaussianMixture(m, reg_covar=SMALLEST_VARIANCE, max_iter=1000, random_state=0).fit(points) for m in sizes]
+    fits = [GaussianMixture(m, reg_covar=1e-3, max_iter=1000, random_state=0).fit(points) for m in sizes]
     best = min(fits, key=lambda mixture: mixture.bic(points))
     return {"weights": best.weights_, "centres": best.means_, "precisions": best.precisions_cholesky_}
 
