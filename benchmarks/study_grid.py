@@ -11,6 +11,7 @@ from kept_scores import FOLDER, find, keep
 
 from fisherscope.config import ExperimentConfig, GridTable
 from fisherscope.evaluation import ResampledPair
+from fisherscope.features.companions import BACKGROUND
 from fisherscope.pipeline.reproduce.case import Case as ModelCase
 from fisherscope.pipeline.reproduce.case import RunSettings
 from fisherscope.pipeline.reproduce.context import Context
@@ -67,6 +68,8 @@ OF_DIFFUSION = ("msma", "diffpath-6d", "scoped")
 OTHERS = ("dose-svm", "input-complexity-webp", "input-complexity-jpeg2000", "input-complexity-zlib", "waic")
 DETECTORS = (PAPER, *RIVALS, *OTHERS, *CANDIDATES, *OF_DIFFUSION)
 """Those that a model cannot serve are left out for it; WAIC needs a second seed."""
+WITH_BACKGROUND = ("likelihood-ratio",)
+"""What a model with a model of the background is given beside them."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +171,7 @@ def run_grid(settings: Settings, models: Collection[str] | None = None, *, anew:
         what = _what(context, case)
         kept = None if chosen and anew else find(settings.kept, case.model, what)
         if kept is None and chosen:
-            pairs = [without_splits(pair) for pair in score_case(context, case)]
+            pairs = [without_splits(pair) for pair in score_case(context, case, detectors=what["detectors"])]
             keep(settings.kept, case.model, what, pairs)
             kept = find(settings.kept, case.model, what)
         if kept is None:
@@ -184,13 +187,13 @@ def run_grid(settings: Settings, models: Collection[str] | None = None, *, anew:
 def _what(context: Context, case: ModelCase) -> dict[str, Any]:
     """Return all that the scores of a model depend on beside code and versions."""
     target = context.target(case)
-    companions = case_companions(context, case, target)
+    companions = {c.name: c.fingerprint() for c in case_companions(context, case, target)}
     sets = (context.in_dist(case, target), *(context.batches(name, target) for name in case.out_dists))
     return {
         "model": target.fingerprint(),
-        "companions": {c.name: c.fingerprint() for c in companions},
+        "companions": companions,
         "sets": [[data.name, data.fingerprint] for data in sets],
-        "detectors": list(context.experiment.detectors),
+        "detectors": [*context.experiment.detectors, *(WITH_BACKGROUND if BACKGROUND in companions else ())],
         "group_sizes": list(context.experiment.group_sizes),
         "seed": context.settings.seed,
         "replicates": context.settings.replicates,
