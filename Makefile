@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test test-slow lint format docs reproduce bench bench-engine bench-glow bench-zoo bench-cost bench-study bench-ablations clean
+.PHONY: help demo test test-slow lint format docs reproduce bench bench-engine bench-glow bench-zoo bench-cost bench-study bench-ablations bench-metrics clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -69,6 +69,9 @@ bench-study: $(VENV)/dev.stamp  ## Score the zoo's models that have no scores ye
 
 bench-ablations: $(VENV)/dev.stamp  ## Measure what each part of the default is worth (docs/study_ablations.md; hours)
 	$(BIN)/python benchmarks/study_ablations.py --extra 500
+
+bench-metrics: $(VENV)/dev.stamp  ## Set the Fisher metrics beside each other (docs/study_metrics.md; hours)
+	$(BIN)/python benchmarks/study_metrics.py
 
 clean:  ## Remove the virtual environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -80,7 +80,11 @@ def test_chunks_do_not_change_the_result(monkeypatch):
     [
         (128, 48, 4, 1, kernels.taps_norm),
         (128, 128, 4, 2, kernels.gram_norm),
-        (64, 64, 14, 1, kernels.grouped_norm),
+        (64, 64, 14, 1, kernels.rows_norm),
+        (64, 64, 20, 1, kernels.grouped_norm),
+        (16, 16, 20, 1, kernels.grouped_norm),
+        (64, 64, 8, 2, kernels.grouped_norm),
+        (64, 24, 8, 1, kernels.rows_norm),
         (18, 48, 16, 1, kernels.rows_norm),
         (3, 48, 16, 1, kernels.patches_norm),
     ],

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fisherscope.features.gradients.forms import row_inner, row_squares
+from fisherscope.features.gradients.forms import row_inner, row_squares, summed_instances
 from fisherscope.features.gradients.geometry import Geometry
 
 CHUNK_BYTES: Final = {"cpu": 2 << 20}
@@ -25,6 +25,12 @@ GROUPED_ENTRIES: Final = 65_536
 """Keeps grouped convolutions to eight sample groups at a time on a CPU, measured the fastest."""
 
 CHUNK_BYTES_ELSEWHERE: Final = 256 << 20
+
+ROWS_POSITIONS: Final = 256
+"""Up to so many positions of a lone sample `rows_norm` is faster than a grouped convolution, measured on a CPU."""
+
+ROWS_CHUNKS: Final = 8
+"""How much more than others `rows_norm` may copy at a time: it reads its copies in order, and likes large batches."""
 
 
 def padded_input(x: Tensor, g: Tensor, geometry: Geometry) -> Tensor:
@@ -73,11 +79,12 @@ NormKernel = Callable[[Tensor, Tensor, int, Geometry], Tensor]
 def squared_norm(x: Tensor, g: Tensor, geometry: Geometry, n_groups: int) -> Tensor:
     """Return the squared norm of each group's weight gradient, (M,)."""
     deep = geometry.deepened
-    if deep is not None and _taps_pay(g, deep, n_groups):
+    if deep is not None and _taps_pay(g, deep, n_groups, margin=1):
         unshuffled = F.pixel_unshuffle(padded_input(x, g, geometry), geometry.stride[0])
         return _chunked(taps_norm, unshuffled, g, deep, n_groups)
     kernel = choose(x, g, geometry, n_groups)
-    if kernel in (rows_norm, patches_norm) and _exchange_pays(geometry):
+    fewer = geometry.weight[0] < geometry.weight[1] if kernel is rows_norm else _exchange_pays(geometry)
+    if kernel in (rows_norm, patches_norm) and fewer:  # unfold what has fewer channels
         x, g, geometry = g, x, geometry.exchanged
     return _chunked(kernel, x, g, geometry, n_groups)
 
@@ -88,13 +95,14 @@ def choose(x: Tensor, g: Tensor, geometry: Geometry, n_groups: int) -> NormKerne
     instances = len(g) // n_groups
     positions = math.prod(g.shape[2:]) * instances
     direct = out * each * taps
-    if _taps_pay(g, geometry, n_groups):
+    if _taps_pay(g, geometry, n_groups, margin=2):
         return taps_norm
     if geometry.groups == 1 and positions * (each * taps + out) < direct:
         return gram_norm
-    if _grouping_pays(x, g, geometry, n_groups):
-        return grouped_norm
     plane = geometry.dense_unit and len(geometry.kernel) == 2
+    small = plane and instances == 1 and positions <= ROWS_POSITIONS and x.device.type == "cpu"
+    if not small and _grouping_pays(x, g, geometry, n_groups):
+        return grouped_norm
     return rows_norm if plane and min(out, each) > 12 else patches_norm
 
 
@@ -130,25 +138,26 @@ def taps_norm(x: Tensor, g: Tensor, n_groups: int, geometry: Geometry) -> Tensor
 
 
 def rows_norm(x: Tensor, g: Tensor, n_groups: int, geometry: Geometry) -> Tensor:
-    """Unfold along the last axis only; each kernel row is then a slice of the same copy. Stride and dilation 1."""
+    """Unfold along the last axis only; each kernel row is then a view of the same copy. Stride and dilation 1."""
     height, width = g.shape[2:]
-    s = len(g) // n_groups
-    view = padded_input(x, g, geometry).unfold(3, width, 1)  # (M*S, C, H + kh - 1, kw, W)
-    view = view.reshape(n_groups, s, *view.shape[1:]).permute(0, 2, 4, 3, 1, 5)
-    columns = view.reshape(n_groups, -1, view.shape[3], s * width)
-    b = g.reshape(n_groups, s, g.shape[1], height, width).permute(0, 2, 3, 1, 4).reshape(n_groups, g.shape[1], -1)
+    padded, taps = padded_input(x, g, geometry), geometry.kernel[1]
+    shifted = torch.stack([padded[..., tap : tap + width] for tap in range(taps)], dim=1)
+    columns = shifted.reshape(len(x), taps * x.shape[1], -1)  # of (M*S, kw, C, H + kh - 1, W)
+    b = g.flatten(2)
     total = torch.zeros((), device=x.device)
     for row in range(geometry.kernel[0]):
-        total = total + row_squares(torch.bmm(b, columns[:, :, row : row + height].flatten(2).mT))
+        part = columns[:, :, row * width : (row + height) * width]
+        total = total + row_squares(summed_instances(torch.bmm(b, part.mT), n_groups))
     return total
 
 
-def _taps_pay(g: Tensor, geometry: Geometry, n_groups: int) -> bool:
+def _taps_pay(g: Tensor, geometry: Geometry, n_groups: int, margin: int) -> bool:
+    """Whether taps_norm multiplies so much less than the gradient would; other kernels have cheaper multiplications."""
     if not geometry.dense_unit or len(geometry.kernel) != 2 or len(g) != n_groups:
         return False
     out, each = geometry.weight[:2]
     taps, positions = math.prod(geometry.kernel), math.prod(g.shape[2:])
-    return positions * (each + out + 16 * taps) < out * each * taps
+    return margin * positions * (each + out + 16 * taps) < out * each * taps
 
 
 def _exchange_pays(geometry: Geometry) -> bool:
@@ -215,14 +224,15 @@ def _grouping_pays(x: Tensor, g: Tensor, geometry: Geometry, n_groups: int) -> b
     # oneDNN's blocked weight-gradient kernels want float32, channels in multiples of 16, and work to do
     out, each = geometry.weight[0] // geometry.groups, geometry.weight[1]
     blocked = x.dtype is torch.float32 and x.device.type == "cpu" and each % 16 == 0 and out % 16 == 0
-    return blocked and min(out, each) >= 32 and math.prod(g.shape[2:]) * (len(g) // n_groups) >= 64
+    positions = math.prod(g.shape[2:]) * (len(g) // n_groups)
+    return blocked and positions >= 64 and (min(out, each) >= 32 or positions > ROWS_POSITIONS)
 
 
 def _chunked(kernel: NormKernel, x: Tensor, g: Tensor, geometry: Geometry, n_groups: int) -> Tensor:
     """Run a kernel on some groups at a time, to bound the copies it makes."""
     instances = len(x) // n_groups
     entries = _chunk_entries(kernel, g, geometry, instances)
-    budget = CHUNK_BYTES.get(x.device.type, CHUNK_BYTES_ELSEWHERE)
+    budget = CHUNK_BYTES.get(x.device.type, CHUNK_BYTES_ELSEWHERE) * (ROWS_CHUNKS if kernel is rows_norm else 1)
     size = max(1, budget // (entries * x.element_size()))
     if size >= n_groups:
         return kernel(x, g, n_groups, geometry)

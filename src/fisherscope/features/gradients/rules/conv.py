@@ -10,8 +10,9 @@ from torch import Tensor
 
 from fisherscope.features.gradients.call import Backward, Call, Gradients
 from fisherscope.features.gradients.conv_form import ConvForm
-from fisherscope.features.gradients.forms import DenseForm, GradientForm, OuterForm
+from fisherscope.features.gradients.forms import DenseForm, GradientForm, OuterForm, summed_instances
 from fisherscope.features.gradients.geometry import Geometry
+from fisherscope.features.gradients.layout import Fold
 
 
 def convolution(call: Call) -> Backward | None:
@@ -41,12 +42,11 @@ def _served(call: Call, bound: dict[str, Any], *, transposed: bool) -> Backward 
     def backward(gradients: list[Tensor | None]) -> Gradients:
         (g,) = gradients
         assert g is not None
-        g = _instances_first(g, fold.layout.batch_first(g, fold.n))
+        g = _instances_first(g, fold)
         if light:
-            sums = g.flatten(2).sum(2).reshape(fold.n_groups, -1, g.shape[1])
-            yield bias, DenseForm(sums.sum(1) if sums.shape[1] > 1 else sums[:, 0])
+            yield bias, DenseForm(summed_instances(g.flatten(2).sum(2), fold.n_groups))
         if kept is not None:
-            a = _instances_first(kept, fold.layout.batch_first(kept, fold.n)).to(g.dtype)
+            a = _instances_first(kept, fold).to(g.dtype)
             yield weight, _weight_form(a, g, geometry, fold.n_groups, transposed)
 
     return backward
@@ -61,9 +61,11 @@ def _weight_form(a: Tensor, g: Tensor, geometry: Geometry, n_groups: int, transp
     return OuterForm(rows, columns, geometry.weight, n_groups=n_groups, inputs_first=transposed)
 
 
-def _instances_first(value: Tensor, batch_first: Tensor) -> Tensor:
-    """(n, outer, inner, C, ...) -> (n * outer * inner, C, ...)."""
-    return batch_first.reshape(-1, *value.shape[1:])
+def _instances_first(value: Tensor, fold: Fold) -> Tensor:
+    """(outer * n * inner, C, ...) -> (n * outer * inner, C, ...)."""
+    if fold.layout.plain:
+        return value
+    return fold.layout.batch_first(value, fold.n).reshape(value.shape)
 
 
 def _geometry(bound: dict[str, Any]) -> Geometry:
