@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,8 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     specs = {"fashion_mnist": options.fashion_mnist, "cifar10": options.cifar10}
     results = [run(name, spec, options) for name, spec in specs.items()]
-    # The place of the data differs from machine to machine and is no part of the result.
-    words = [w for w in sys.argv[1:] if not w.startswith("--data-root") and w != options.data_root]
+    # Where data and tables lie differs from machine to machine and is no part of the result.
+    words = ["--fashion-mnist", options.fashion_mnist, "--cifar10", options.cifar10]
+    words += [f"--limit={options.limit}"] * (options.limit != parser.get_default("limit"))
     page = HEAD.format(command=shlex.join(["python", "benchmarks/results.py", *words])) + "".join(map(section, results))
     write_atomic(DOCS / "results.md", page.encode())
     write_records(DOCS / "results.json", [r for result in results for r in result.evaluation.records])

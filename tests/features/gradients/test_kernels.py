@@ -67,10 +67,13 @@ def test_a_strided_convolution_takes_the_taps_of_its_space_to_depth_form(monkeyp
     assert problem(32, 64, (3, 3), 8, 2, 1, 1, 3)[2].deepened is None
 
 
-def test_chunks_do_not_change_the_result(monkeypatch):
-    x, g, geometry = problem(3, 14, (3, 3), 7, 1, 1, 2, 6)
+@pytest.mark.parametrize("c_in", [3, 15])
+def test_chunks_do_not_change_the_result(monkeypatch, c_in):
+    x, g, geometry = problem(c_in, 14, (3, 3), 7, 1, 1, 2, 6)
+    assert kernels.choose(x, g, geometry, 6) is (kernels.patches_norm if c_in == 3 else kernels.rows_norm)
     whole = kernels.squared_norm(x, g, geometry, 6), kernels.weight_gradient(x, g, geometry, 6)
-    monkeypatch.setitem(kernels.CHUNK_BYTES, "cpu", 1)
+    for budgets in (kernels.CHUNK_BYTES, kernels.ROWS_CHUNK_BYTES):
+        monkeypatch.setitem(budgets, "cpu", 1)
     torch.testing.assert_close(kernels.squared_norm(x, g, geometry, 6), whole[0], rtol=1e-14, atol=0)
     torch.testing.assert_close(kernels.weight_gradient(x, g, geometry, 6), whole[1], rtol=1e-13, atol=1e-13)
 
