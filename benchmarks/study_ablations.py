@@ -445,7 +445,8 @@ def shorter(study: Study, figures: dict[str, Any]) -> str:
         for s in study.shorter
     ]
     return (
-        "## 9. Training length\n\nThe default on models that were trained for fewer steps, against the zoo's.\n\n"
+        "## 9. Training length\n\nThe default on models that were trained for fewer steps, by the zoo's settings with "
+        "`fisherscope train --steps`, against the zoo's.\n\n"
         "| model | pair | steps | AUROC | the zoo's steps | AUROC | difference |\n"
         "| --- | --- | :-: | :-: | :-: | :-: | :-: |\n" + "\n".join(lines) + "\n"
     )

@@ -26,22 +26,22 @@ DOCS = Path(__file__).parents[1] / "docs"
 LIMIT = 300
 SIZES = (1, 5)
 METRICS = (
-    *("diagonal", "diagonal-uncentred", "kfac", "kfac-uncentred", "ekfac", "ekfac-uncentred"),
-    *("low-rank", "low-rank-global", "countsketch", "equalised", "whitened", "whitened-inputs", "whitened-outputs"),
+    *("diagonal", "diagonal-uncentred", "kfac", "kfac-uncentred", "ekfac", "low-rank", "low-rank-global"),
+    *("equalised", "whitened", "whitened-inputs", "whitened-outputs"),
 )
-DETECTORS = ("total-norm", "layerwise-upper", "layerwise-gaussian", "gradient-dose")
-"""The gradient's length in the metric, the layers' from above, the paper's two-sided densities, and one of them all."""
+DETECTORS = ("total-norm", "layerwise-upper", "layerwise-gaussian", "gradient-dose", "fisher-dose")
+"""The gradient's length in the metric, the layers' from above, the paper's two-sided densities, and those of them all."""
 
 HEAD = """# Fisher metrics beside each other
 
 Written by `{command}`; do not edit by hand. All figures, those of the single pairs too, are in
 [study_metrics.json](study_metrics.json).
 
-In which [Fisher metric](metrics.md) is a gradient best measured? Four detectors that read nothing but gradients and
-log p, each on the plain norms (identity) and in every metric, **on the development pairs alone** (fashion_mnist ↔
-mnist, cifar10 ↔ gtsrb). `total-norm` is the length of the whole gradient, Rao's score statistic in that metric;
-`layerwise-upper` sums what the layers' lengths have above the fit set's, `layerwise-gaussian` is the paper's two-sided
-density of them, and `gradient-dose` the default without code lengths.
+In which [Fisher metric](metrics.md) is a gradient best measured? Five detectors, each on the plain norms (identity)
+and in every metric, **on the development pairs alone** (fashion_mnist ↔ mnist, cifar10 ↔ gtsrb). `total-norm` is the
+length of the whole gradient, Rao's score statistic in that metric; `layerwise-upper` sums what the layers' lengths have
+above the fit set's, `layerwise-gaussian` is the paper's two-sided density of them, `gradient-dose` one density of all
+of them and log p, and `fisher-dose` the default, which reads code lengths too.
 
 Mean AUROC over models and pairs; out-of-distribution (OOD) is the positive class. Behind an AUROC stands its
 difference to the same detector on the plain norms, with a 95 % paired bootstrap interval ({replicates:,} resamples,

@@ -72,6 +72,8 @@ too. Those of gtsrb are frames of fewer signs, so its error is larger than it sa
   Oord et al. 2016).
 - vae: the importance-weighted bound of K = {latents} latents an image.
 - diffusion: an unbiased estimate of the variational bound, from {draws} random timesteps an image.
+- `...-background`: the likelihood ratio's model of the background, trained on images of which a fifth of the values are
+  noise, for half as many steps. Its bits/dim are those of clean images.
 
 ## Samples
 
