@@ -162,7 +162,7 @@ def models(options: argparse.Namespace):
         name = entry.name.removeprefix(PREFIX)
         if options.models and name not in options.models:
             continue
-        yield name, load_model(options.zoo / name), load(entry.card.data.replace("[train]", "[test]"))
+        yield name, load_model(options.zoo / name), load(f"{entry.card.data.partition('[')[0]}[test]")
     wide, data = make_model("glow", **WIDE_GLOW), load(f"{WIDE_SET}[test]")
     if isinstance(wide, InitialisedFromData):
         wide.initialise(torch.from_numpy(data.x[:BATCH]), keys=data.keys[:BATCH])

@@ -30,7 +30,7 @@ METRICS = (
     *("equalised", "whitened", "whitened-inputs", "whitened-outputs"),
 )
 DETECTORS = ("total-norm", "layerwise-upper", "layerwise-gaussian", "gradient-dose", "fisher-dose")
-"""The gradient's length in the metric, the layers' from above, the paper's two-sided densities, and those of them all."""
+"""The gradient's length in the metric, the layers' from above, the paper's densities, and densities of them all."""
 
 HEAD = """# Fisher metrics beside each other
 

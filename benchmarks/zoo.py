@@ -162,7 +162,8 @@ def how_measured(folder: Path, options: argparse.Namespace) -> dict[str, str | i
 def measure(folder: Path, options: argparse.Namespace) -> Measured:
     """Return the bits/dim of a model on the test split of the set that it was trained on."""
     model = load_model(folder)
-    data = load_samples(model.card.data.replace("[train]", "[test]"), data_root=options.data_root, limit=options.limit)
+    test = f"{model.card.data.partition('[')[0]}[test]"
+    data = load_samples(test, data_root=options.data_root, limit=options.limit)
     nats, batch = bound(model, folder, options)
     values = torch.cat([nats(x, keys) for x, keys in batches(data, batch)]).double() / (-model.n_dims * math.log(2))
     return Measured(float(values.mean()), float(values.std()) / math.sqrt(len(values)), len(values))
@@ -210,7 +211,7 @@ def row(name: str, entry: ZooEntry, measured: Measured) -> list[str]:
     return [
         f"`zoo:{name}`",
         entry.family,
-        card.data.removesuffix("[train]"),
+        card.data.replace("[train]", ""),
         f"{entry.parameters:,}",
         f"{entry.bytes / 2**20:.2f}",
         f"{card.steps:,}",
