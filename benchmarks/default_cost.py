@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
+from zoo import held_out
 
 from fisherscope.core.store import write_atomic, write_json
 from fisherscope.data import Samples, load_samples
@@ -29,16 +30,14 @@ from fisherscope.detectors import DEFAULT_DETECTOR, make_detector
 from fisherscope.detectors.summary import CODES
 from fisherscope.models.base import GenerativeModel, load_model, make_model
 from fisherscope.models.protocols import InitialisedFromData
-from fisherscope.models.zoo import PREFIX, zoo_entries, zoo_root
+from fisherscope.models.zoo import PREFIX, ZooEntry, zoo_entries, zoo_root
 from fisherscope.pipeline.batches import Batches, as_batches
-from fisherscope.pipeline.extraction import extract_table
+from fisherscope.pipeline.extraction import BATCH, extract_table
 from fisherscope.pipeline.guard import fit
 from fisherscope.pipeline.target import Target
 from fisherscope.pipeline.versions import versions
 
 DOCS = Path(__file__).parents[1] / "docs"
-BATCH = 64
-"""Samples of a pass, as an extraction makes them."""
 PIECE = 2 * BATCH
 """Samples of one timed run."""
 ROUNDS = 15
@@ -131,15 +130,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data-root", default=os.environ.get("FISHERSCOPE_DATA"), help="folder of named sets")
     parser.add_argument("--docs", type=Path, default=DOCS, help="where the page goes")
     options = parser.parse_args(arguments)
-    known = [entry.name.removeprefix(PREFIX) for entry in zoo_entries(options.zoo)]
-    if unknown := sorted(set(options.models or ()) - set(known)):
-        parser.error(f"no models of the zoo: {', '.join(unknown)}; there are {', '.join(known)}")
+    entries = {entry.name.removeprefix(PREFIX): entry for entry in zoo_entries(options.zoo)}
+    if unknown := sorted(set(options.models or ()) - set(entries)):
+        parser.error(f"no models of the zoo: {', '.join(unknown)}; there are {', '.join(entries)}")
     if options.samples < PIECE:
         parser.error(f"{options.samples} samples are fewer than the {PIECE} of a timed run")
     torch.set_num_threads(1)
     costs = []
     with threadpool_limits(1):
-        for name, model, data in models(options):
+        for name, model, data in models(entries, options):
             costs.append(measure(name, model, data, options.rounds))
             print(costs[-1], flush=True)
     # Where models and data lie differs from machine to machine and is no part of the result.
@@ -155,14 +154,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(page)
 
 
-def models(options: argparse.Namespace):
+def models(entries: Mapping[str, ZooEntry], options: argparse.Namespace):
     """Yield name, model and test samples of the zoo's models and of a wide Glow."""
     load = partial(load_samples, data_root=options.data_root, limit=options.samples, seed=0)
-    for entry in zoo_entries(options.zoo):
-        name = entry.name.removeprefix(PREFIX)
+    for name, entry in entries.items():
         if options.models and name not in options.models:
             continue
-        yield name, load_model(options.zoo / name), load(f"{entry.card.data.partition('[')[0]}[test]")
+        yield name, load_model(options.zoo / name), load(held_out(entry.card.data))
     wide, data = make_model("glow", **WIDE_GLOW), load(f"{WIDE_SET}[test]")
     if isinstance(wide, InitialisedFromData):
         wide.initialise(torch.from_numpy(data.x[:BATCH]), keys=data.keys[:BATCH])

@@ -6,14 +6,12 @@ Scores are kept in benchmarks/scores: a run scores the models that have none and
 
 from __future__ import annotations
 
-import argparse
-import os
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from study_grid import CANDIDATES, FAMILIES, PAPER, REPLICATES, RIVALS, Case, Grid, Settings, run_grid
+from study_grid import CANDIDATES, FAMILIES, PAPER, REPLICATES, RIVALS, Case, Grid, Settings, run_grid, study_parser
 
 from fisherscope.core.store import write_atomic, write_json
 from fisherscope.detectors import DEFAULT_DETECTOR
@@ -43,11 +41,7 @@ those two, trained for half as many steps on images of which a fifth of the valu
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run what is missing and write the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--zoo", type=Path, default=zoo_root(), help="folder of models called FAMILY-SET")
-    parser.add_argument("--data-root", default=os.environ.get("FISHERSCOPE_DATA"), help="folder of named sets")
-    parser.add_argument("--work", type=Path, default=Path("runs/study"), help="folder for feature tables and scores")
-    parser.add_argument("--limit", type=int, default=1000, help="OOD samples a set; twice as many in-distribution")
+    parser = study_parser(__doc__, 1000)
     parser.add_argument(
         "--models", nargs="*", metavar="NAME", help="which models to score if they have no scores yet; by default all"
     )

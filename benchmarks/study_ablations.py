@@ -7,7 +7,6 @@ Feature tables are kept under --work, and an interrupted run goes on there.
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -38,7 +37,7 @@ from study_ablation_scores import (
     run_study,
     untrained_name,
 )
-from study_grid import FAMILIES, PAPER, REPLICATES, Case
+from study_grid import FAMILIES, PAPER, REPLICATES, Case, study_parser
 
 from fisherscope.core.store import write_atomic, write_json
 from fisherscope.detectors import DEFAULT_DETECTOR
@@ -86,12 +85,8 @@ class Row:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run what is missing and write the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--zoo", type=Path, default=zoo_root(), help="folder of models called FAMILY-SET")
+    parser = study_parser(__doc__, LIMIT)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS, metavar="NAME", help="which of them")
-    parser.add_argument("--data-root", default=os.environ.get("FISHERSCOPE_DATA"), help="folder of named sets")
-    parser.add_argument("--work", type=Path, default=Path("runs/study"), help="folder for feature tables")
-    parser.add_argument("--limit", type=int, default=LIMIT, help="OOD samples a set; twice as many in-distribution")
     parser.add_argument(
         "--extra",
         type=int,
@@ -369,11 +364,7 @@ def extra(study: Study, figures: dict[str, Any]) -> str:
     """Return the sections of noise draws and untrained models."""
     if not study.extra:
         return "## 6. Noise draws, and untrained models\n\nNot measured in this run: they need `--extra`.\n"
-    counts = "; ".join(
-        f"{c.family}: {c.sets[0]} → {c.sets[1]}, {c.pair.n_in:,} test and {c.pair.n_out:,} OOD samples"
-        for c in study.extra
-        if c.pair.group_size == 1
-    )
+    counts = "; ".join(counted(c) for c in study.extra if c.pair.group_size == 1)
     untrained = f"{UNTRAINED_TEXT} Models and samples are those of section 6.\n\n{needless(study.extra, figures)}"
     return "\n".join(
         [
@@ -381,6 +372,12 @@ def extra(study: Study, figures: dict[str, Any]) -> str:
             section("7. Untrained models", untrained, study.extra, untrained_rows(), figures),
         ]
     )
+
+
+def counted(case: Case) -> str:
+    """Say which model and pair a case is, and of how many samples."""
+    samples = f"{case.pair.n_in:,} test and {case.pair.n_out:,} OOD samples"
+    return f"{case.family}: {case.sets[0]} → {case.sets[1]}, {samples}"
 
 
 def needless(cases: Sequence[Case], figures: dict[str, Any]) -> str:

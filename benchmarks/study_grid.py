@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +14,7 @@ from kept_scores import FOLDER, find, keep
 from fisherscope.config import ExperimentConfig, GridTable
 from fisherscope.evaluation import ResampledPair
 from fisherscope.features.companions import BACKGROUND
+from fisherscope.models.zoo import zoo_root
 from fisherscope.pipeline.reproduce.case import Case as ModelCase
 from fisherscope.pipeline.reproduce.case import RunSettings
 from fisherscope.pipeline.reproduce.context import Context
@@ -91,6 +94,16 @@ class Settings:
     limit: int
     seed: int = 0
     kept: Path = FOLDER
+
+
+def study_parser(description: str | None, limit: int) -> argparse.ArgumentParser:
+    """Return a parser of what every page of the study is told: where models, sets and tables lie, how many samples."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--zoo", type=Path, default=zoo_root(), help="folder of models called FAMILY-SET")
+    parser.add_argument("--data-root", default=os.environ.get("FISHERSCOPE_DATA"), help="folder of named sets")
+    parser.add_argument("--work", type=Path, default=Path("runs/study"), help="folder for feature tables and scores")
+    parser.add_argument("--limit", type=int, default=limit, help="OOD samples a set; twice as many in-distribution")
+    return parser
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ Feature tables and scores are kept under --work, and an interrupted run goes on 
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,8 +14,8 @@ from typing import Any
 
 from study import as_json, plain, signed
 from study_ablation_scores import COLOUR, MODELS
-from study_ablations import cells, difference, mean, there
-from study_grid import FAMILIES, REPLICATES, Case, Settings, grid_context, without_splits
+from study_ablations import cells, counted, difference, mean, there
+from study_grid import FAMILIES, REPLICATES, Case, Settings, grid_context, study_parser, without_splits
 
 from fisherscope.core.store import write_atomic, write_json
 from fisherscope.models.zoo import zoo_root
@@ -52,12 +51,8 @@ as the detectors, so few that their estimates are coarse.
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Score what has no scores yet and write the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--zoo", type=Path, default=zoo_root(), help="folder of models called FAMILY-SET")
+    parser = study_parser(__doc__, LIMIT)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS, metavar="NAME", help="which of them")
-    parser.add_argument("--data-root", default=os.environ.get("FISHERSCOPE_DATA"), help="folder of named sets")
-    parser.add_argument("--work", type=Path, default=Path("runs/study"), help="folder for feature tables and scores")
-    parser.add_argument("--limit", type=int, default=LIMIT, help="OOD samples a set; twice as many in-distribution")
     parser.add_argument("--docs", type=Path, default=DOCS, help="where the page goes")
     options = parser.parse_args(arguments)
     # Where models and data lie differs from machine to machine and is no part of the result.
@@ -90,10 +85,7 @@ def scored(options: argparse.Namespace) -> list[Case]:
 def write_page(cases: Sequence[Case], command: str) -> tuple[str, dict[str, Any]]:
     """Return the page and its figures."""
     figures: dict[str, Any] = {"means": [], "cells": cells(cases)}
-    lines = ["## Models and samples\n"]
-    for case in (c for c in cases if c.pair.group_size == 1):
-        counts = f"{case.pair.n_in:,} test and {case.pair.n_out:,} OOD samples"
-        lines.append(f"- {case.family}: {case.sets[0]} → {case.sets[1]}, {counts}")
+    lines = ["## Models and samples\n", *(f"- {counted(c)}" for c in cases if c.pair.group_size == 1)]
     parts = [HEAD.format(command=command, replicates=REPLICATES), "\n".join(lines) + "\n"]
     for size in SIZES:
         chosen = [c for c in cases if c.pair.group_size == size]

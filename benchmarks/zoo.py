@@ -162,11 +162,15 @@ def how_measured(folder: Path, options: argparse.Namespace) -> dict[str, str | i
 def measure(folder: Path, options: argparse.Namespace) -> Measured:
     """Return the bits/dim of a model on the test split of the set that it was trained on."""
     model = load_model(folder)
-    test = f"{model.card.data.partition('[')[0]}[test]"
-    data = load_samples(test, data_root=options.data_root, limit=options.limit)
+    data = load_samples(held_out(model.card.data), data_root=options.data_root, limit=options.limit)
     nats, batch = bound(model, folder, options)
     values = torch.cat([nats(x, keys) for x, keys in batches(data, batch)]).double() / (-model.n_dims * math.log(2))
     return Measured(float(values.mean()), float(values.std()) / math.sqrt(len(values)), len(values))
+
+
+def held_out(trained_on: str) -> str:
+    """Return the test split of the set that a model was trained on, by the card's words for that."""
+    return f"{trained_on.partition('[')[0]}[test]"
 
 
 def bound(

@@ -1,21 +1,16 @@
 """What the page of the default's cost is made of."""
 
-import importlib
 from argparse import Namespace
-from pathlib import Path
 
 import pytest
 
 from fisherscope.data import load_samples
 from fisherscope.models.base import make_model
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
 
 @pytest.fixture
-def script(monkeypatch):
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    return importlib.import_module("default_cost")
+def script(import_script):
+    return import_script("default_cost")
 
 
 def cost(script, **changes):

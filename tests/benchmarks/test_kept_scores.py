@@ -1,21 +1,16 @@
 """Scores of the study that are kept beside the code."""
 
-import importlib
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from fisherscope.evaluation import PairScores, average, compare, resample_pair
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 WHAT = {"model": "f00d", "sets": [["a[test]", "1"], ["b[test]", "2"]], "detectors": ["x", "y"], "seed": 3}
 
 
 @pytest.fixture
-def kept(monkeypatch):
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    return importlib.import_module("kept_scores")
+def kept(import_script):
+    return import_script("kept_scores")
 
 
 @pytest.fixture

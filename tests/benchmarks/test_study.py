@@ -1,20 +1,14 @@
 """The page of the study, on scores that are made up."""
 
-import importlib
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from fisherscope.evaluation import PairScores, average, compare, resample_pair
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
 
 @pytest.fixture
-def study(monkeypatch):
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    return importlib.import_module("study")
+def study(import_script):
+    return import_script("study")
 
 
 def case(study, in_dist, out_dist, names):

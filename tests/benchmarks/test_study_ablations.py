@@ -1,9 +1,7 @@
 """What the ablation study does to tables and scores, and its page, on numbers that are made up."""
 
 import argparse
-import importlib
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,21 +21,18 @@ from fisherscope.pipeline.extraction import ExtractSettings, extract_table
 from fisherscope.pipeline.target import load_target
 from fisherscope.pipeline.training import train_on
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 COLUMNS = ("conv.weight", "conv.bias", "norm.scale", "out.weight", "out.bias")
 N_FIT = 60
 
 
 @pytest.fixture
-def scores(monkeypatch):
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    return importlib.import_module("study_ablation_scores")
+def scores(import_script):
+    return import_script("study_ablation_scores")
 
 
 @pytest.fixture
-def page(monkeypatch):
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    return importlib.import_module("study_ablations")
+def page(import_script):
+    return import_script("study_ablations")
 
 
 def table(rng, n, size=1, shift=0.0):

@@ -1,21 +1,15 @@
 """The page of the Fisher metrics, on scores that are made up."""
 
-import importlib
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from fisherscope.evaluation import PairScores, auroc, resample_pair
 from fisherscope.features.metrics import metric_names
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
 
 @pytest.fixture
-def metrics(monkeypatch):
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    return importlib.import_module("study_metrics")
+def metrics(import_script):
+    return import_script("study_metrics")
 
 
 def case(metrics, family, size, shifts):

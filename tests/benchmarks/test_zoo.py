@@ -1,9 +1,7 @@
 """The page of the zoo, on three tiny models."""
 
-import importlib
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,8 +14,6 @@ from fisherscope.models.base import load_model
 from fisherscope.models.files import read_head, write_head
 from fisherscope.models.training import TrainSettings
 from fisherscope.pipeline.training import train_on
-
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +31,8 @@ def zoo(tmp_path_factory):
     return root
 
 
-def test_the_page(zoo, tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    script = importlib.import_module("zoo")
+def test_the_page(zoo, tmp_path, monkeypatch, import_script):
+    script = import_script("zoo")
     fingerprints = {path.name: read_head(path).fingerprint for path in zoo.iterdir()}
     undertrained = ("--undertrained", "vae-digits")
     script.main([*("--limit", "40"), *("--zoo", str(zoo)), *("--docs", str(tmp_path)), *undertrained])
@@ -56,9 +51,8 @@ def test_the_page(zoo, tmp_path, monkeypatch):
     assert float(found["glow-digits"]) == pytest.approx(float(-log_p.detach().mean()) / 64 / np.log(2), abs=1e-3)
 
 
-def test_figures_are_found_again_until_the_model_or_the_settings_change(zoo, tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    script = importlib.import_module("zoo")
+def test_figures_are_found_again_until_the_model_or_the_settings_change(zoo, tmp_path, monkeypatch, import_script):
+    script = import_script("zoo")
     measured = []
     measure = script.measure
     monkeypatch.setattr(

@@ -32,7 +32,7 @@ def test_features_do_not_depend_on_batch_size_or_order(make_glow, digits, monkey
     whole = extract_table(target, data, BLOCKS)
     order = np.random.default_rng(0).permutation(30)
     shuffled = extract_table(target, data.select(order), BLOCKS)
-    monkeypatch.setattr(extraction, "_BATCH", 7)
+    monkeypatch.setattr(extraction, "BATCH", 7)
     small = extract_table(target, data, BLOCKS)
     for name in ("grad_norm", "log_p"):
         np.testing.assert_allclose(shuffled.block(name), whole.block(name)[order], rtol=1e-10)
@@ -43,7 +43,7 @@ def test_features_in_float32_move_little_with_the_batch(target, digits, monkeypa
     data = as_batches(digits.select(range(60)), target)
     whole = extract_table(target, data).block("grad_norm")
     assert (extract_table(target, data).block("grad_norm") == whole).all()
-    monkeypatch.setattr(extraction, "_BATCH", 7)
+    monkeypatch.setattr(extraction, "BATCH", 7)
     small = extract_table(target, data).block("grad_norm")
     assert np.median(np.abs(small - whole) / whole) < 1e-5
 
@@ -75,7 +75,7 @@ def test_an_invertible_preprocessing_moves_log_p_but_no_gradient_norm(make_glow,
 
 
 def test_interrupted_extraction_goes_on_and_gives_the_same_table(target, digits, tmp_path, monkeypatch):
-    monkeypatch.setattr(extraction, "_BATCH", 10)
+    monkeypatch.setattr(extraction, "BATCH", 10)
     monkeypatch.setattr(extraction, "_BATCHES_PER_SHARD", 2)
     data = as_batches(digits.select(range(50)), target)
     out = tmp_path / "t.safetensors"

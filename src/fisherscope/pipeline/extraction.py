@@ -36,7 +36,8 @@ ReportProgress = Callable[[int, int], None]
 DEFAULT_BLOCKS: Final = ("grad_norm", "log_p", "code_length", "predictive_length")
 """What the default detector reads."""
 
-_BATCH: Final = 64
+BATCH: Final = 64
+"""Samples that the model is asked about at a time, where groups do not say otherwise."""
 _BATCHES_PER_SHARD: Final = 8
 
 
@@ -151,7 +152,7 @@ def _samples_named(part: Batches) -> Iterator[None]:
 
 
 def _batches(data: Batches) -> Iterator[tuple[int, Batches]]:
-    starts = list(range(0, len(data), _BATCH))
+    starts = list(range(0, len(data), BATCH))
     if len(starts) > 1 and len(data) - starts[-1] == 1:
         # The engine serves a sample by itself differently if a metric needs factors: to the last bit a metric is to
         # learn the same whatever others are fitted beside it, for its fingerprint names its tables.
@@ -267,8 +268,8 @@ class _Job:
 
     @property
     def batch(self) -> int:
-        """Samples a batch: whole groups, about ``_BATCH``."""
-        return max(1, _BATCH // self.settings.group_size) * self.settings.group_size
+        """Samples a batch: whole groups, about ``BATCH``."""
+        return max(1, BATCH // self.settings.group_size) * self.settings.group_size
 
     def all_rows(self) -> FeatureTable:
         """Return the whole table."""

@@ -35,8 +35,7 @@ def tensors_of(value: Any) -> Iterator[Tensor]:
 def detached(value: Any, graph: WeightGraph) -> Any:
     """Return an argument with its weight-like tensors detached, those in lists included."""
     if id(value) in graph.tensors:
-        detached_value: Tensor = value.detach()
-        return detached_value
+        return value.detach()
     if isinstance(value, (list, tuple)) and value and not isinstance(value[0], int):
         items = [detached(item, graph) for item in value]
         return items if isinstance(value, list) else tuple(items)
