@@ -31,7 +31,7 @@ def zoo(tmp_path_factory):
     return root
 
 
-def test_the_page(zoo, tmp_path, monkeypatch, import_script):
+def test_the_page(zoo, tmp_path, import_script):
     script = import_script("zoo")
     fingerprints = {path.name: read_head(path).fingerprint for path in zoo.iterdir()}
     undertrained = ("--undertrained", "vae-digits")
