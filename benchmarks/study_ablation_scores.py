@@ -37,6 +37,10 @@ GREY_MODELS = tuple(f"{family}-{name}" for family in FAMILIES for name in GREY)
 GRADIENTS = "gradient-dose"
 PARTS = (GRADIENTS, "complexity-dose")
 """The default without code lengths, and without gradients."""
+EXACT = "fisher-dose-exact"
+"""The default on the exact norms of kernels too."""
+NORMS = "sketch_norm"
+"""What the default reads of the gradients."""
 BASES: Mapping[str, Callable[..., FisherDose]] = {
     DEFAULT_DETECTOR: FisherDose,
     GRADIENTS: partial(FisherDose, name=GRADIENTS, codes=()),
@@ -46,7 +50,7 @@ REFERENCES = (
     *("layerwise-gaussian", "typicality", "likelihood"),
     *("input-complexity-png", "input-complexity-zlib", "dose-kde"),
 )
-NAMED = (DEFAULT_DETECTOR, *PARTS, *REFERENCES)
+NAMED = (DEFAULT_DETECTOR, *PARTS, EXACT, *REFERENCES)
 COMPONENTS = (2, 5, 10, 16, 32)
 MODES = (1, 2, 4, 8)
 FIT_SIZES = (100, 200, 500)
@@ -247,7 +251,7 @@ def sized_variants() -> list[Variant]:
 
 def layer_variants(table: Table, weights: Collection[str]) -> list[Variant]:
     """Return the base detectors on the weights alone, and on all other parameters alone."""
-    others = [name for name in table.columns["grad_norm"] if name not in weights]
+    others = [name for name in table.columns[NORMS] if name not in weights]
     return [
         Variant(alone_name(base, which), make, partial(only_layers, names=names))
         for base, make in BASES.items()
@@ -262,12 +266,12 @@ def weight_names(module: nn.Module) -> frozenset[str]:
 
 def only_layers(table: Table, names: Collection[str]) -> Table:
     """Return the table with the gradient norms of the named parameters alone."""
-    columns = table.columns["grad_norm"]
+    columns = table.columns[NORMS]
     kept = [i for i, name in enumerate(columns) if name in names]
     return replace(
         table,
-        blocks={**table.blocks, "grad_norm": table.block("grad_norm")[:, kept]},
-        columns={**table.columns, "grad_norm": tuple(columns[i] for i in kept)},
+        blocks={**table.blocks, NORMS: table.block(NORMS)[:, kept]},
+        columns={**table.columns, NORMS: tuple(columns[i] for i in kept)},
     )
 
 
@@ -280,9 +284,9 @@ def subset(table: Table, samples: int, seed: int) -> Table:
 def averaged(tables: Sequence[Table]) -> Table:
     """Return the first table with the means over all of log f_l and of log p: the same samples under other noise."""
     tiny = np.finfo(np.float64).tiny
-    logs = [np.log(np.maximum(t.block("grad_norm").astype(np.float64), tiny)) for t in tables]
+    logs = [np.log(np.maximum(t.block(NORMS).astype(np.float64), tiny)) for t in tables]
     means = {
-        "grad_norm": np.exp(np.mean(logs, axis=0)),
+        NORMS: np.exp(np.mean(logs, axis=0)),
         "log_p": np.mean([t.block("log_p") for t in tables], axis=0, dtype=np.float64),
     }
     return replace(tables[0], blocks={**tables[0].blocks, **means})

@@ -39,6 +39,7 @@ CANDIDATES = (
     "fisher-dose",
     "gradient-dose",
     "complexity-dose",
+    "fisher-dose-exact",
     *(f"fisher-dose@{metric}" for metric in METRICS),
     "rao-sketch",
     "rao-sketch-uncentred",

@@ -167,7 +167,7 @@ def extract(
     group_size: GroupSize = 1,
     blocks: Annotated[
         str, typer.Option(help="Blocks to fill.")
-    ] = "grad_norm,log_p,code_length,predictive_length,pixels",
+    ] = "sketch_norm,grad_norm,log_p,code_length,predictive_length,pixels",
     split: Split = None,
     limit: Limit = None,
     resize: Resize = None,

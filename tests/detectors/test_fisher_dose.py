@@ -25,7 +25,7 @@ def correlated(rng, n, group_size=1, layers=14, dims=3, seed=5):
     logs = hidden @ loadings + 0.05 * rng.normal(size=(n, layers))
     log_p = -100 + 10 * hidden[:, :1] + rng.normal(size=(n, group_size))
     code, predictive = np.exp(4 + 0.3 * hidden[:, 1:2] + 0.1 * rng.normal(size=(2, n, group_size)))
-    return {"grad_norm": np.exp(logs), "log_p": log_p, "code_length": code, "predictive_length": predictive}
+    return {"sketch_norm": np.exp(logs), "log_p": log_p, "code_length": code, "predictive_length": predictive}
 
 
 def mixture_of(points):
@@ -38,7 +38,7 @@ def mixture_of(points):
 def test_it_is_two_mixtures_one_with_and_one_without_the_layers(rng, name, group_size):
     fit, new = correlated(rng, 300, group_size), correlated(rng, 50, group_size)
     detector = make_detector(name).fit(table_of(group_size, **fit))
-    logs = np.log(fit["grad_norm"])
+    logs = np.log(fit["sketch_norm"])
     mean, std = logs.mean(0), logs.std(0, ddof=1)
     _, singular, axes = np.linalg.svd((logs - mean) / std, full_matrices=False)
     k = int(np.searchsorted(np.cumsum(singular**2) / np.sum(singular**2), 0.95)) + 1
@@ -53,7 +53,7 @@ def test_it_is_two_mixtures_one_with_and_one_without_the_layers(rng, name, group
         return (of(blocks) - of(fit).mean(0)) / of(fit).std(0, ddof=1)
 
     def points(blocks):
-        return np.column_stack([((np.log(blocks["grad_norm"]) - mean) / std) @ axes[:k].T / scale, summary(blocks)])
+        return np.column_stack([((np.log(blocks["sketch_norm"]) - mean) / std) @ axes[:k].T / scale, summary(blocks)])
 
     want = -mixture_of(summary(fit)).score_samples(summary(new))
     if name != "complexity-dose":
@@ -84,7 +84,7 @@ def test_a_constant_log_p_says_nothing(rng):
     scores = detector.score(table_of(**fit))
     np.testing.assert_array_equal(np.isfinite(scores), np.ones(200, bool))
     assert (
-        np.corrcoef(scores, np.square((np.log(fit["grad_norm"]) - detector.mean_) / detector.std_).sum(1))[0, 1] > 0.5
+        np.corrcoef(scores, np.square((np.log(fit["sketch_norm"]) - detector.mean_) / detector.std_).sum(1))[0, 1] > 0.5
     )
 
 
@@ -126,7 +126,7 @@ def test_its_slope_is_the_derivative_of_its_score(rng, name):
     fit, new = correlated(rng, 200, 2), correlated(rng, 3, 2)
     detector = make_detector(name).fit(table_of(2, **fit))
     slope = score_cotangent(detector, table_of(2, **new))
-    for block, place in (("grad_norm", (1, 5)), ("log_p", (1, 1))):
+    for block, place in (("sketch_norm", (1, 5)), ("log_p", (1, 1))):
         if block not in detector.requires:
             continue
         step = 1e-5 * abs(new[block][place])

@@ -31,13 +31,14 @@ COMPONENTS: Final = 10
 class FisherDose(KeptLayers, KeptSummary, Differentiable, LayerStandardising):
     """score = -log q(u_1, ..., u_k, a) - log r(a), a = (log p, log c, log d), q and r mixtures of normals.
 
-    u are the first k principal components of log f_l over the layers (95 % of the variance, at most 10 and a tenth of
-    the fit groups), log p the mean over the group's members, c and d the lengths of an image's context code (else of
-    the sample's Lempel-Ziv code) and of its predictive code; each mixture has one to four normals by BIC. Density of
-    states (Morningstar et al. 2021) whose statistics are the model's own gradient; DoSE takes a family's latent norms
-    and log-determinants, the paper a normal for each layer by itself. A novel sample may lie in the middle of every
-    layer and of log p, and yet have a combination of them that no in-distribution sample has. The second term counts
-    the summary a once more, which would drown among ten components.
+    u are the first k principal components of the layers' log squared gradient norms (95 % of the variance, at most 10
+    and a tenth of the fit groups), those of convolution kernels estimated from random projections, which costs less
+    than a weight gradient; log p the mean over the group's members, c and d the lengths of an image's context code
+    (else of the sample's Lempel-Ziv code) and of its predictive code; each mixture has one to four normals by BIC.
+    Density of states (Morningstar et al. 2021) whose statistics are the model's own gradient; DoSE takes a family's
+    latent norms and log-determinants, the paper a normal for each layer by itself. A novel sample may lie in the middle
+    of every layer and of log p, and yet have a combination of them that no in-distribution sample has. The second term
+    counts the summary a once more, which would drown among ten components.
 
     The code lengths are of the sample alone: they are what log p ought to follow (Serra et al. 2020), and where two
     codes disagree more or less than on good samples, the sample has another kind of structure. Samples that lack a
@@ -46,7 +47,8 @@ class FisherDose(KeptLayers, KeptSummary, Differentiable, LayerStandardising):
 
     Args:
         name: how tables call it.
-        block: which layers' numbers to read, (N, L): f_l, or those of another metric.
+        block: which layers' numbers to read, (N, L): squared norms at a sketch's price, f_l itself (``grad_norm``), or
+            those of another metric.
         codes: blocks of code lengths to look at, of :data:`~fisherscope.detectors.summary.CODES`.
         most_components: largest k.
         most_modes: most normals in either mixture.
@@ -67,7 +69,7 @@ class FisherDose(KeptLayers, KeptSummary, Differentiable, LayerStandardising):
     def __init__(
         self,
         name: str = "fisher-dose",
-        block: str = "grad_norm",
+        block: str = "sketch_norm",
         codes: tuple[str, ...] = CODES,
         most_components: int = COMPONENTS,
         most_modes: int = MOST_MODES,

@@ -44,8 +44,9 @@ _STANDARD: Final[Mapping[str, _Entry]] = {
 _DOSE: Final[Mapping[str, _Entry]] = {
     "gradient-dose": _Entry(f"{_HOME}.fisher_dose:FisherDose", {"name": "gradient-dose", "codes": ()}, "metric"),
     "complexity-dose": _Entry(f"{_HOME}.complexity_dose:ComplexityDose"),
+    "fisher-dose-exact": _Entry(f"{_HOME}.fisher_dose:FisherDose", {"name": "fisher-dose-exact", "block": "grad_norm"}),
 }
-"""The default without code lengths, and without gradients."""
+"""The default without code lengths, without gradients, and on exact norms."""
 
 _LAYERWISE: Final[Mapping[str, _Entry]] = {
     f"layerwise-{density}": _Entry(

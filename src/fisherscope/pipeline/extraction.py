@@ -33,7 +33,7 @@ from fisherscope.pipeline.target import Target
 
 ReportProgress = Callable[[int, int], None]
 
-DEFAULT_BLOCKS: Final = ("grad_norm", "log_p", "code_length", "predictive_length")
+DEFAULT_BLOCKS: Final = ("sketch_norm", "log_p", "code_length", "predictive_length")
 """What the default detector reads."""
 
 BATCH: Final = 64

@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 
-FORMAT_VERSION: Final = 2
+FORMAT_VERSION: Final = 3
 _GUARD_FILE: Final = "guard.safetensors"
 _HELD_FILE: Final = "calibration.safetensors"
 _OWNED: Final = (

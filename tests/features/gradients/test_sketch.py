@@ -17,6 +17,8 @@ from fisherscope.features.gradients import (
     GroupGradients,
     Projection,
     Sketch,
+    SketchedNorms,
+    SquaredNorms,
     gradient_pass,
     gradient_sketch,
     random_projection,
@@ -98,6 +100,27 @@ def test_variance_for_a_rank_one_gradient_is_as_stated():
     # the buckets add 2 (|s|^4 - sum s_i^4) / K: at most 2 / K of the mean fourth moment, 1 + stated
     assert abs(found.mean() - 1) < 4 * found.std() / 4000**0.5
     assert 0.8 * stated < found.var() < 1.25 * (stated + 2 / 512 * (1 + stated))
+
+
+def test_norms_are_exact_for_matrices_and_unbiased_for_kernels():
+    model, x = wide_model(), normal(6, 20, 6, 6)
+    exact = gradient_pass(model, x, [SquaredNorms()], log_prob=call, group_size=2).results[0]
+    seeds = [SketchedNorms(projection_seed=seed) for seed in range(400)]
+    found = gradient_pass(model, x, seeds, log_prob=call, group_size=2).results
+    for name in ("scale", "out.weight", "out.bias", "bias"):
+        torch.testing.assert_close(found[0][name], exact[name], rtol=1e-12, atol=0)
+    kernels = torch.stack([norms["conv.weight"] for norms in found]) / exact["conv.weight"]
+    assert ((kernels.mean(0) - 1).abs() < 4 * kernels.std(0) / 400**0.5).all()
+    assert kernels.std(0).min() > 0.05
+
+
+@pytest.mark.parametrize("method", ["batched", "loop"])
+def test_norms_do_not_depend_on_who_else_is_in_the_batch(method):
+    model, x = wide_model(), normal(6, 20, 6, 6)
+    together = gradient_pass(model, x, [SketchedNorms()], log_prob=call).results[0]
+    alone = gradient_pass(model, x[4:5], [SketchedNorms()], log_prob=call, method=method).results[0]
+    for name, norms in together.items():
+        torch.testing.assert_close(alone[name], norms[4:5], rtol=1e-9, atol=0)
 
 
 def test_the_same_in_every_process():

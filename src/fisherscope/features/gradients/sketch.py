@@ -26,6 +26,9 @@ from fisherscope.features.gradients.reductions import Reduction
 RAW_ENTRIES: Final = 1024
 """Parameters of at most this many entries, and vectors, go into the buckets unprojected."""
 
+EXACT_AXES: Final = 2
+"""Parameters of at most so many axes give :class:`SketchedNorms` their exact norm, which costs them little."""
+
 WAITING_ENTRIES: Final = 1 << 20
 """Projected entries that wait to be folded into the buckets together: many small folds cost more than one."""
 
@@ -166,9 +169,10 @@ class Sketch(Reduction):
 
 
 class SketchedNorms(Sketch):
-    """name -> (n_groups,): ||R_g G R_a^T||^2 before the buckets, an unbiased estimate of ||G||^2 with random R's.
+    """name -> (n_groups,): ||G||^2 at a sketch's price, or with given projections ||R_g G R_a^T||^2 before the buckets.
 
-    Parameters that are not projected give their exact squared norm. Arguments as :class:`Sketch`.
+    Vectors and matrices give their exact squared norm. Kernels, of three axes or more, whose exact norm is the dear
+    one, give that of their projection: with random R's an unbiased estimate. Arguments as :class:`Sketch`.
     """
 
     def __init__(
@@ -177,7 +181,10 @@ class SketchedNorms(Sketch):
         super().__init__(size, projection_seed=projection_seed, projections=projections, per_layer=True)
 
     def update(self, name: str, form: GradientForm) -> None:
-        self._layers.setdefault(name, []).append(self._entries(name, form).square().sum(1))
+        # by the shape alone: the same samples must give the same number however they are batched
+        exact = name not in self._given and len(form.shape) <= EXACT_AXES
+        norms = form.squared_norm() if exact else self._entries(name, form).square().sum(1)
+        self._layers.setdefault(name, []).append(norms)
 
 
 @dataclass(frozen=True)

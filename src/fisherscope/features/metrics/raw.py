@@ -136,9 +136,10 @@ class LayerSketch(_Projected):
 
 
 class SketchNorms(_Projected):
-    """``sketch_norm`` (N, L): squared norm of every parameter tensor's projected gradient, what a sketch costs.
+    """``sketch_norm`` (N, L): squared norm of every parameter tensor's gradient, at a sketch's price.
 
-    With random projections an estimate of ``grad_norm``; with those of a metric, the norm in that metric.
+    ``grad_norm`` of vectors and matrices, of kernels an unbiased estimate from random projections; with the projections
+    of a metric, the norm in that metric.
     """
 
     kind = "sketch_norm"

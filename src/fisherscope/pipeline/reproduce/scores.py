@@ -25,7 +25,9 @@ from fisherscope.pipeline.reproduce.context import Context
 from fisherscope.pipeline.target import Target, load_target
 from fisherscope.pipeline.versions import versions
 
-_EVERY_MODEL: Final = frozenset({*DEFAULT_BLOCKS, "pixels", "codec_bytes", "statistics", "sketch", "layer_sketch"})
+_EVERY_MODEL: Final = frozenset(
+    {*DEFAULT_BLOCKS, "grad_norm", "pixels", "codec_bytes", "statistics", "sketch", "layer_sketch"}
+)
 
 
 @dataclass(frozen=True)
