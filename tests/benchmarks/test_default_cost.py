@@ -56,7 +56,7 @@ def test_rounds_are_interleaved_after_one_that_does_not_count(script):
 
 def test_a_model_is_measured(script):
     model = make_model("vae", data_shape=(1, 8, 8), hidden=4, latents=2).eval()
-    measured = script.measure("vae-digits", model, load_samples("digits[test]", limit=150), rounds=2)
+    measured = script.measure("vae-digits", model, load_samples("digits[test]", limit=300), rounds=2)
     assert measured.model == "vae-digits" and measured.channels == 4 and measured.terms == 1
     assert measured.low <= measured.high
     assert 0 < measured.code < measured.extraction and min(measured.base, measured.table, measured.fit) > 0

@@ -64,11 +64,12 @@ def test_it_is_two_mixtures_one_with_and_one_without_the_layers(rng, name, group
 def test_it_sees_a_combination_that_no_layer_shows_by_itself(rng):
     fit, test, novel = (correlated(rng, n) for n in (600, 300, 300))
     novel["log_p"] = -200 - novel["log_p"]  # every layer and log p keep their distributions, their relation turns
-    inside, outside = table_of(**test), table_of(**novel)
+    fit, inside, outside = ({**blocks, "grad_norm": blocks["sketch_norm"]} for blocks in (fit, test, novel))
     # code lengths of their own have no part in this
-    for blocks in (fit, test, novel):
+    for blocks in (fit, inside, outside):
         for code in CODES:
             blocks[code] = np.exp(rng.normal(4, 0.3, size=blocks["log_p"].shape))
+    inside, outside = table_of(**inside), table_of(**outside)
     by_itself = {"layerwise-gaussian": 0.5, "typicality": 0.5}
     for name, want in by_itself.items():
         detector = make_detector(name).fit(table_of(**fit))

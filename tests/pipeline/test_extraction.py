@@ -11,7 +11,7 @@ from fisherscope.pipeline.batches import as_batches
 from fisherscope.pipeline.extraction import ExtractSettings, extract_table, fit_metrics_on
 from fisherscope.pipeline.target import Target
 
-BLOCKS = ("grad_norm", "log_p", "pixels")
+BLOCKS = ("grad_norm", "sketch_norm", "log_p", "pixels")
 
 
 @pytest.mark.parametrize("group_size", [1, 5])
@@ -34,17 +34,17 @@ def test_features_do_not_depend_on_batch_size_or_order(make_glow, digits, monkey
     shuffled = extract_table(target, data.select(order), BLOCKS)
     monkeypatch.setattr(extraction, "BATCH", 7)
     small = extract_table(target, data, BLOCKS)
-    for name in ("grad_norm", "log_p"):
+    for name in ("grad_norm", "sketch_norm", "log_p"):
         np.testing.assert_allclose(shuffled.block(name), whole.block(name)[order], rtol=1e-10)
         np.testing.assert_allclose(small.block(name), whole.block(name), rtol=1e-10)
 
 
 def test_features_in_float32_move_little_with_the_batch(target, digits, monkeypatch):
     data = as_batches(digits.select(range(60)), target)
-    whole = extract_table(target, data).block("grad_norm")
-    assert (extract_table(target, data).block("grad_norm") == whole).all()
+    whole = extract_table(target, data).block("sketch_norm")
+    assert (extract_table(target, data).block("sketch_norm") == whole).all()
     monkeypatch.setattr(extraction, "BATCH", 7)
-    small = extract_table(target, data).block("grad_norm")
+    small = extract_table(target, data).block("sketch_norm")
     assert np.median(np.abs(small - whole) / whole) < 1e-5
 
 
@@ -64,12 +64,12 @@ class Represented(torch.nn.Module):
 def test_an_invertible_preprocessing_moves_log_p_but_no_gradient_norm(make_glow, digits):
     glow = make_glow(torch.float64)
     data = as_batches(digits.select(range(20)))
-    plain = extract_table(Target(glow, None, "x"), data)
+    plain = extract_table(Target(glow, None, "x"), data, BLOCKS)
     y = 40 * np.sinh(data.x.astype(np.float64) / 50)
     moved = as_batches(y)
     # The noise follows the ORIGINAL samples: their keys travel with the transformed copies.
     moved = type(moved)(moved.x, data.ids, data.keys, "y")
-    other = extract_table(Target(Represented(glow), None, "y"), moved)
+    other = extract_table(Target(Represented(glow), None, "y"), moved, BLOCKS)
     np.testing.assert_allclose(other.block("grad_norm"), plain.block("grad_norm"), rtol=1e-8)
     assert np.abs(other.block("log_p") - plain.block("log_p")).min() > 1.0
 
@@ -92,8 +92,8 @@ def test_interrupted_extraction_goes_on_and_gives_the_same_table(target, digits,
     table = extract_table(target, data, out=out, report=lambda done, total: seen.append(done))
     assert seen == [30, 40, 50]
     assert [p.name for p in tmp_path.iterdir()] == ["t.safetensors"]
-    np.testing.assert_array_equal(FeatureTable.load(out).block("grad_norm"), table.block("grad_norm"))
-    np.testing.assert_array_equal(extract_table(target, data).block("grad_norm"), table.block("grad_norm"))
+    np.testing.assert_array_equal(FeatureTable.load(out).block("sketch_norm"), table.block("sketch_norm"))
+    np.testing.assert_array_equal(extract_table(target, data).block("sketch_norm"), table.block("sketch_norm"))
 
 
 def test_a_table_of_another_model_is_named(target, make_glow, digits, tmp_path):
@@ -140,7 +140,7 @@ def test_samples_without_a_finite_log_p_are_called_by_their_names(blocks):
 
 def test_of_many_samples_without_a_finite_log_p_five_are_named():
     target, data = Target(torch.nn.Linear(3, 1), squares, "m"), with_extremes(slice(0, 20))
-    bad = [name for name in data.ids[:64] if int(name[1:-1]) < 20]
+    bad = [name for name in data.ids[: extraction.BATCH] if int(name[1:-1]) < 20]
     assert len(bad) > 5
     named = ", ".join(f"sample {name} is -inf" for name in bad[:5])
     with pytest.raises(ModelError) as caught:

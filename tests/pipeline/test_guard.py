@@ -389,7 +389,8 @@ def test_a_model_that_says_its_shape_takes_images_of_both_kinds(guard, digits):
 def test_false_alarms_are_as_promised(make_glow, digits, detector):
     """Over 20 random splits of the same samples each count lies in its 95 % interval with probability >= 0.95."""
     glow = make_glow(hidden=4)
-    table = extract_table(Target(glow, None, "glow"), as_batches(digits))
+    blocks = make_detector(detector).requires
+    table = extract_table(Target(glow, None, "glow"), as_batches(digits), blocks)
     inside = dict.fromkeys((0.01, 0.05, 0.1), 0)
     for seed in range(20):
         order = np.random.default_rng(seed).permutation(len(digits))

@@ -36,7 +36,7 @@ ReportProgress = Callable[[int, int], None]
 DEFAULT_BLOCKS: Final = ("sketch_norm", "log_p", "code_length", "predictive_length")
 """What the default detector reads."""
 
-BATCH: Final = 64
+BATCH: Final = 128
 """Samples that the model is asked about at a time, where groups do not say otherwise."""
 _BATCHES_PER_SHARD: Final = 8
 
