@@ -34,8 +34,8 @@ from fisherscope.pipeline.target import Target, load_target
 COLOUR = ("cifar10", "gtsrb")
 MODELS = tuple(f"{family}-{name}" for family in FAMILIES for name in (*GREY, *COLOUR))
 GREY_MODELS = tuple(f"{family}-{name}" for family in FAMILIES for name in GREY)
-GRADIENTS = "gradient-dose"
-PARTS = (GRADIENTS, "complexity-dose")
+GRADIENTS, COMPLEXITY = "gradient-dose", "complexity-dose"
+PARTS = (GRADIENTS, COMPLEXITY)
 """The default without code lengths, and without gradients."""
 EXACT = "fisher-dose-exact"
 """The default on the exact norms of kernels too."""

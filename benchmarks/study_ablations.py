@@ -16,8 +16,10 @@ from typing import Any
 from study import as_json, plain, signed
 from study_ablation_scores import (
     BASES,
+    COMPLEXITY,
     COMPONENTS,
     DRAWS,
+    EXACT,
     FIT_SIZES,
     GRADIENTS,
     GREY_MODELS,
@@ -172,6 +174,7 @@ def write_page(study: Study, line: str) -> tuple[str, dict[str, Any]]:
 PARTS_TEXT = (
     f"`{GRADIENTS}` leaves the code lengths out, `complexity-dose` the gradients; *code_length alone* has the "
     "context code and not the predictive one, *predictive_length alone* the other way round; "
+    f"`{EXACT}` has the exact norms of convolution kernels too, which the default estimates; "
     f"`{PAPER}` is the paper's score, `dose-kde` the density of states with the family's own statistics."
 )
 COMPONENTS_TEXT = (
@@ -196,7 +199,7 @@ UNTRAINED_TEXT = (
 
 def part_rows() -> list[Row]:
     """Return the lines of the parts and the references."""
-    others = (*PARTS, *(alone_name(DEFAULT_DETECTOR, code) for code in CODES), *REFERENCES)
+    others = (*PARTS, EXACT, *(alone_name(DEFAULT_DETECTOR, code) for code in CODES), *REFERENCES)
     return [Row(DEFAULT_DETECTOR, DEFAULT_DETECTOR), *(Row(name, name, DEFAULT_DETECTOR) for name in others)]
 
 
@@ -259,17 +262,17 @@ def models(study: Study) -> str:
 
 
 def worth(study: Study, figures: dict[str, Any]) -> str:
-    """Say what the default has of its gradients and of its code lengths, over all models."""
+    """Say what the default has of its parts and loses by estimating norms, over all models."""
     lines, figures["worth"] = [], {}
-    for without, part in zip(PARTS, ("code lengths", "gradients"), strict=True):
+    for without, part in ((GRADIENTS, "code lengths"), (COMPLEXITY, "gradients"), (EXACT, "estimates of norms")):
         said = []
         for size in (1, 5):
             gain = difference([c for c in study.main if c.pair.group_size == size], DEFAULT_DETECTOR, without)
             figures["worth"][f"{part}, B = {size}"] = as_json(gain)
             verdict = "more" if gain.low > 0 else "less" if gain.high < 0 else "not to be told from 0"
             said.append(f"{signed(gain)} at B = {size} ({verdict})")
-        lines.append(f"- What the {part} add (default minus `{without}`): {', '.join(said)}.")
-    return "## What the two parts are worth\n\n" + "\n".join(lines) + "\n"
+        lines.append(f"- What the {part} bring (default minus `{without}`): {', '.join(said)}.")
+    return "## What the parts are worth\n\n" + "\n".join(lines) + "\n"
 
 
 def better(study: Study, figures: dict[str, Any]) -> str:

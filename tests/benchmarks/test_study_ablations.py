@@ -195,7 +195,7 @@ def test_the_page(scores, page):
     assert "| fisher-dose, code_length alone | " in text
     assert "fisher-dose, 100 fit samples" in text and "fisher-dose, 200 fit samples" not in text
     assert "Not measured in this run: they need `--extra`" in text and "Training length" not in text
-    assert "- What the gradients add (default minus `complexity-dose`): +0.000 [+0.000, +0.000] at B = 1 (not" in text
+    assert "- What the gradients bring (default minus `complexity-dose`): +0.000 [+0.000, +0.000] at B = 1 (not" in text
     assert figures["worth"]["code lengths, B = 5"] == [0, 0, 0]
     better = {(one["name"], one["models"]) for one in figures["better"]}
     assert better == {("typicality", "vae"), ("typicality", "all")}
