@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from study_grid import FAMILIES, GREY, REPLICATES, Case, grid_context, without_splits
+from study_grid import EXACT, FAMILIES, GREY, REPLICATES, Case, grid_context, without_splits
 from study_grid import Settings as GridSettings
 from torch import nn
 
@@ -37,8 +37,6 @@ GREY_MODELS = tuple(f"{family}-{name}" for family in FAMILIES for name in GREY)
 GRADIENTS, COMPLEXITY = "gradient-dose", "complexity-dose"
 PARTS = (GRADIENTS, COMPLEXITY)
 """The default without code lengths, and without gradients."""
-EXACT = "fisher-dose-exact"
-"""The default on the exact norms of kernels too."""
 NORMS = "sketch_norm"
 """What the default reads of the gradients."""
 BASES: Mapping[str, Callable[..., FisherDose]] = {

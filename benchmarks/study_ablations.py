@@ -19,7 +19,6 @@ from study_ablation_scores import (
     COMPLEXITY,
     COMPONENTS,
     DRAWS,
-    EXACT,
     FIT_SIZES,
     GRADIENTS,
     GREY_MODELS,
@@ -39,7 +38,7 @@ from study_ablation_scores import (
     run_study,
     untrained_name,
 )
-from study_grid import FAMILIES, PAPER, REPLICATES, Case, study_parser
+from study_grid import EXACT, FAMILIES, PAPER, REPLICATES, Case, study_parser
 
 from fisherscope.core.store import write_atomic, write_json
 from fisherscope.detectors import DEFAULT_DETECTOR
