@@ -13,6 +13,7 @@ from fisherscope.core.table import FeatureTable
 from fisherscope.data import load_samples
 from fisherscope.models.base import load_model
 from fisherscope.models.training.workers import Workers
+from fisherscope.pipeline import extraction
 from fisherscope.pipeline.batches import as_batches
 from fisherscope.pipeline.extraction import ExtractSettings, extract_table
 from fisherscope.pipeline.target import Target, load_target
@@ -47,6 +48,7 @@ def test_two_processes_train_and_extract_what_one_does(tmp_path):
 
 def test_each_process_takes_its_share_and_the_first_joins(tmp_path, monkeypatch):
     torch.manual_seed(0)
+    monkeypatch.setattr(extraction, "BATCH", 64)
     model = torch.nn.Linear(3, 1)
     target = Target(model, lambda m, x: -m(x)[:, 0].square(), "linear")
     data = as_batches(torch.randn(64 * 8 * 3 + 5, 3))

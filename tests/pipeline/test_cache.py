@@ -63,10 +63,10 @@ def test_unfinished_parts_of_the_same_code_are_no_other_codes(tmp_path, code, ca
 def test_a_table_that_a_user_made_with_other_code_is_read(target, digits, tmp_path, code, monkeypatch):
     code("aaaa")
     data = as_batches(digits.select(range(100)), target)
-    made = extract_table(target, data, out=tmp_path / "mine.safetensors")
+    made = extract_table(target, data, ("grad_norm",), out=tmp_path / "mine.safetensors")
     code("bbbb")
     monkeypatch.setattr(extraction, "extract_blocks", pytest.fail)
-    again = extract_table(target, data, out=tmp_path / "mine.safetensors")
+    again = extract_table(target, data, ("grad_norm",), out=tmp_path / "mine.safetensors")
     np.testing.assert_array_equal(again.block("grad_norm"), made.block("grad_norm"))
     guard = fit(target, FeatureTable.load(tmp_path / "mine.safetensors"), detector="layerwise-gaussian", fpr=0.1)
     assert guard.judge(made).score.shape == (100,)

@@ -110,6 +110,7 @@ def test_an_interrupted_run_goes_on_and_counts_its_time(tiny, monkeypatch, tmp_p
         return real(*arguments)
 
     monkeypatch.setattr(extraction, "extract_blocks", stop_at_the_third)
+    monkeypatch.setattr(extraction, "BATCH", 64)
     with pytest.raises(KeyboardInterrupt):
         tiny("table-auroc", {"families": ("vae",)})
     times = tmp_path / "table-auroc" / "times.json"
