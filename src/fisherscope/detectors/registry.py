@@ -182,10 +182,10 @@ def _combined(name: str, rule: str, members: Sequence[str]) -> Detector:
     return made
 
 
-def _metric_blocks(name: str, entry: _Entry, metric: str) -> str:
+def _metric_blocks(plain: str, entry: _Entry, metric: str) -> str:
     if entry.blocks is None:
         able = [n for n, e in _BUILT_IN.items() if e.blocks is not None]
-        raise SettingError(f"'{name}' looks at no gradient and has no metric; those that have: {', '.join(able)}")
+        raise SettingError(f"{plain} takes no metric, @{metric} was asked for; those that do: {', '.join(able)}")
     # The layers' numbers in a sketch's metric are norms of projected gradients, not quadratic forms.
     return "sketch_norm" if entry.blocks == "metric" and metric in SKETCH_KINDS else entry.blocks
 
