@@ -37,7 +37,7 @@ GREY_MODELS = tuple(f"{family}-{name}" for family in FAMILIES for name in GREY)
 GRADIENTS, COMPLEXITY = "gradient-dose", "complexity-dose"
 PARTS = (GRADIENTS, COMPLEXITY)
 """The default without code lengths, and without gradients."""
-NORMS = "sketch_norm"
+NORMS = FisherDose().requires[0]
 """What the default reads of the gradients."""
 BASES: Mapping[str, Callable[..., FisherDose]] = {
     DEFAULT_DETECTOR: FisherDose,

@@ -171,7 +171,7 @@ def write_page(study: Study, line: str) -> tuple[str, dict[str, Any]]:
 
 
 PARTS_TEXT = (
-    f"`{GRADIENTS}` leaves the code lengths out, `complexity-dose` the gradients; *code_length alone* has the "
+    f"`{GRADIENTS}` leaves the code lengths out, `{COMPLEXITY}` the gradients; *code_length alone* has the "
     "context code and not the predictive one, *predictive_length alone* the other way round; "
     f"`{EXACT}` has the exact norms of convolution kernels too, which the default estimates; "
     f"`{PAPER}` is the paper's score, `dose-kde` the density of states with the family's own statistics."
