@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import numpy as np
 import pytest
 import torch
@@ -220,6 +222,29 @@ def test_the_user_finds_everything_as_it_was():
     with pytest.raises(BoomError):
         gradient_norms(model, x, log_prob=fails)
     assert_close_norms(found, gradient_norms(model, x, log_prob=call))
+
+
+@pytest.mark.parametrize("collects", [True, False])
+def test_the_garbage_collector_rests_during_a_pass_and_is_left_as_it_was(collects):
+    seen = []
+
+    def log_p(m, x):
+        seen.append(gc.isenabled())
+        return m.a(x).sum(1) / (0.0 if len(x) == 5 else 1.0)
+
+    model = Model(None, a=nn.Linear(4, 3))
+    gradient_norms(model, normal(6, 4), log_prob=log_p)
+    (gc.enable if collects else gc.disable)()
+    try:
+        seen.clear()
+        gradient_norms(model, normal(6, 4), log_prob=log_p)
+        assert seen == [False]
+        assert gc.isenabled() is collects
+        with pytest.raises(ModelError, match="log p of sample 0"):
+            gradient_norms(model, normal(5, 4), log_prob=log_p)
+        assert gc.isenabled() is collects
+    finally:
+        gc.enable()
 
 
 def test_calls_under_no_grad_and_inference_mode():

@@ -14,7 +14,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -146,7 +146,7 @@ class Sketch(Reduction):
         given = self._given.get(name)
         like = _Like(form.sample.dtype, form.sample.device)
         if given is None:
-            left, right = _cached_projection(name, tuple(form.shape), self._size, self._seed, like)
+            left, right = _cached_projection(name, form.shape, self._size, self._seed, like)
         else:
             given.size(form.shape)
             left, right = like.cast(given.left), like.cast(given.right)
@@ -187,8 +187,7 @@ class SketchedNorms(Sketch):
         self._layers.setdefault(name, []).append(norms)
 
 
-@dataclass(frozen=True)
-class _Like:
+class _Like(NamedTuple):
     dtype: torch.dtype
     device: torch.device
 
@@ -198,7 +197,7 @@ class _Like:
 
 @lru_cache(maxsize=512)
 def _cached_projection(
-    name: str, shape: tuple[int, ...], size: int, seed: int, like: _Like
+    name: str, shape: torch.Size, size: int, seed: int, like: _Like
 ) -> tuple[Tensor | None, Tensor | None]:
     projection = random_projection(name, shape, size, seed)
     return like.cast(projection.left), like.cast(projection.right)
