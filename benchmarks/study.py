@@ -46,7 +46,7 @@ cifar10 → tiny_imagenet32 had been looked at before the study began and count 
 
 Not in the tables, because they need many passes over the model: likelihood regret, local intrinsic dimension and
 DDPM-OOD; the leaderboard ([reproduction](reproduction/index.md)) has them on a few images of the development models.
-WAIC has an ensemble of two seeds, of Glow on fashion_mnist and cifar10; the likelihood ratio a background model of
+WAIC has an ensemble of three seeds, of Glow on fashion_mnist and cifar10; the likelihood ratio a background model of
 those two, trained for half as many steps on images of which a fifth of the values are noise.
 """
 

@@ -73,7 +73,7 @@ CANDIDATES = (
 OF_DIFFUSION = ("msma", "diffpath-6d", "scoped")
 OTHERS = ("dose-svm", "input-complexity-webp", "input-complexity-jpeg2000", "input-complexity-zlib", "waic")
 DETECTORS = (PAPER, *RIVALS, *OTHERS, *CANDIDATES, *OF_DIFFUSION)
-"""Those that a model cannot serve are left out for it; WAIC needs a second seed."""
+"""Those that a model cannot serve are left out for it; WAIC needs further seeds."""
 WITH_BACKGROUND = ("likelihood-ratio",)
 """What a model with a model of the background is given beside them."""
 
