@@ -57,7 +57,7 @@ def backward(tape: Tape, value: Tensor, leaves: Sequence[Tensor], *, retain_grap
 @contextmanager
 def _collector_paused() -> Iterator[None]:
     # A pass makes thousands of small objects, which sets off searches for cycles among all objects of the process;
-    # its own have none. The searches take 1 to 2 % of a pass.
+    # its own have next to none. The searches take 1 to 2 % of a pass.
     if not gc.isenabled():
         yield
         return
