@@ -154,8 +154,6 @@ class Tape(TorchFunctionMode):
             raise UnsupportedError(f"'{kind.name}' picks samples by their values")
         if kind.name != "__get__":
             self._context.add(kind.name)
-        if isinstance(result, Tensor) and result.requires_grad:
-            return
         for tensor in _results(args, result):
             if not tensor.requires_grad:
                 self.mark_data(tensor)
