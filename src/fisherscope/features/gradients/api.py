@@ -71,8 +71,7 @@ def gradient_pass(
     batch = make_batch(x, keys, group_size)
     bound = bind_log_prob(module, log_prob)
     parameters = guards.trainable_parameters(module)
-    guards.check_modes(module)
-    job = Job(module, log_prob, bound, parameters, reductions, seed)
+    job = Job(module, log_prob, bound, guards.check_modes(module), parameters, reductions, seed)
     with torch.inference_mode(False), torch.enable_grad():
         log_p = looped_pass(job, batch) if method == "loop" else batched_pass(job, batch, max_memory)
     return PassResult(log_p, tuple(r.result(list(parameters)) for r in reductions))
@@ -237,6 +236,6 @@ def rules_report(
     batch = make_batch(x, keys, 1)
     bound = bind_log_prob(module, log_prob)
     parameters = guards.trainable_parameters(module)
-    guards.check_modes(module)
+    job = Job(module, log_prob, bound, guards.check_modes(module), parameters, [], seed)
     with torch.inference_mode(False), torch.enable_grad():
-        return make_report(Job(module, log_prob, bound, parameters, [], seed), batch)
+        return make_report(job, batch)

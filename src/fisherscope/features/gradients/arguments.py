@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -32,11 +32,20 @@ def tensors_of(value: Any) -> Iterator[Tensor]:
             yield from tensors_of(item)
 
 
-def detached(value: Any, graph: WeightGraph) -> Any:
-    """Return an argument with its weight-like tensors detached, those in lists included."""
-    if id(value) in graph.tensors:
-        return value.detach()
-    if isinstance(value, (list, tuple)) and value and not isinstance(value[0], int):
-        items = [detached(item, graph) for item in value]
-        return items if isinstance(value, list) else tuple(items)
-    return value
+def distinct(tensors: list[Tensor]) -> list[Tensor]:
+    """Return each tensor once."""
+    return tensors if len(tensors) == 1 else list({id(tensor): tensor for tensor in tensors}.values())
+
+
+def detached(values: Iterable[Any], graph: WeightGraph) -> list[Any]:
+    """Return arguments with their weight-like tensors detached, those in lists included."""
+    made = []
+    for value in values:
+        if id(value) in graph.tensors:
+            made.append(value.detach())
+        elif isinstance(value, (list, tuple)) and value and not isinstance(value[0], int):
+            items = detached(value, graph)
+            made.append(items if isinstance(value, list) else tuple(items))
+        else:
+            made.append(value)
+    return made

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
-from typing import Any, Final, NamedTuple, Protocol
+from itertools import zip_longest
+from typing import Any, Final, NamedTuple
 
 from torch import Tensor
 
+from fisherscope.features.gradients import hooks
 from fisherscope.features.gradients.component import UnsupportedError
 from fisherscope.features.gradients.forms import GradientForm
 from fisherscope.features.gradients.layout import Fold
@@ -21,10 +23,6 @@ Gradients = Iterable[tuple[Tensor, GradientForm]]
 Backward = Callable[[list[Tensor | None]], Gradients]
 
 
-class _Weights(Protocol):
-    def __contains__(self, tensor: Tensor) -> bool: ...
-
-
 @cache
 def is_in_place(name: str) -> bool:
     """Whether the torch function of this name writes to its first argument."""
@@ -35,11 +33,13 @@ class Operands(NamedTuple):
     """A torch function and what it was called with.
 
     Attributes:
+        name: of the function.
         func: the function.
         args, kwargs: its arguments, weight-like tensors included.
-        weights: the weight-like ones.
+        weights: the weight-like ones, each once.
     """
 
+    name: str
     func: Callable[..., Any]
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
@@ -51,46 +51,56 @@ class Call:
 
     Args:
         operands: the function and its arguments.
-        graph: tells weight-like tensors from others.
+        known: the weight-like tensors of the pass by id.
         fold: where the samples lie in the output, and how they are grouped.
         sliceable: whether every data operand is (n, ...), so that samples can be cut out of all of them.
-        replaceable: whether an equal op may run in the place of this one, with other tensors in the graph.
+        certain: whether that layout of the output was seen, not assumed.
+
+    Attributes:
+        weights: the weight-like operands, each once.
+        run: what to run: the function itself, or one equal to it that also keeps what the rule needs.
+        stand_ins: leaves that ``run`` put in the place of weights; the rule receives their gradients, not the output's.
+        nbytes: kept for the rule.
     """
 
+    __slots__ = (
+        "_backward", "_certain", "_known", "_watched", "args", "fold", "func", "kwargs", "name", "nbytes", "run",
+        "sliceable", "stand_ins", "weights",
+    )  # fmt: skip
+
     def __init__(
-        self, operands: Operands, graph: _Weights, fold: Fold, sliceable: bool, replaceable: bool = False
+        self, operands: Operands, known: Mapping[int, Tensor], fold: Fold, sliceable: bool, certain: bool
     ) -> None:
-        func, args, kwargs, weights = operands
-        self.func = func
-        self.name: str = getattr(func, "__name__", str(func))
-        self.args = args
-        self.kwargs = kwargs
+        self.name, self.func, self.args, self.kwargs, self.weights = operands
         self.fold = fold
         self.sliceable = sliceable
-        self.replaceable = replaceable
-        self.in_place = is_in_place(self.name)
-        self.run = func
-        """What to run: the function itself, or one equal to it that also keeps what the rule needs."""
+        self.run = self.func
         self.stand_ins: list[Tensor] = []
-        """Leaves that ``run`` put in the place of weights; the rule receives their gradients, not the output's."""
         self.nbytes = 0
-        self._weights = weights
-        self._graph = graph
+        self._known = known
+        self._certain = certain
         self._watched: list[tuple[Tensor, int]] = []
         self._backward: Backward | None = None
 
+    @property
+    def in_place(self) -> bool:
+        """Whether the function writes to its first argument."""
+        return is_in_place(self.name)
+
+    @property
+    def replaceable(self) -> bool:
+        """Whether an equal op may run in the place of this one, with other tensors in the graph."""
+        # a checkpoint runs the user's op again and must meet the same tensors; an assumed layout is confirmed by the
+        # gradient of the user's own output
+        return self._certain and self.fold.layout.axis == 0 and not hooks.tensors_are_packed()
+
     def is_weight(self, value: object) -> bool:
         """Whether a value is a weight-like tensor."""
-        return isinstance(value, Tensor) and value in self._graph
-
-    def distinct_weights(self) -> list[Tensor]:
-        """Return each weight-like operand once."""
-        return list({id(w): w for w in self._weights}.values())
+        return id(value) in self._known  # they live as long as the pass: no other object has their id
 
     def bind(self, *names: str) -> dict[str, Any]:
         """Return the arguments by name, given the names in their order; missing ones are None."""
-        bound = dict.fromkeys(names)
-        bound.update(zip(names, self.args, strict=False))
+        bound: dict[str, Any] = dict(zip_longest(names, self.args))
         bound.update(self.kwargs)
         return bound
 
@@ -101,7 +111,7 @@ class Call:
         if not isinstance(value, Tensor) or self.is_weight(value):
             return value
         kept = value.detach()
-        if self.in_place and self.args and value is self.args[0]:
+        if self.args and value is self.args[0] and self.in_place:
             kept = kept.clone()
         self._watched.append((kept, kept._version))
         self.nbytes += kept.numel() * kept.element_size()

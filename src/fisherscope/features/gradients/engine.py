@@ -23,18 +23,21 @@ from fisherscope.features.gradients.uses import PlanMismatchError
 
 @dataclass(frozen=True)
 class Job:
-    """One call's model, samples and wishes."""
+    """One call's model, samples and wishes; ``modes``: whether each of its layers is in train mode."""
 
     module: nn.Module
     log_prob: LogProb | None
     bound: BoundLogProb
+    modes: tuple[bool, ...]
     parameters: Mapping[str, Parameter]
     reductions: Sequence[Reduction]
     seed: int
 
     def plan(self, batch: Batch, *, fresh: bool = False) -> Plan:
         """Return the plan for samples like those of a batch."""
-        return plan_for(self.module, self.log_prob, self.bound, batch, self.parameters, self.seed, fresh=fresh)
+        return plan_for(
+            self.module, self.log_prob, self.bound, self.modes, batch, self.parameters, self.seed, fresh=fresh
+        )
 
 
 def batched_pass(job: Job, batch: Batch, max_memory: int | None) -> Tensor:

@@ -32,13 +32,14 @@ def trainable_parameters(module: nn.Module) -> dict[str, Parameter]:
     return found
 
 
-def check_modes(module: nn.Module) -> None:
-    """Refuse layers that mix samples or draw noise in train mode.
+def check_modes(module: nn.Module) -> tuple[bool, ...]:
+    """Refuse layers that mix samples or draw noise in train mode; return each layer's ``training``.
 
     Raises:
         ModelError: naming the layer.
     """
-    for name, layer in module.named_modules():
+    layers = list(module.named_modules())
+    for name, layer in layers:
         if isinstance(layer, nn.modules.batchnorm._BatchNorm) and (layer.training or layer.running_mean is None):
             raise ModelError(
                 f"layer '{name}' ({type(layer).__name__}) normalises with the statistics of the batch, so one sample "
@@ -49,6 +50,7 @@ def check_modes(module: nn.Module) -> None:
             raise ModelError(
                 f"layer '{name}' ({type(layer).__name__}) drops units at random in train mode; call module.eval()"
             )
+    return tuple(layer.training for _, layer in layers)
 
 
 def _drop_probability(layer: nn.Module) -> float:

@@ -121,6 +121,14 @@ def _explains(layout: Layout, observation: Observation) -> bool:
     return True
 
 
+@lru_cache(maxsize=4096)
+def _broadcast_axes(full: torch.Size, shape: tuple[int, ...], axis: int) -> tuple[tuple[int, ...], bool]:
+    """Return the axes but one along which a tensor of ``shape`` is repeated to ``full``, and if along that one too."""
+    aligned = (1,) * (len(full) - len(shape)) + shape
+    repeated = (d for d, size in enumerate(full) if aligned[d] == 1 and d != axis and size != 1)
+    return tuple(repeated), aligned[axis] == 1
+
+
 @dataclass(frozen=True)
 class Fold:
     """How n samples on a layout make M = n / B groups.
@@ -152,11 +160,10 @@ class Fold:
             value: gradient with respect to a parameter expanded to the op's output shape.
             shape: shape of the parameter.
         """
-        aligned = (1,) * (value.dim() - len(shape)) + tuple(shape)
         axis = self.layout.axis
-        repeated = [d for d in range(value.dim()) if aligned[d] == 1 and d != axis and value.shape[d] != 1]
+        repeated, shared = _broadcast_axes(value.shape, tuple(shape), axis)
         summed = value.sum(repeated, keepdim=True) if repeated else value
-        if aligned[axis] == 1:
+        if shared:
             per_sample = self.layout.batch_first(summed, self.n)
             if not self.layout.plain:
                 per_sample = per_sample.sum((axis + 1, axis + 2))

@@ -69,15 +69,15 @@ def plan_for(
     module: nn.Module,
     log_prob: Callable[..., Tensor] | None,
     bound: BoundLogProb,
+    modes: tuple[bool, ...],
     batch: Batch,
     parameters: Mapping[str, Parameter],
     seed: int,
     *,
     fresh: bool = False,
 ) -> Plan:
-    """Return the plan of a model for inputs like these, from memory unless ``fresh``."""
+    """Return the plan of a model in these modes for inputs like these, from memory unless ``fresh``."""
     shapes = tuple((leaf.shape[1:], leaf.dtype, leaf.device) for leaf in batch.leaves)
-    modes = tuple(m.training for m in module.modules())
     types = tuple((name, p.dtype, p.device) for name, p in parameters.items())
     key = (_weak_key(log_prob), str(batch.spec), shapes, modes, types, torch.is_autocast_enabled())
     known = _plans.setdefault(module, {})

@@ -150,7 +150,8 @@ class Sketch(Reduction):
         else:
             given.size(form.shape)
             left, right = like.cast(given.left), like.cast(given.right)
-        return form.project(left, right).flatten(1)
+        projected = form.dense() if left is None and right is None else form.project(left, right)
+        return projected.reshape(len(projected), -1)
 
     def _fold(self) -> None:
         if self._waiting:

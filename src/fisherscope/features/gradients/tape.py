@@ -23,7 +23,7 @@ from torch.nn import Parameter
 from torch.overrides import TorchFunctionMode
 
 from fisherscope.features.gradients import hooks, rules
-from fisherscope.features.gradients.arguments import detached, operands, tensors_of
+from fisherscope.features.gradients.arguments import detached, distinct, operands, tensors_of
 from fisherscope.features.gradients.call import Call, Operands, is_in_place
 from fisherscope.features.gradients.component import UnsupportedError, scaling_of
 from fisherscope.features.gradients.entrywise import relation_of
@@ -179,14 +179,15 @@ class Tape(TorchFunctionMode):
             raise UnsupportedError("log_prob uses torch.func transforms")
         if kind.in_place and args[0] in self.graph:
             raise UnsupportedError(f"{kind.name} writes data into a parameter or a tensor computed from parameters")
-        use = None if self.backward_runs else self._record(kind.name, Operands(func, args, kwargs, weights))
+        use = None if self.backward_runs else self._record(Operands(kind.name, func, args, kwargs, distinct(weights)))
         run = func if use is None or use.call is None else use.call.run
-        result = run(
-            *[detached(value, self.graph) for value in args],
-            **{key: detached(value, self.graph) for key, value in kwargs.items()},
+        plain = detached(args, self.graph)
+        result = (
+            run(*plain, **dict(zip(kwargs, detached(kwargs.values(), self.graph), strict=True)))
+            if kwargs
+            else run(*plain)
         )
-        outputs = _results(args, result)
-        made = self._outputs(outputs, kind.in_place)
+        made = self._outputs(_results(args, result), kind.in_place)
         if use is not None:
             self._listen(use, made)
         if result is None or isinstance(result, Tensor):
@@ -208,39 +209,32 @@ class Tape(TorchFunctionMode):
                 self.mark_data(made[-1])
         return made
 
-    def _record(self, op: str, given: Operands) -> Use:
-        weights = given.weights
-        names = self.graph.names(weights)
-        for weight in weights if len(weights) == 1 else {id(w): w for w in weights}.values():
-            self.graph.note_use(weight)
+    def _record(self, given: Operands) -> Use:
+        names = self.graph.note_use(given.weights)
         if self._plan is None:
-            use = Use(UseKey(op, names, frozenset(self._context)), None, torch.Size())
+            use = Use(UseKey(given.name, names, frozenset(self._context)), None, torch.Size())
             self._observe(use, given)
         else:
-            use = self._planned(op, names, given)
+            use = self._planned(names, given)
         self._context.clear()
         self.uses.append(use)
         return use
 
-    def _planned(self, op: str, names: tuple[str, ...], given: Operands) -> Use:
+    def _planned(self, names: tuple[str, ...], given: Operands) -> Use:
         """Return the next use of the plan, with its rule ready."""
         assert self._plan is not None
-        plan = self._plan[len(self.uses)] if len(self.uses) < len(self._plan) else None
-        if plan is None or plan.key.op != op or plan.key.parameters != names or plan.key.context != self._context:
-            raise PlanMismatchError(f"use {len(self.uses)} is '{op}' on {names} after {sorted(self._context)}")
-        use = Use(plan.key, None, torch.Size(), assumed=plan.assumed)
+        index = len(self.uses)
+        plan = self._plan[index] if index < len(self._plan) else None
+        if plan is None or plan.key != UseKey(given.name, names, self._context):
+            raise PlanMismatchError(f"use {index} is '{given.name}' on {names} after {sorted(self._context)}")
         if plan.layout is None or not self._skipped.isdisjoint(names):
-            return use
+            return Use(plan.key, None, torch.Size(), assumed=plan.assumed)
         fold = self._folds.get(plan.layout)
         if fold is None:
             fold = self._folds[plan.layout] = Fold(self._n, self._group_size, plan.layout)
-        # a checkpoint runs the user's op again and must meet the same tensors; an assumed layout is confirmed by the
-        # gradient of the user's own output
-        replaceable = plan.layout.axis == 0 and not plan.assumed and not hooks.tensors_are_packed()
-        use.call = Call(given, self.graph, fold, plan.sliceable, replaceable)
-        use.rule = rules.prepare(use.call)
-        use.nbytes = use.call.nbytes
-        return use
+        call = Call(given, self.graph.tensors, fold, plan.sliceable, certain=not plan.assumed)
+        rule = rules.prepare(call)
+        return Use(plan.key, call, torch.Size(), assumed=plan.assumed, rule=rule, nbytes=call.nbytes)
 
     def _observe(self, use: Use, given: Operands) -> None:
         for tensor in operands(given.args, given.kwargs):
@@ -250,21 +244,21 @@ class Tape(TorchFunctionMode):
                     self.meter.note(tensor)
 
     def _listen(self, use: Use, outputs: list[Tensor]) -> None:
-        first = next((t for t in outputs if t.requires_grad), None)
-        if first is None:
+        for first in outputs:
+            if first.requires_grad:
+                break
+        else:
             return
         use.shape = first.shape
-        self._check_shape(use)
+        if self._plan is not None:
+            self._check_shape(use, self._plan[len(self.uses) - 1])
         receive = partial(self._fire, use)
         if use.call is not None and use.call.stand_ins:
             hooks.on_leaves(use.call.take_stand_ins(), receive)
         elif len(outputs) > 1 or not hooks.on_output(first, receive):
             hooks.on_outputs(outputs, receive)
 
-    def _check_shape(self, use: Use) -> None:
-        if self._plan is None:
-            return
-        plan = self._plan[len(self.uses) - 1]
+    def _check_shape(self, use: Use, plan: UsePlan) -> None:
         if plan.layout is not None and plan.layout.shape_for(plan.shape, self._n) != use.shape:
             raise PlanMismatchError(f"the output of '{use.key.op}' has shape {tuple(use.shape)}")
 
@@ -294,7 +288,7 @@ class Tape(TorchFunctionMode):
             for weight, form in call.gradients(gradients):
                 old = collected.get(id(weight))
                 collected[id(weight)] = form if old is None else add_forms(old, form)
-            for weight in call.distinct_weights():
+            for weight in call.weights:
                 self.graph.add(weight, collected.pop(id(weight), None))
             use.seconds = perf_counter() - start
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ class UseKey(NamedTuple):
 
     op: str
     parameters: tuple[str, ...]
-    context: frozenset[str]
+    context: Set[str]
 
 
 @dataclass(slots=True)

@@ -53,12 +53,6 @@ class WeightGraph:
     def __contains__(self, tensor: Tensor) -> bool:
         return id(tensor) in self.tensors
 
-    def names(self, tensors: Sequence[Tensor]) -> tuple[str, ...]:
-        """Return the names of the parameters behind some weight-like tensors."""
-        if len(tensors) == 1:
-            return tuple(self._components[id(tensors[0])].parameters)
-        return tuple(dict.fromkeys(name for t in tensors for name in self._components[id(t)].parameters))
-
     def derive(
         self,
         sources: Sequence[Tensor],
@@ -88,19 +82,22 @@ class WeightGraph:
             component.scaling = None
             component.forget_origins()
 
-    def note_use(self, tensor: Tensor) -> None:
-        """Count one op in which the tensor met data."""
-        component = self._components[id(tensor)]
-        component.uses += 1
-        component.used.add(id(tensor))
+    def note_use(self, tensors: Sequence[Tensor]) -> tuple[str, ...]:
+        """Count one op in which some weight-like tensors, each once, met data; return the parameters behind them."""
+        found = []
+        for tensor in tensors:
+            component = self._components[id(tensor)]
+            component.uses += 1
+            component.used.add(id(tensor))
+            if component not in found:
+                found.append(component)
+        return found[0].names if len(found) == 1 else tuple(name for component in found for name in component.names)
 
     def add(self, tensor: Tensor, form: GradientForm | None) -> None:
         """Take the gradient that one counted use yields (None: it yields none)."""
         component = self._components[id(tensor)]
         if component.finished:
-            raise UnsupportedError(
-                f"a gradient of {', '.join(self.names([tensor]))} arrived after the last expected one"
-            )
+            raise UnsupportedError(f"a gradient of {', '.join(component.names)} arrived after the last expected one")
         component.done += 1
         if form is not None and (component.lone or component.scaled):
             component.form = form if component.form is None else add_forms(component.form, form)
