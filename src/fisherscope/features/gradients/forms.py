@@ -93,7 +93,7 @@ class DenseForm(GradientForm):
 
     @property
     def n_groups(self) -> int:
-        return len(self.gradients)
+        return self.gradients.shape[0]
 
     @property
     def sample(self) -> Tensor:
@@ -143,7 +143,7 @@ class OuterForm(GradientForm):
         self._rows = rows
         self._columns = columns
         self._shape = torch.Size(shape)
-        self._n_groups = len(rows) if n_groups is None else n_groups
+        self._n_groups = rows.shape[0] if n_groups is None else n_groups
 
     @property
     def rows(self) -> Tensor:
@@ -178,7 +178,7 @@ class OuterForm(GradientForm):
 
     def squared_norm(self) -> Tensor:
         r, c = self._rows.shape[2], self._columns.shape[2]
-        positions = self._rows.shape[1] * (len(self._rows) // self._n_groups)
+        positions = self._rows.shape[1] * (self._rows.shape[0] // self._n_groups)
         if positions == 1:
             return row_squares(self._rows) * row_squares(self._columns)
         if positions * (r + c) < r * c:
@@ -210,19 +210,19 @@ def _applied(matrix: Tensor, value: Tensor) -> Tensor:
 
 def left_product(matrix: Tensor, value: Tensor) -> Tensor:
     """(q, R) on (M, R, T) -> (M, q, T); ``torch.matmul`` spends more time on how to do that than on doing it."""
-    return torch.bmm(matrix.expand(len(value), *matrix.shape), value)
+    return torch.bmm(matrix.expand(value.shape[0], *matrix.shape), value)
 
 
 def summed_instances(products: Tensor, n_groups: int) -> Tensor:
     """(M*S, ...) -> (M, ...): adding up small products is cheaper than laying a group's positions together."""
-    if len(products) == n_groups:
+    if products.shape[0] == n_groups:
         return products
     return products.reshape(n_groups, -1, *products.shape[1:]).sum(1)
 
 
 def row_inner(first: Tensor, second: Tensor) -> Tensor:
     """Return the inner product of each pair of rows, (M, ...) x (M, ...) -> (M,); half precision in float32."""
-    a, b = first.reshape(len(first), -1), second.reshape(len(second), -1)
+    a, b = first.reshape(first.shape[0], -1), second.reshape(second.shape[0], -1)
     if a.dtype in (torch.float16, torch.bfloat16):
         a, b = a.float(), b.float()
     products: Tensor = torch.linalg.vecdot(a, b)
@@ -239,7 +239,7 @@ def matrix_view(shape: Sequence[int]) -> tuple[int, int]:
 
 def row_squares(values: Tensor) -> Tensor:
     """Return the sum of squares of each row, (M, ...) -> (M,); half precision is summed in float32."""
-    flat = values.reshape(len(values), -1)
+    flat = values.reshape(values.shape[0], -1)
     if flat.dtype in (torch.float16, torch.bfloat16):
         flat = flat.float()
     norms: Tensor = torch.linalg.vector_norm(flat, dim=1)

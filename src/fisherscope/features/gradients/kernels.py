@@ -57,7 +57,7 @@ def patches(x: Tensor, g: Tensor, geometry: Geometry) -> Tensor:
 
 def fold_positions(value: Tensor, n_groups: int) -> Tensor:
     """Return (M, channels, S * positions) from (M*S, channels, *positions)."""
-    instances = len(value) // n_groups
+    instances = value.shape[0] // n_groups
     if instances == 1:
         return value.reshape(n_groups, value.shape[1], -1)
     return value.reshape(n_groups, instances, value.shape[1], -1).transpose(1, 2).flatten(2)
@@ -92,7 +92,7 @@ def squared_norm(x: Tensor, g: Tensor, geometry: Geometry, n_groups: int) -> Ten
 def choose(x: Tensor, g: Tensor, geometry: Geometry, n_groups: int) -> NormKernel:
     """Return the kernel of the least estimated cost (multiplications a group; measured on one AVX-512 core)."""
     out, each, taps = geometry.weight[0], geometry.weight[1], math.prod(geometry.kernel)
-    instances = len(g) // n_groups
+    instances = g.shape[0] // n_groups
     positions = math.prod(g.shape[2:]) * instances
     direct = out * each * taps
     if _taps_pay(g, geometry, n_groups, margin=2):
@@ -142,7 +142,7 @@ def rows_norm(x: Tensor, g: Tensor, n_groups: int, geometry: Geometry) -> Tensor
     height, width = g.shape[2:]
     padded, taps = padded_input(x, g, geometry), geometry.kernel[1]
     shifted = torch.stack([padded[..., tap : tap + width] for tap in range(taps)], dim=1)
-    columns = shifted.reshape(len(x), taps * x.shape[1], -1)  # of (M*S, kw, C, H + kh - 1, W)
+    columns = shifted.reshape(x.shape[0], taps * x.shape[1], -1)  # of (M*S, kw, C, H + kh - 1, W)
     b = g.flatten(2)
     total = torch.zeros((), device=x.device)
     for row in range(geometry.kernel[0]):
@@ -153,7 +153,7 @@ def rows_norm(x: Tensor, g: Tensor, n_groups: int, geometry: Geometry) -> Tensor
 
 def _taps_pay(g: Tensor, geometry: Geometry, n_groups: int, margin: int) -> bool:
     """Whether taps_norm multiplies so much less than the gradient would; other kernels have cheaper multiplications."""
-    if not geometry.dense_unit or len(geometry.kernel) != 2 or len(g) != n_groups:
+    if not geometry.dense_unit or len(geometry.kernel) != 2 or g.shape[0] != n_groups:
         return False
     out, each = geometry.weight[:2]
     taps, positions = math.prod(geometry.kernel), math.prod(g.shape[2:])
@@ -201,7 +201,7 @@ def _output_size(x: Tensor, geometry: Geometry) -> tuple[int, ...]:
 def _patch_columns(x: Tensor, g: Tensor, n_groups: int, geometry: Geometry) -> Tensor:
     spatial = len(geometry.kernel)
     view = patches(x, g, geometry)
-    s = len(x) // n_groups
+    s = x.shape[0] // n_groups
     view = view.reshape(n_groups, s, *view.shape[1:])
     kernel_axes = range(3 + spatial, 3 + 2 * spatial)
     order = (0, 2, *kernel_axes, 1, *range(3, 3 + spatial))
@@ -230,7 +230,7 @@ def _grouping_pays(x: Tensor, g: Tensor, geometry: Geometry, n_groups: int) -> b
 
 def _chunked(kernel: NormKernel, x: Tensor, g: Tensor, geometry: Geometry, n_groups: int) -> Tensor:
     """Run a kernel on some groups at a time, to bound the copies it makes."""
-    instances = len(x) // n_groups
+    instances = x.shape[0] // n_groups
     entries = _chunk_entries(kernel, g, geometry, instances)
     budgets = ROWS_CHUNK_BYTES if kernel is rows_norm else CHUNK_BYTES
     budget = budgets.get(x.device.type, CHUNK_BYTES_ELSEWHERE)

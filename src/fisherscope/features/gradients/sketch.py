@@ -124,7 +124,7 @@ class Sketch(Reduction):
             return
         if not self._seen or name in self._seen:  # a parameter comes once in a micro-batch: the next one begins
             self._fold()
-            self._sums.append(entries.new_zeros(len(entries), self._size))
+            self._sums.append(entries.new_zeros(entries.shape[0], self._size))
             self._seen = set()
         self._seen.add(name)
         self._waiting.append((name, entries))
@@ -151,7 +151,7 @@ class Sketch(Reduction):
             given.size(form.shape)
             left, right = like.cast(given.left), like.cast(given.right)
         projected = form.dense() if left is None and right is None else form.project(left, right)
-        return projected.reshape(len(projected), -1)
+        return projected.reshape(projected.shape[0], -1)
 
     def _fold(self) -> None:
         if self._waiting:
@@ -165,7 +165,7 @@ class Sketch(Reduction):
         places = tuple((name, entries.shape[1]) for name, entries in waiting)
         bucket, sign = _cached_buckets(places, self._size, self._seed, like)
         entries = torch.cat([e for _, e in waiting], dim=1) if len(waiting) > 1 else first
-        out = first.new_zeros(len(first), self._size)
+        out = first.new_zeros(first.shape[0], self._size)
         return out.index_add_(1, bucket, entries * sign)
 
 

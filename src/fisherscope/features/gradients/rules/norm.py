@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -31,7 +32,7 @@ def _plain_floats(call: Call, bound: dict[str, Any]) -> bool:
 def _expanded_group_norm(call: Call, bound: dict[str, Any], groups: int, eps: float) -> Backward:
     """With every sample's channels side by side, torch's own backward kernel sums over no samples."""
     x, fold = bound["input"], call.fold
-    n, channels, positions = len(x), x.shape[1], x[0, 0].numel()
+    (n, channels), positions = x.shape[:2], math.prod(x.shape[2:])
     trained = [name for name in ("weight", "bias") if call.is_weight(bound[name])]
 
     def expanded(name: str, value: Tensor | None) -> Tensor | None:
