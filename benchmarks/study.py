@@ -216,10 +216,11 @@ def _family_losses(cases: Sequence[Case], figures: dict[str, Any]) -> str:
         "| family | rival | default | rival's mean AUROC | difference |\n| --- | --- | :-: | :-: | :-: |\n"
         + "\n".join(rows)
         + "\n\nTried on development pairs, and not better there: other numbers of components, of normals and of noise "
-        "draws, weights or biases alone ([ablations](study_ablations.md)), sketches whitened or equalised, and the "
-        "other densities and metrics of the table of the choice, below. One-sided terms beside the densities gain "
-        "at one group size what they lose at the other: in how far log p falls short of what the code lengths let "
-        "expect (better at B = 1), and in the mean log norm of the layers (better at B = 5).\n\n"
+        "draws, weights or biases alone, p-values combined with those of the rivals that win ([ablations]"
+        "(study_ablations.md)), sketches whitened or equalised, and the other densities and metrics of the table of "
+        "the choice, below. One-sided terms beside the densities gain at one group size what they lose at the other: "
+        "in how far log p falls short of what the code lengths let expect (better at B = 1), and in the mean log norm "
+        "of the layers (better at B = 5).\n\n"
     )
 
 

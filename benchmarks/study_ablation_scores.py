@@ -48,6 +48,11 @@ REFERENCES = (
     *("layerwise-gaussian", "typicality", "likelihood"),
     *("input-complexity-png", "input-complexity-zlib", "dose-kde"),
 )
+COMBINED = tuple(
+    f"combined:{DEFAULT_DETECTOR}+{others}"
+    for others in ("input-complexity-png", "pixel-mahalanobis", "input-complexity-png+pixel-mahalanobis")
+)
+"""The default with scores that win where it loses: Fisher's statistic of their p-values."""
 NAMED = (DEFAULT_DETECTOR, *PARTS, EXACT, *REFERENCES)
 COMPONENTS = (2, 5, 10, 16, 32)
 MODES = (1, 2, 4, 8)
@@ -155,14 +160,14 @@ def run_study(settings: Settings) -> Study:
 def make_context(settings: Settings) -> Context:
     """Return the context of a run: the development pairs alone."""
     grid = GridSettings(settings.zoo, settings.work, settings.data_root, settings.limit, SEED)
-    return grid_context(grid, "Changes of the default on the development pairs.", NAMED, COLOUR)
+    return grid_context(grid, "Changes of the default on the development pairs.", (*NAMED, *COMBINED), COLOUR)
 
 
 def groups(context: Context, place: Place, target: Target, limit: int) -> Iterator[GroupResult]:
     """Yield tables and named scores of a model and its pair at each group size."""
     in_dist = context.in_dist(place, target, limit=limit)
     out = context.batches(place.out_dists[0], target, limit=limit)
-    how = context.evaluation_settings(NAMED, context.experiment.group_sizes)
+    how = context.evaluation_settings((*NAMED, *COMBINED), context.experiment.group_sizes)
     yield from score_sets(target, in_dist, [out], how, report=context.progress(target.name)).groups.values()
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from study import as_json, plain, signed
 from study_ablation_scores import (
     BASES,
+    COMBINED,
     COMPLEXITY,
     COMPONENTS,
     DRAWS,
@@ -174,6 +175,7 @@ PARTS_TEXT = (
     f"`{GRADIENTS}` leaves the code lengths out, `{COMPLEXITY}` the gradients; *code_length alone* has the "
     "context code and not the predictive one, *predictive_length alone* the other way round; "
     f"`{EXACT}` has the exact norms of convolution kernels too, which the default estimates; "
+    "`combined:A+B` is Fisher's statistic of the p-values of A and B; "
     f"`{PAPER}` is the paper's score, `dose-kde` the density of states with the family's own statistics."
 )
 COMPONENTS_TEXT = (
@@ -198,7 +200,7 @@ UNTRAINED_TEXT = (
 
 def part_rows() -> list[Row]:
     """Return the lines of the parts and the references."""
-    others = (*PARTS, EXACT, *(alone_name(DEFAULT_DETECTOR, code) for code in CODES), *REFERENCES)
+    others = (*PARTS, EXACT, *(alone_name(DEFAULT_DETECTOR, code) for code in CODES), *COMBINED, *REFERENCES)
     return [Row(DEFAULT_DETECTOR, DEFAULT_DETECTOR), *(Row(name, name, DEFAULT_DETECTOR) for name in others)]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from itertools import zip_longest
 from typing import Any, Final, NamedTuple
@@ -117,9 +117,9 @@ class Call:
         self.nbytes += kept.numel() * kept.element_size()
         return kept
 
-    def stand_in(self, weight: Tensor, shape: Sequence[int]) -> Tensor:
-        """Return a detached weight, expanded to one a sample, as a leaf whose gradient autograd itself computes."""
-        leaf = weight.expand(shape).requires_grad_()
+    def stand_in(self, copies: Tensor) -> Tensor:
+        """Return copies of a detached weight, one a sample, as a leaf whose gradient autograd itself computes."""
+        leaf = copies.requires_grad_()
         self.stand_ins.append(leaf)
         return leaf
 

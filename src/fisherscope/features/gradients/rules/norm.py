@@ -35,14 +35,14 @@ def _expanded_group_norm(call: Call, bound: dict[str, Any], groups: int, eps: fl
     (n, channels), positions = x.shape[:2], math.prod(x.shape[2:])
     trained = [name for name in ("weight", "bias") if call.is_weight(bound[name])]
 
-    def expanded(name: str, value: Tensor | None) -> Tensor | None:
+    def repeated(name: str, value: Tensor | None) -> Tensor | None:
         if value is None:
             return None
-        return (call.stand_in(value, (n, channels)) if name in trained else value.expand(n, channels)).reshape(-1)
+        return call.stand_in(value.repeat(n)) if name in trained else value.repeat(n)
 
     def run(*args: Any, **kwargs: Any) -> Tensor:
         given: dict[str, Any] = dict(zip(_GROUP_NORM, args, strict=False)) | kwargs
-        scale, shift = (expanded(name, given.get(name)) for name in ("weight", "bias"))
+        scale, shift = (repeated(name, given.get(name)) for name in ("weight", "bias"))
         x = given["input"].contiguous()
         y, _, _ = torch.native_group_norm(x, scale, shift, 1, n * channels, positions, n * groups, eps)
         return y
@@ -50,7 +50,7 @@ def _expanded_group_norm(call: Call, bound: dict[str, Any], groups: int, eps: fl
     def backward(gradients: list[Tensor | None]) -> Gradients:
         for name, per_sample in zip(trained, gradients, strict=True):
             assert per_sample is not None
-            yield bound[name], DenseForm(fold.sum_to(per_sample, (channels,)))
+            yield bound[name], DenseForm(fold.sum_to(per_sample.reshape(n, channels), (channels,)))
 
     call.run = run
     call.nbytes = x.numel() * x.element_size()  # kept by autograd
