@@ -69,7 +69,7 @@ def test_a_strided_convolution_takes_the_taps_of_its_space_to_depth_form(monkeyp
 
 @pytest.mark.parametrize("c_in", [3, 15])
 def test_chunks_do_not_change_the_result(monkeypatch, c_in):
-    x, g, geometry = problem(c_in, 14, (3, 3), 7, 1, 1, 2, 6)
+    x, g, geometry = problem(c_in, 14, (3, 3), 9, 1, 1, 2, 6)
     assert kernels.choose(x, g, geometry, 6) is (kernels.patches_norm if c_in == 3 else kernels.rows_norm)
     whole = kernels.squared_norm(x, g, geometry, 6), kernels.weight_gradient(x, g, geometry, 6)
     for budgets in (kernels.CHUNK_BYTES, kernels.ROWS_CHUNK_BYTES):
@@ -90,6 +90,8 @@ def test_chunks_do_not_change_the_result(monkeypatch, c_in):
         (64, 24, 8, 1, kernels.rows_norm),
         (18, 48, 16, 1, kernels.rows_norm),
         (3, 48, 16, 1, kernels.patches_norm),
+        (24, 48, 4, 5, kernels.patches_norm),
+        (24, 24, 8, 5, kernels.grouped_norm),
     ],
 )
 def test_choice_depends_on_shapes_alone(c_in, c_out, size, instances, expected):

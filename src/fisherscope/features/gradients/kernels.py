@@ -32,6 +32,9 @@ CHUNK_BYTES_ELSEWHERE: Final = 256 << 20
 ROWS_POSITIONS: Final = 256
 """Up to so many positions of a lone sample `rows_norm` is faster than a grouped convolution, measured on a CPU."""
 
+SMALL_PLANE: Final = 64
+"""Up to so many positions a sample `patches_norm` is faster than `rows_norm` for groups of samples, on a CPU."""
+
 
 def padded_input(x: Tensor, g: Tensor, geometry: Geometry) -> Tensor:
     """Return x padded, and cut to what the output positions of g look at."""
@@ -103,7 +106,8 @@ def choose(x: Tensor, g: Tensor, geometry: Geometry, n_groups: int) -> NormKerne
     small = plane and instances == 1 and positions <= ROWS_POSITIONS and x.device.type == "cpu"
     if not small and _grouping_pays(x, g, geometry, n_groups):
         return grouped_norm
-    return rows_norm if plane and min(out, each) > 12 else patches_norm
+    by_rows = plane and min(out, each) > 12 and (instances == 1 or math.prod(g.shape[2:]) > SMALL_PLANE)
+    return rows_norm if by_rows else patches_norm
 
 
 def grouped_norm(x: Tensor, g: Tensor, n_groups: int, geometry: Geometry) -> Tensor:
@@ -210,10 +214,14 @@ def _patch_columns(x: Tensor, g: Tensor, n_groups: int, geometry: Geometry) -> T
 
 def _patch_product(x: Tensor, g: Tensor, n_groups: int, geometry: Geometry) -> Tensor:
     """Return (M * groups, columns, O / groups); patches on the left make the faster product."""
-    a = _patch_columns(x, g, n_groups, geometry)
-    b = fold_positions(g, n_groups)
-    batch = n_groups * geometry.groups
-    return torch.bmm(a.reshape(batch, -1, a.shape[2]), b.reshape(batch, -1, b.shape[2]).mT)
+    # adding up a group's products is cheaper than laying its positions together where the products are the smaller
+    apart = math.prod(geometry.weight[1:]) < math.prod(g.shape[2:])
+    instances = x.shape[0] if apart else n_groups
+    a = _patch_columns(x, g, instances, geometry)
+    b = fold_positions(g, instances)
+    batch = instances * geometry.groups
+    products = torch.bmm(a.reshape(batch, -1, a.shape[2]), b.reshape(batch, -1, b.shape[2]).mT)
+    return summed_instances(products.reshape(instances, -1), n_groups).reshape(-1, *products.shape[1:])
 
 
 def _from_patches(x: Tensor, g: Tensor, n_groups: int, geometry: Geometry) -> Tensor:
@@ -221,10 +229,12 @@ def _from_patches(x: Tensor, g: Tensor, n_groups: int, geometry: Geometry) -> Te
 
 
 def _grouping_pays(x: Tensor, g: Tensor, geometry: Geometry, n_groups: int) -> bool:
-    # oneDNN's blocked weight-gradient kernels want float32, channels in multiples of 16, and work to do
-    out, each = geometry.weight[0] // geometry.groups, geometry.weight[1]
-    blocked = x.dtype is torch.float32 and x.device.type == "cpu" and each % 16 == 0 and out % 16 == 0
-    positions = math.prod(g.shape[2:]) * (len(g) // n_groups)
+    # oneDNN's blocked weight-gradient kernels want float32, channels in multiples of 16 (of 8 where they have several
+    # samples a group to add up), and work to do
+    out, each, instances = geometry.weight[0] // geometry.groups, geometry.weight[1], g.shape[0] // n_groups
+    block = 16 if instances == 1 else 8
+    blocked = x.dtype is torch.float32 and x.device.type == "cpu" and each % block == 0 and out % block == 0
+    positions = math.prod(g.shape[2:]) * instances
     return blocked and positions >= 64 and (min(out, each) >= 32 or positions > ROWS_POSITIONS)
 
 
