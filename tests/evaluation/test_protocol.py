@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -142,6 +143,11 @@ def test_statement_names_sets_counts_and_conventions():
         assert part in text
     for part in ("B = 1 and 5", "OOD is the positive class", "95 % percentile bootstrap", "cluster", "by hash"):
         assert part in text
+
+
+def test_statement_of_groups_alone_says_that_intervals_of_clusters_are_too_narrow():
+    text = replace(PROTOCOL, group_sizes=(5,)).statement()
+    assert "Split by cluster" in text and "too narrow" in text and "resampled by cluster" not in text
 
 
 def test_statement_owns_up_to_unknown_training_samples():

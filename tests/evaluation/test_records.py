@@ -110,3 +110,10 @@ def test_record_names_unknown_fields():
     record = evaluate_pair(make_pair(), seed=0, replicates=10)[0]
     with pytest.raises(DataError, match="colour"):
         Record.from_json({**record.to_json(), "colour": "red"})
+
+
+def test_dependent_groups_have_no_range_of_false_alarms():
+    plain, dependent = (evaluate_pair(make_pair(independent=flag), seed=0)[0] for flag in (True, False))
+    assert dependent.false_alarm_rate == plain.false_alarm_rate
+    assert None not in (plain.false_alarm_low, plain.false_alarm_high, plain.calibration_ks_p)
+    assert dependent.false_alarm_low is dependent.false_alarm_high is dependent.calibration_ks_p is None

@@ -1,5 +1,6 @@
 """The parts that an evaluation fits, calibrates and tests on."""
 
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -18,3 +19,12 @@ def test_equal_samples_are_in_one_part(target, digits):
         assert sum(len(table) for table in group.parts.values()) * size > 100 - 3 * size
     protocol = scored.protocol
     assert protocol.n_fit + protocol.n_calibration + protocol.n_test == 100
+
+
+def test_equal_samples_are_resampled_together(target, digits):
+    twice = as_batches(np.concatenate([digits.x, digits.x]), target)
+    other = as_batches(1 - digits.x, target)
+    scored = score_sets(target, twice, [replace(other, name="other")], EvaluationSettings(("likelihood",), (1,)))
+    pair = scored.groups[1].pairs["other"]
+    assert scored.protocol.clustered == (twice.name,)
+    assert pair.clusters_out is None and len(set(pair.clusters_in)) == len(pair.clusters_in) // 2

@@ -26,18 +26,18 @@ class CalibrationCheck:
     Attributes:
         level: wanted false-alarm rate.
         rate: share of in-distribution test groups with p-value <= level.
-        low: lower end of the beta-binomial interval of that share.
-        high: upper end.
+        low: lower end of the beta-binomial interval of that share, None where groups depend on each other.
+        high: upper end, likewise.
         n_calibration: number of calibration groups.
-        ks_p: p-value of the two-sample Kolmogorov-Smirnov test of calibration against test scores.
+        ks_p: p-value of the two-sample Kolmogorov-Smirnov test of calibration against test scores, likewise.
     """
 
     level: float
     rate: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     n_calibration: int
-    ks_p: float
+    ks_p: float | None
 
 
 def false_alarm_interval(n_cal: int, n_test: int, level: float, coverage: float = 0.95) -> tuple[int, int]:
@@ -72,7 +72,12 @@ def false_alarm_interval(n_cal: int, n_test: int, level: float, coverage: float 
 
 
 def check_calibration(
-    scores_calibration: ArrayLike, scores_test: ArrayLike, level: float, coverage: float = 0.95
+    scores_calibration: ArrayLike,
+    scores_test: ArrayLike,
+    level: float,
+    coverage: float = 0.95,
+    *,
+    independent: bool = True,
 ) -> CalibrationCheck:
     """Count false alarms on in-distribution test scores and test whether both parts follow one law.
 
@@ -81,6 +86,7 @@ def check_calibration(
         scores_test: in-distribution too, shape (m,).
         level: wanted false-positive rate.
         coverage: of the beta-binomial interval.
+        independent: whether the groups are independent of each other, as both laws suppose; frames of one film are not.
     """
     calibration = ConformalCalibration.from_scores(check_scores(scores_calibration, "calibration"))
     test = check_scores(scores_test, "in-distribution")
@@ -88,9 +94,9 @@ def check_calibration(
     return CalibrationCheck(
         level=level,
         rate=float((calibration.p_value(test) <= level).mean()),
-        low=low / len(test),
-        high=high / len(test),
+        low=low / len(test) if independent else None,
+        high=high / len(test) if independent else None,
         n_calibration=len(calibration.scores),
         # The exact law gives up with a warning at some sizes; the asymptotic one does not.
-        ks_p=float(ks_2samp(calibration.scores, test, method="asymp").pvalue),
+        ks_p=float(ks_2samp(calibration.scores, test, method="asymp").pvalue) if independent else None,
     )

@@ -199,7 +199,7 @@ class Protocol:
         training_checked: whether the samples were compared with the hashes of the model's training samples.
         replicates: of the bootstrap.
         coverage: of the intervals.
-        clustered: names of the sets that were split and resampled by cluster.
+        clustered: names of the sets with dependent samples, which were split and, where B = 1, resampled by cluster.
     """
 
     in_dist: str
@@ -251,7 +251,9 @@ class Protocol:
         )
 
     def _clusters(self) -> str:
-        text = f"Split and resampled by cluster (dependent samples kept together): {', '.join(self.clustered)}."
+        names = ", ".join(self.clustered)
+        done = "Split and resampled" if 1 in self.group_sizes else "Split"
+        text = f"{done} by cluster (dependent or equal samples kept together): {names}."
         if max(self.group_sizes) > 1:
             text += " Groups of several samples are resampled as if independent, so their intervals are too narrow."
         return text

@@ -35,7 +35,8 @@ class Record:
         seed: of the run.
         fpr_level: wanted false-positive rate; this and the fields below are None without calibration scores.
         false_alarm_rate: share of in-distribution test groups flagged at that level.
-        false_alarm_low: lower end of its beta-binomial interval.
+        false_alarm_low: lower end of its beta-binomial interval; None too where in-distribution groups depend on each
+            other, as are the upper end and the last field.
         false_alarm_high: upper end.
         n_calibration: number of calibration groups.
         calibration_ks_p: Kolmogorov-Smirnov p-value of calibration against test scores.
@@ -94,6 +95,8 @@ class PairScores:
         scores_calibration: by detector, shape (n_calibration,); may be empty.
         clusters_in: label of each in-distribution group, or None.
         clusters_out: label of each OOD group, or None.
+        independent: whether in-distribution groups are independent of each other. Groups of several samples have no
+            cluster to be named by, but depend on each other where their samples do.
     """
 
     in_dist: str
@@ -104,6 +107,7 @@ class PairScores:
     scores_calibration: Mapping[str, Scores] = field(default_factory=dict)
     clusters_in: Clusters | None = None
     clusters_out: Clusters | None = None
+    independent: bool = True
 
     def __post_init__(self) -> None:
         """Check that both sides were scored by the same detectors."""
@@ -125,6 +129,7 @@ def evaluate_scores(
     bootstrap: Bootstrap,
     scores_calibration: ArrayLike | None = None,
     fpr_level: float = 0.05,
+    independent: bool = True,
 ) -> Record:
     """Return the record of one detector.
 
@@ -138,13 +143,15 @@ def evaluate_scores(
         bootstrap: how to resample; its seed is the one recorded.
         scores_calibration: in-distribution scores that neither fitted nor test the detector, shape (n,).
         fpr_level: false-positive rate at which false alarms are counted.
+        independent: whether in-distribution groups are independent of each other.
     """
     inside, outside = check_scores(scores_in, "in-distribution"), check_scores(scores_out, "out-of-distribution")
     figures: dict[str, Any] = {}
     for name, interval in metric_intervals(inside, outside, bootstrap).items():
         figures |= {name: interval.estimate, f"{name}_low": interval.low, f"{name}_high": interval.high}
     if scores_calibration is not None:
-        figures |= _calibration_fields(check_calibration(scores_calibration, inside, fpr_level, bootstrap.coverage))
+        check = check_calibration(scores_calibration, inside, fpr_level, bootstrap.coverage, independent=independent)
+        figures |= _calibration_fields(check)
     return Record(
         in_dist=in_dist,
         out_dist=out_dist,
@@ -187,6 +194,7 @@ def evaluate_pair(
             bootstrap=bootstrap,
             scores_calibration=pair.scores_calibration.get(name),
             fpr_level=fpr_level,
+            independent=pair.independent,
         )
         for name in pair.scores_in
     ]

@@ -20,8 +20,10 @@ from fisherscope.evaluation import (
     Protocol,
     Record,
     evaluate_pair,
+    join_equal,
     out_dist_groups,
 )
+from fisherscope.evaluation.bootstrap import Clusters
 from fisherscope.features.companions import Companion
 from fisherscope.features.metrics import FisherMetric, make_metric
 from fisherscope.models.base import require_not_trained_on
@@ -221,7 +223,7 @@ class _Evaluation:
 
     def protocol(self) -> Protocol:
         split = self.in_dist.split(1, self.settings.seed)
-        clustered = [d.name for d in (self.in_dist, *self.out_dists) if d.clusters is not None]
+        clustered = [d.name for d in (self.in_dist, *self.out_dists) if join_equal(d.clusters, d.keys) is not None]
         return Protocol(
             in_dist=self.in_dist.name,
             out_dists=tuple(d.name for d in self.out_dists),
@@ -234,7 +236,7 @@ class _Evaluation:
             training_checked=getattr(self.target.module, "train_keys", None) is not None
             and not self.settings.allow_training_samples,
             replicates=self.settings.replicates,
-            clustered=tuple(clustered) if 1 in self.settings.group_sizes else (),
+            clustered=tuple(clustered),
         )
 
     def at_group_size(self, size: int) -> GroupResult:
@@ -258,6 +260,7 @@ class _Evaluation:
                 scores_calibration=scores["calibration"] if countable else {},
                 clusters_in=_clusters(self.in_dist, parts["test"]),
                 clusters_out=_clusters(d, out[d.name]),
+                independent=self.in_dist.clusters is None,
             )
             for d in self.out_dists
         }
@@ -288,9 +291,9 @@ def _score_all(detectors: Mapping[str, Detector], table: FeatureTable) -> dict[s
     return {name: detector.score(table) for name, detector in detectors.items()}
 
 
-def _clusters(data: Batches, table: FeatureTable) -> list[str] | None:
+def _clusters(data: Batches, table: FeatureTable) -> Clusters | None:
     # A group of several samples is drawn from several clusters; only single samples can be resampled by cluster.
-    if data.clusters is None or table.card.group_size > 1:
+    if table.card.group_size > 1:
         return None
-    by_id = dict(zip(data.ids, data.clusters, strict=True))
-    return [by_id[ids[0]] for ids in table.ids]
+    by_id = None if data.clusters is None else dict(zip(data.ids, data.clusters, strict=True))
+    return join_equal(None if by_id is None else [by_id[ids[0]] for ids in table.ids], table.keys)
