@@ -77,3 +77,10 @@ def test_the_guarantee_holds_on_average_over_calibration_sets():
 def test_nan_is_refused():
     with pytest.raises(DataError, match="finite"):
         ConformalCalibration.from_scores(np.array([1.0, np.nan]))
+    with pytest.raises(DataError, match="NaN"):
+        ConformalCalibration.from_scores(np.arange(3.0)).p_value(np.array([1.0, np.nan]))
+
+
+def test_scores_out_of_order_are_refused():
+    with pytest.raises(DataError, match="from_scores"):
+        ConformalCalibration(np.array([3.0, 1.0, 2.0]))

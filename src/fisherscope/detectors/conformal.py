@@ -38,6 +38,11 @@ class ConformalCalibration:
 
     scores: Scores
 
+    def __post_init__(self) -> None:
+        """Check the order, on which every p-value rests."""
+        if not (np.diff(self.scores) >= 0).all():
+            raise DataError("calibration scores are not in rising order; use ConformalCalibration.from_scores")
+
     @classmethod
     def from_scores(cls, scores: Scores) -> ConformalCalibration:
         """Return the calibration for scores in any order; NaN and inf are a :class:`DataError`."""
@@ -47,7 +52,9 @@ class ConformalCalibration:
         return cls(values)
 
     def p_value(self, scores: Scores) -> Scores:
-        """Return p = (1 + #{calibration scores >= score}) / (n + 1) for scores (m,)."""
+        """Return p = (1 + #{calibration scores >= score}) / (n + 1) for scores (m,); NaN is a :class:`DataError`."""
+        if np.isnan(scores).any():
+            raise DataError("scores hold NaN, which has no p-value; look at the samples that they are of")
         at_least = len(self.scores) - np.searchsorted(self.scores, scores, side="left")
         p: Scores = np.asarray(1.0 + at_least, dtype=np.float64) / (len(self.scores) + 1.0)
         return p

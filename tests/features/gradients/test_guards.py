@@ -419,3 +419,12 @@ def test_the_report_says_what_the_loop_costs():
     silent = Model(lambda m, x: m.a(x) + torch.vmap(m.b)(x) * 0, a=nn.Linear(4, 3), b=nn.Linear(4, 3))
     rows = {row.parameter: row for row in rules_report(silent, normal(6, 4), log_prob=call).rows}
     assert rows["b.weight"].zero and not rows["a.weight"].zero
+
+
+@pytest.mark.parametrize("run", [lambda m, x: -((x - m.a) ** 2) * m.b.exp(), lambda m, x: torch.relu(x * m.a) * m.b])
+def test_samples_may_be_single_numbers(run):
+    model = Model(None, a=parameter(), b=parameter())
+    x = torch.tensor([-1.0, -2.0, -3.0, 4.0, 5.0, -6.0], dtype=torch.float64)  # the second's first three: no gradient
+    batched, loop = (gradient_norms(model, x, log_prob=run, method=method) for method in ("batched", "loop"))
+    assert_close_norms(batched, loop)
+    assert loop["b"].max() > 0

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from metric_reference import Tiny, log_prob, measured, passes_over, samples
+from torch import nn
 
 from fisherscope.core.errors import CardMismatchError, DataError, ModelError, NotFittedError, SettingError
 from fisherscope.core.store import read_arrays, write_arrays
@@ -205,3 +206,22 @@ def test_a_file_that_was_changed_or_is_something_else(module, tmp_path):
 def test_unknown_metric():
     with pytest.raises(SettingError, match="unknown metric 'nope'; known: identity, identity-uncentred"):
         make_metric("nope")
+
+
+class _Tempered(Tiny):
+    """With a scalar parameter."""
+
+    def __init__(self):
+        super().__init__()
+        self.temperature = nn.Parameter(torch.tensor(0.7, dtype=torch.float64))
+
+    def log_prob(self, x):
+        return super().log_prob(x) * self.temperature - self.temperature
+
+
+@pytest.mark.parametrize("name", [n for n in metric_names() if n != "identity"])
+def test_a_parameter_may_be_a_scalar(name):
+    module, metric = _Tempered(), make_metric(name)
+    fit_metrics([metric], passes_over(module, samples(40)))
+    blocks = measured(metric, module, samples(8, seed=1), 2)
+    assert blocks and all(np.isfinite(block).all() for block in blocks.values())

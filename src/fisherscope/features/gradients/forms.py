@@ -63,6 +63,11 @@ class GradientForm(ABC):
     def dense(self) -> Tensor:
         """Return the gradients themselves, (M, *shape)."""
 
+    def vectors(self) -> Tensor:
+        """Return the gradients flattened, (M, n_l); of a scalar parameter too."""
+        dense = self.dense()
+        return dense.reshape(dense.shape[0], -1)
+
     @abstractmethod
     def squared_norm(self) -> Tensor:
         """Return the squared L2 norm of each, (M,)."""

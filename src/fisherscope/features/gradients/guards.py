@@ -171,7 +171,7 @@ def check_input_gradients(log_prob: BoundLogProb, batch: Batch, seed: int, layer
 def _others(gradient: Tensor, row: int) -> list[int]:
     """Return the other samples that a derivative of one sample's log p reaches, beyond round-off."""
     # 0 times infinity on the way back is NaN and no sign of anything
-    size = torch.where(gradient.isfinite(), gradient.abs(), 0).flatten(1).amax(1)
+    size = torch.where(gradient.isfinite(), gradient.abs(), 0).reshape(len(gradient), -1).amax(1)
     reached = size > 64 * torch.finfo(size.dtype).eps * size.max()
     return [i for i in reached.nonzero().flatten().tolist() if i != row]
 

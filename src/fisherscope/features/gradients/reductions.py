@@ -91,7 +91,7 @@ class GradientEntries(Reduction):
 
     def update(self, name: str, form: GradientForm) -> None:
         if name in self._entries:
-            rows = form.dense().flatten(1)
+            rows = form.vectors()
             self._parts[name].append(rows[:, self._entries[name].to(rows.device)])
 
     def result(self, names: list[str]) -> dict[str, Tensor]:
@@ -127,7 +127,7 @@ class GramBlocks(Reduction):
         return True
 
     def update(self, name: str, form: GradientForm) -> None:
-        rows = form.dense().flatten(1)
+        rows = form.vectors()
         self._blocks[name] = rows @ rows.mT
 
     def result(self, names: list[str]) -> dict[str, Tensor]:

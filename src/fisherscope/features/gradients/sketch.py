@@ -150,8 +150,7 @@ class Sketch(Reduction):
         else:
             given.size(form.shape)
             left, right = like.cast(given.left), like.cast(given.right)
-        projected = form.dense() if left is None and right is None else form.project(left, right)
-        return projected.reshape(projected.shape[0], -1)
+        return form.vectors() if left is None and right is None else form.project(left, right).flatten(1)
 
     def _fold(self) -> None:
         if self._waiting:

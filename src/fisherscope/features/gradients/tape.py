@@ -266,7 +266,7 @@ class Tape(TorchFunctionMode):
         """Note the samples whose gradient reaches a use that none reached in the probe."""
         for gradient in gradients:
             if gradient is not None:
-                self.revived |= set(gradient.flatten(1).any(1).nonzero().flatten().tolist())
+                self.revived |= set(gradient.reshape(len(gradient), -1).any(1).nonzero().flatten().tolist())
 
     def _fire(self, use: Use, gradients: list[Tensor | None]) -> None:
         """Serve one use, now that its output gradient is known."""

@@ -25,7 +25,7 @@ def require_finite(collected: Tensor, name: str, form: GradientForm, seen: int) 
     """
     if bool(collected.isfinite().all()):
         return
-    finite = form.dense().isfinite().flatten(1).all(1)
+    finite = form.vectors().isfinite().all(1)
     if bool(finite.all()):
         raise DataError(
             f"the squared gradients of '{name}' are too large for {form.sample.dtype}; use float64, or another unit of "

@@ -95,7 +95,7 @@ class _Rows(Reduction):
 
     def update(self, name: str, form: GradientForm) -> None:
         self.require_room(form.n_groups, name)
-        old, new = self.rows.get(name), form.dense().flatten(1).clone()
+        old, new = self.rows.get(name), form.vectors().clone()
         require_finite(new, name, form, 0 if old is None else len(old))
         self.rows[name] = new if old is None else torch.cat([old, new.to(old.device)])
 
@@ -164,7 +164,7 @@ class _LowRankLengths(Reduction):
         if name in self._home:
             solver = self._solvers[self._home[name]]
             like = form.sample
-            gradient = form.dense().flatten(1) - self._group_size * solver.means[name].to(like.device)
+            gradient = form.vectors() - self._group_size * solver.means[name].to(like.device)
             inner = gradient @ solver.deviations[name].to(like.device).mT
             self._parts.setdefault(name, []).append((gradient.double().square().sum(1), inner.double()))
 

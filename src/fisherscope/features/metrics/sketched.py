@@ -186,7 +186,7 @@ class _DenseProjection(Reduction):
         return False
 
     def update(self, name: str, form: GradientForm) -> None:
-        rows = form.dense().flatten(1)
+        rows = form.vectors()
         matrix = dense_projection(name, rows.shape[1], self._size, self._seed).to(rows)
         self._parts.setdefault(name, []).append(rows @ matrix.mT)
 
