@@ -59,16 +59,21 @@ bench-glow: $(VENV)/dev.stamp  ## Time training steps of Glow beside normflows (
 	$(BIN)/python benchmarks/glow_throughput.py
 
 bench-zoo: $(VENV)/dev.stamp  ## Measure the zoo's models on test data (docs/zoo.md and their cards; needs FISHERSCOPE_DATA)
-	$(BIN)/python benchmarks/zoo.py
+	$(BIN)/python benchmarks/zoo.py --limit 1000 --undertrained vae-cifar10 vae-gtsrb vae-tiny_imagenet32 \
+		--local glow-cifar10 glow-cifar10-seed1 glow-cifar10-seed2 glow-fashion_mnist glow-fashion_mnist-seed1 \
+		glow-fashion_mnist-seed2 glow-mnist glow-tiny_imagenet32 pixelcnn-fashion_mnist pixelcnn-mnist \
+		diffusion-cifar10 diffusion-tiny_imagenet32
 
 bench-cost: $(VENV)/dev.stamp  ## Time what the default costs on the zoo's models (docs/default_cost.md; needs FISHERSCOPE_DATA)
-	$(BIN)/python benchmarks/default_cost.py
+	$(BIN)/python benchmarks/default_cost.py --rounds=11 \
+		--models glow-cifar10 glow-fashion_mnist vae-cifar10 vae-fashion_mnist diffusion-fashion_mnist
 
 bench-study: $(VENV)/dev.stamp  ## Score the zoo's models that have no scores yet and write docs/study.md (hours)
 	$(BIN)/python benchmarks/study.py
 
-bench-ablations: $(VENV)/dev.stamp  ## Measure what each part of the default is worth (docs/study_ablations.md; hours)
-	$(BIN)/python benchmarks/study_ablations.py --extra 500
+bench-ablations: $(VENV)/dev.stamp  ## Measure what each part of the default is worth (docs/study_ablations.md without its section 9; hours)
+	$(BIN)/python benchmarks/study_ablations.py --extra=300 \
+		--extra-models glow-fashion_mnist glow-mnist vae-fashion_mnist vae-mnist
 
 bench-metrics: $(VENV)/dev.stamp  ## Set the Fisher metrics beside each other (docs/study_metrics.md; hours)
 	$(BIN)/python benchmarks/study_metrics.py

@@ -73,8 +73,8 @@ DELETION = """
 
 The share of pixels named is replaced by the image under a Gaussian filter of 4 pixels, in falling order of a map
 (Petsiuk et al. 2018) or in random order, on {n} of the images. Shown is the detector's median p-value: a map that
-finds what is novel makes it rise. Smoothing is itself novel to a detector that notices missing detail: then every
-curve falls.
+finds what is novel makes it rise. Smoothing is itself novel to a detector that notices missing detail: then most
+curves fall.
 """
 
 

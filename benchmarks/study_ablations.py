@@ -66,7 +66,8 @@ on these pairs, so they favour it over the other scores.
 
 Mean AUROC over models and pairs; out-of-distribution (OOD) is the positive class. After an AUROC stands its difference
 to the detector in bold above it, with a 95 % paired bootstrap interval ({replicates:,} resamples, seed 0): it covers
-the draw of the test samples, not another training run.
+the draw of the test samples, not another training run. gtsrb is drawn by track at B = 1; groups of five are drawn as
+if independent, so there their intervals are too narrow.
 """
 
 

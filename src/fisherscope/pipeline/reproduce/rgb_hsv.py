@@ -218,6 +218,6 @@ def _note(models: Sequence[dict[str, Any]]) -> str:
     return (
         f"From RGB to HSV the AUROC of the likelihood changes by up to {likelihood:.3f}, and from one side of 0.5 to "
         f"the other on {crossed} of {len(pairs)} pairs. That of the gradient score is unchanged by construction, since "
-        f"HSV adds a term without parameters to log p; computed anew, it moved by at most {score:.4f} and log f_l by "
-        f"at most {norms:.1e}, which is {check}."
+        f"HSV adds a term without parameters to log p; computed anew, it moved by at most {score:.4f}, "
+        f"which is {check}; single values of log f_l moved by at most {norms:.1e}."
     )

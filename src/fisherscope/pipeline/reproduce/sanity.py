@@ -186,13 +186,13 @@ def _note(means: Sequence[dict[str, Any]]) -> str:
             m for m in means if (m["group_size"], m["model"]) == (size, label) and m["moved_by_copies"] is not None
         ]
         react = [
-            f"{m['detector']} ({m['moved_by_copies']:.2f}; other sets {_two(m['auroc'].get(OTHER))})"
+            f"{m['detector']} ({m['moved_by_copies']:.2f} from it; other sets' AUROC {_two(m['auroc'].get(OTHER))})"
             for m in chosen
             if m["moved_by_copies"] > _CLEARLY
         ]
         calm = [m["detector"] for m in chosen if m["moved_by_copies"] <= _CLEARLY]
         sentences.append(
-            f"{label}, B = {size}: the AUROC of copies is more than {_CLEARLY:g} away from 0.5 in the mean for "
+            f"{label}, B = {size}: the AUROC of copies is on average more than {_CLEARLY:g} from 0.5 for "
             f"{', '.join(react) or 'no detector'}; less for {', '.join(calm) or 'none'}."
         )
     return " ".join(sentences)
