@@ -171,3 +171,21 @@ def test_forms_of_a_tied_table_agree_with_their_dense_gradients():
         for a in (left, None):
             for b in (right, None):
                 torch.testing.assert_close(form.project(a, b), dense.project(a, b))
+
+
+def test_a_diagonal_projection_is_that_matrix_without_its_zeros():
+    model = Model(lambda m, x: m.a(x), a=nn.Linear(5, 4))
+    diagonal = {"a.weight": normal(4, seed=2), "a.bias": normal(4, seed=3)}
+    sketches = [
+        gradient_sketch(
+            model,
+            normal(6, 5),
+            log_prob=call,
+            size=64,
+            projections={name: Projection(made(values), None) for name, values in diagonal.items()},
+        )
+        for made in (lambda values: values, torch.diag)
+    ]
+    torch.testing.assert_close(*sketches, rtol=1e-12, atol=0)
+    with pytest.raises(SettingError, match="left projection"):
+        Projection(normal(3), None).size((4, 5))

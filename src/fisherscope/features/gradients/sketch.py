@@ -38,7 +38,7 @@ class Projection:
     """The two sides of a factored projection of one parameter, matrix view (R, C).
 
     Attributes:
-        left: (q, R), or None for the identity.
+        left: (q, R); (R,), the diagonal of a diagonal matrix; or None for the identity.
         right: (p, C), or None for the identity.
     """
 
@@ -53,12 +53,13 @@ class Projection:
         """
         sides = []
         for side, matrix, length in zip(("left", "right"), (self.left, self.right), matrix_view(shape), strict=True):
-            if matrix is not None and (matrix.dim() != 2 or matrix.shape[1] != length):
+            diagonal = matrix is not None and side == "left" and matrix.dim() == 1
+            if matrix is not None and ((matrix.dim() != 2 and not diagonal) or matrix.shape[-1] != length):
                 raise SettingError(
                     f"the {side} projection is {tuple(matrix.shape)}; expected (any, {length}) for a parameter of "
                     f"shape {tuple(shape)}"
                 )
-            sides.append(length if matrix is None else len(matrix))
+            sides.append(length if matrix is None or diagonal else len(matrix))
         return sides[0] * sides[1]
 
 
@@ -150,6 +151,8 @@ class Sketch(Reduction):
         else:
             given.size(form.shape)
             left, right = like.cast(given.left), like.cast(given.right)
+        if left is not None and left.dim() == 1:
+            return (form.project(None, right) * left[:, None]).flatten(1)
         return form.vectors() if left is None and right is None else form.project(left, right).flatten(1)
 
     def _fold(self) -> None:

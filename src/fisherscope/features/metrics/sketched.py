@@ -97,7 +97,7 @@ class Sketched(FisherMetric):
         if self._kind == "whitened-inputs":
             return base
         if self._kind != "equalised" and len(shape) == 1:
-            return Projection(torch.diag((variance[:, 0] + DAMPING * variance.mean()).rsqrt()), None)
+            return Projection((variance[:, 0] + DAMPING * variance.mean()).rsqrt(), None)
         return _scaled(base, shape, 1 / math.sqrt(float(variance.sum())))
 
     def features(self) -> tuple[GradientFeature, ...]:
