@@ -39,7 +39,8 @@ def test_splits(save):
 def test_labels_are_no_feature(save):
     samples = load_samples(save("x,label,y\n1,7,2\n3,8,4\n"))
     assert samples.x.tolist() == [[1, 2], [3, 4]] and samples.labels.tolist() == [7, 8]
-    assert load_samples(save("x,label\n1,0.5\n")).labels is None
+    # as a spreadsheet writes them
+    assert load_samples(save("x,label\n1,7.0\n")).labels.tolist() == [7]
 
 
 @pytest.mark.parametrize(
@@ -54,6 +55,12 @@ def test_labels_are_no_feature(save):
         ("a,b\n1,2\n3\n", r"line 3: 1 cells, expected 2 separated by commas"),
         ("a;b\n1;2\n", r"line 2, column a;b: '1;2' is no finite number"),
         ("label\n1\n", "holds the column 'label' only"),
+        ("a,label,b\n1,2,2\n\n3,0.5,4\n", r"line 4, column label: 0\.5 is no label, expected an integer"),
+        ("a,label\n1,1e300\n", r"line 2, column label: 1e\+300 is no label"),
+        ("a,b\n1_000,2\n", r"line 2, column a: '1_000' holds an underscore"),
+        ("1_000\n2\n", r"line 1, column 1: '1_000' holds an underscore"),
+        ("a,b, a\n1,2,3\n", "has several columns called 'a', expected different names"),
+        ("label,x,label\n1,2,3\n", "has several columns called 'label'"),
         (b"a,b\n1,\xff\n", "not a readable CSV file"),
         ('a,b\n1,"2\n', "not a readable CSV file"),
     ],

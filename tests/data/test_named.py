@@ -43,6 +43,35 @@ def test_shards_are_sorted_and_complete(tmp_path):
         shards(tmp_path, "val")
 
 
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (
+            ("00000-of-00002", "00000-of-00002 (1)"),
+            r"one shard of split 'train' as train-00000-of-00002 \(1\)\.parquet, ",
+        ),
+        (("00000-of-00001-a0", "00000-of-00001-b1"), "one shard of split 'train' as"),
+        (("00000-of-00002", "00001-of-00003"), "mixes the files .* of split 'train', expected shards 0 to N - 1"),
+        (("00000-of-00001", "00001-of-00001"), "mixes the files"),
+        (("00001-of-00002", "00002-of-00002"), "mixes the files"),
+        (("00000-of-00001", "extra"), "mixes the files"),
+        (("00000-of-00003", "00002-of-00003"), r"2 of 3 shards of split 'train' \(shard 1 is the first"),
+    ],
+)
+def test_shards_of_one_split_are_those_of_one_set(tmp_path, names, message):
+    for name in names:
+        (tmp_path / f"train-{name}.parquet").write_bytes(b"")
+    with pytest.raises(DataError, match=message):
+        shards(tmp_path, "train")
+
+
+def test_what_stands_around_the_numbers_of_shards_is_free(tmp_path):
+    names = {"train-0-of-2.parquet", "train-1-of-2-0c1f.parquet", "test-full-00000-of-00001.parquet", "val-a.parquet"}
+    for name in names | {"val-b.parquet"}:
+        (tmp_path / name).write_bytes(b"")
+    assert [len(shards(tmp_path, split)) for split in ("train", "test", "val")] == [2, 1, 2]
+
+
 def test_folder_without_shards_has_no_splits(root):
     assert split_files(root / "c") == {}
     assert split_files(root / "absent") == {}

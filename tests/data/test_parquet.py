@@ -79,12 +79,32 @@ def test_numeric_columns_are_rows(tmp_path):
     assert samples.labels is not None and samples.labels.tolist() == [0, 1]
 
 
+def test_large_integers_that_float64_holds_are_numbers(tmp_path):
+    columns = {"a": [2**60, -(2**63)], "b": pa.array([2**63, 2**53], pa.uint64()), "c": [2**53, 2**53 - 1]}
+    x = read_parquet([write(tmp_path / "s.parquet", columns)], "set").x
+    assert [[int(v) for v in row] for row in x] == [[2**60, 2**63, 2**53], [-(2**63), 2**53, 2**53 - 1]]
+
+
+@pytest.mark.parametrize("labels", [["x", "y"], [0.5, 0.7], [1, None]])
+def test_beside_images_labels_that_are_no_classes_are_left_out(tmp_path, labels):
+    path = write(tmp_path / "s.parquet", {"image": structs(pixels(2)), "label": labels})
+    samples = read_parquet([path], "set")
+    assert samples.labels is None and len(samples) == 2
+
+
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
         ({"a": [1.0, None]}, "'a' has rows without a value"),
         ({"a": [1.0, float("nan")]}, r"NaN or inf, first in row 1 \(set#1"),
         ({"a": ["x", "y"]}, r"a \(string\)"),
+        ({"a": [1.0, 2.0], "label": [0.5, 0.7]}, r"the column 'label' is double, expected labels as integers"),
+        ({"a": [1.0, 2.0], "label": ["x", "y"]}, r"the column 'label' is string, expected labels as integers"),
+        ({"a": [1.0, 2.0], "label": [1, None]}, r"'label' has rows without a value"),
+        ({"a": [0, 2**60 + 1]}, r"'a' holds 1152921504606846977, which float64 rounds to 1152921504606846976"),
+        ({"a": [-(2**53) - 1]}, r"'a' holds -9007199254740993, which float64 rounds"),
+        ({"a": [2**63 - 1]}, r"'a' holds 9223372036854775807, which float64 rounds"),
+        ({"a": pa.array([2**64 - 1], pa.uint64())}, r"'a' holds 18446744073709551615, which float64 rounds"),
         ({"label": [1, 2]}, r"\['label'\] are not numeric features"),
         ({"x": [b"1"], "y": [b"2"]}, r"image columns \['x', 'y'\]"),
         ({"image": [{"bytes": None, "path": "/etc/passwd"}]}, "holds no image bytes"),

@@ -1,5 +1,7 @@
 """Feature tables do not depend on how they were made, and interrupted work goes on."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -107,6 +109,9 @@ def test_a_table_of_another_model_is_named(target, make_glow, digits, tmp_path):
         extract_table(target, data, settings=ExtractSettings(seed=1), out=out)
     with pytest.raises(CardMismatchError, match="'data'"):
         extract_table(target, data.select(range(5)), out=out)
+    # the keys of 8-bit samples and of their float copies are the same
+    with pytest.raises(CardMismatchError, match="floating of shape"):
+        extract_table(target, replace(data, x=data.x.astype(np.float32)), out=out)
 
 
 def test_groups(target, digits):

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from fisherscope.core.keys import sample_keys
 from fisherscope.features.metrics import SketchSettings
 from fisherscope.pipeline import extraction, kept_tables
 from fisherscope.pipeline.batches import as_batches
@@ -94,6 +95,23 @@ def test_tables_of_other_samples_are_not_taken(target, data, tmp_path, extracted
     found = kept_table(tmp_path, target, copies, ("log_p",), ExtractSettings())
     assert len(extracted) == 3
     require_same(found, extract_table(target, copies, ("log_p",)))
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.int64])
+def test_tables_of_samples_of_another_kind_are_not_taken(target, data, tmp_path, extracted, kind):
+    blocks, settings = ("code_length", "predictive_length", "pixels"), ExtractSettings()
+    kept_table(tmp_path, target, data, blocks, settings)
+    other = replace(data, x=data.x.astype(kind))
+    np.testing.assert_array_equal(other.keys, sample_keys(other.x))  # equal by design
+    found = kept_table(tmp_path, target, other, blocks, settings)
+    assert len(extracted) == 2
+    require_same(found, extract_table(target, other, blocks, settings))
+    assert found.block("pixels").dtype == kind
+    if kind == np.float32:
+        assert not found.block("code_length").any()
+    for again in (data, other):
+        kept_table(tmp_path, target, again, blocks, settings)
+    assert len(extracted) == 2
 
 
 def test_a_block_in_the_metric_of_another_fit_is_not_taken(target, data, tmp_path, extracted):

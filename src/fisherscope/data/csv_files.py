@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +18,15 @@ from fisherscope.data.parts import part_of
 from fisherscope.data.samples import DEFAULTS, ReadOptions, Samples
 
 _LABEL: Final = "label"
+_LARGEST_LABEL: Final = 2**53
+"""Up to this size the numbers that are read hold every integer."""
 
 
 def read_csv(path: Path, name: str, options: ReadOptions = DEFAULTS, *, split: str | None = None) -> Samples:
     """Read the rows of a comma-separated file of numbers.
 
-    A first row without any number is a header. A column of integers called ``label`` holds labels, as in Parquet
-    files. Empty lines are skipped.
+    A first row without any number is a header. A column called ``label`` holds labels, which are integers, as in
+    Parquet files. Empty lines are skipped.
 
     Args:
         path: the file, UTF-8.
@@ -35,8 +38,8 @@ def read_csv(path: Path, name: str, options: ReadOptions = DEFAULTS, *, split: s
         Rows (N, columns), float64, called ``file.csv:line`` with the line of the file, the first being 1.
 
     Raises:
-        DataError: no rows, a row of another length than the first, or a cell that is missing or no finite number; line
-            and column are named.
+        DataError: no rows, a column name that occurs twice, a row of another length than the first, a cell that is
+            missing or no finite number, or a label that is no integer; line and column are named.
     """
     if options.resize is not None:
         raise DataError(f"{name} is a table; only images can be resized")
@@ -47,7 +50,7 @@ def read_csv(path: Path, name: str, options: ReadOptions = DEFAULTS, *, split: s
     features = [i for i, column in enumerate(table.columns) if column != _LABEL]
     if not features:
         raise DataError(f"{path} holds the column '{_LABEL}' only, expected numeric features too")
-    return Samples.from_array(table.values[rows][:, features], ids, name, _labels(table, rows))
+    return Samples.from_array(table.values[rows][:, features], ids, name, _labels(path, table, rows))
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,10 @@ def _read(path: Path) -> _Table:
     if not body:
         raise DataError(f"{path} holds no row of numbers, expected at least one")
     columns = [c.strip() for c in rows[0][1]] if header else [str(i + 1) for i in range(len(rows[0][1]))]
+    if twice := [column for column, times in Counter(columns).items() if times > 1]:
+        raise DataError(
+            f"{path} has several columns called '{twice[0]}', expected different names; rename or drop them"
+        )
     values = np.array([_numbers(path, line, row, columns) for line, row in body])
     return _Table(columns, [line for line, _ in body], values)
 
@@ -78,10 +85,18 @@ def _numbers(path: Path, line: int, row: Sequence[str], columns: Sequence[str]) 
         raise DataError(f"{path}, line {line}: {len(row)} cells, expected {len(columns)} separated by commas")
     numbers = [_number(cell) for cell in row]
     for cell, number, column in zip(row, numbers, columns, strict=True):
-        if number is None or not math.isfinite(number):
-            what = f"'{cell}' is no finite number" if cell.strip() else "the value is missing"
-            raise DataError(f"{path}, line {line}, column {column}: {what}; repair or drop the row or the column")
+        if wrong := _wrong_with(cell, number):
+            raise DataError(f"{path}, line {line}, column {column}: {wrong}; repair or drop the row or the column")
     return [number for number in numbers if number is not None]
+
+
+def _wrong_with(cell: str, number: float | None) -> str | None:
+    if not cell.strip():
+        return "the value is missing"
+    if number is None or not math.isfinite(number):
+        return f"'{cell}' is no finite number"
+    # float() takes the underscores of Python's literals; in a file they may as well be a slip.
+    return f"'{cell}' holds an underscore, expected digits only" if "_" in cell else None
 
 
 def _number(cell: str) -> float | None:
@@ -91,8 +106,14 @@ def _number(cell: str) -> float | None:
         return None
 
 
-def _labels(table: _Table, rows: NDArray[np.intp]) -> NDArray[np.int64] | None:
+def _labels(path: Path, table: _Table, rows: NDArray[np.intp]) -> NDArray[np.int64] | None:
     if _LABEL not in table.columns:
         return None
-    labels = table.values[rows, table.columns.index(_LABEL)]
-    return labels.astype(np.int64) if (labels == np.floor(labels)).all() else None
+    labels: NDArray[np.float64] = table.values[rows, table.columns.index(_LABEL)]
+    wrong = np.flatnonzero((labels != np.floor(labels)) | (np.abs(labels) > _LARGEST_LABEL))
+    if len(wrong):
+        raise DataError(
+            f"{path}, line {table.lines[rows[wrong[0]]]}, column {_LABEL}: {labels[wrong[0]]:g} is no label, expected "
+            "an integer (up to 2**53); rename the column if it is a feature, or drop it"
+        )
+    return labels.astype(np.int64)

@@ -6,13 +6,13 @@ import os
 import re
 from pathlib import Path
 
-from fisherscope.core.errors import DataError
+from fisherscope.core.errors import DataError, some_of
 from fisherscope.data.formats import list_splits
 from fisherscope.data.parts import SPLITS
 
 ENVIRONMENT = "FISHERSCOPE_DATA"
 SPLIT_SUFFIXES = (".csv", ".txt")
-_SHARD = re.compile(r"^(?P<split>[\w.]+)-(?:.*-of-(?P<count>\d+))?.*\.parquet$")
+_SHARD = re.compile(r"^(?P<split>[\w.]+)-(?:(?:.*-)?(?P<index>\d+)-of-(?P<count>\d+))?.*\.parquet$")
 
 
 def find_root(data_root: str | Path | None = None) -> Path | None:
@@ -60,14 +60,37 @@ def shards(folder: Path, split: str) -> list[Path]:
     """Return the shards of one split.
 
     Raises:
-        DataError: there is no such split, or a shard ``...-of-NNNNN`` of it is missing.
+        DataError: there is no such split, or its files are not the shards ``...-IIIII-of-NNNNN`` of one N, each once
+            (where no name says so, all files are taken).
     """
     splits = split_files(folder)
     if split not in splits:
         raise DataError(f"{folder} has no split '{split}', only {sorted(splits)}; pick one, as in {folder.name}[train]")
-    paths = splits[split]
-    match = _SHARD.match(paths[0].name)
-    count = match["count"] if match else None
-    if count is not None and int(count) != len(paths):
-        raise DataError(f"{folder} holds {len(paths)} of {int(count)} shards of split '{split}'; download the others")
-    return paths
+    _require_complete(folder, split, splits[split])
+    return splits[split]
+
+
+def _require_complete(folder: Path, split: str, paths: list[Path]) -> None:
+    """Check by their names that files are all shards of one set, each once."""
+    named = [match for path in paths if (match := _SHARD.match(path.name)) and match["count"]]
+    if not named:
+        return
+    counts = {int(match["count"]) for match in named}
+    count = max(counts)
+    by_index: dict[int, list[str]] = {}
+    for match in named:
+        by_index.setdefault(int(match["index"]), []).append(match.string)
+    copies = next((same for same in by_index.values() if len(same) > 1), None)
+    if len(counts) > 1 or len(named) < len(paths) or max(by_index) >= count:
+        raise DataError(
+            f"{folder} mixes the files {some_of([path.name for path in paths])} of split '{split}', expected shards "
+            "0 to N - 1 called '-of-N' with one N; remove what is not of this set"
+        )
+    if copies is not None:
+        raise DataError(f"{folder} holds one shard of split '{split}' as {some_of(copies)}; keep one of them")
+    if len(named) < count:
+        first = next(i for i in range(count) if i not in by_index)
+        raise DataError(
+            f"{folder} holds {len(named)} of {count} shards of split '{split}' (shard {first} is the first that is "
+            "missing); download the others"
+        )

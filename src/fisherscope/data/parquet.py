@@ -53,8 +53,8 @@ def samples_from_table(table: Table, name: str, options: ReadOptions = DEFAULTS)
 
     Args:
         table: a column of encoded images (binary, or struct with ``bytes`` and ``path``; ``image`` where there are
-            several), else numeric columns, which become float64 rows (N, columns). An integer column ``label`` holds
-            labels (negative: none).
+            several), else numeric columns, which become float64 rows (N, columns). A column ``label`` holds labels,
+            which are integers (negative: none); beside images one of another kind, or with gaps, is left out.
         name: name of the set.
         options: subset and conversion.
 
@@ -63,7 +63,8 @@ def samples_from_table(table: Table, name: str, options: ReadOptions = DEFAULTS)
         ``TRACK-frameNNN`` the tracks are the clusters.
 
     Raises:
-        DataError: no usable column, a row without a value, or an image that cannot be used.
+        DataError: no usable column, a row without a value, an integer that float64 does not hold, a label beside
+            numeric columns that is no integer, or an image that cannot be used.
     """
     rows = options.rows(table.num_rows)
     labels = _labels(table, rows)
@@ -129,7 +130,28 @@ def _numeric_rows(table: Table, rows: NDArray[np.intp], name: str, options: Read
             f"{name} has no image column and the columns {other or table.column_names} are not numeric features; "
             "expected a column 'image' of encoded images, or numeric columns only"
         )
-    empty = [c for c in columns if table.column(c).null_count]
+    # Beside numeric columns a label that is none may be a feature: it is not left out unsaid.
+    if "label" in table.column_names and not types.is_integer(kind := table.schema.field("label").type):
+        raise DataError(
+            f"{name}: the column 'label' is {kind}, expected labels as integers; rename the column if it is a feature, "
+            "or convert or drop it"
+        )
+    empty = [c for c in table.column_names if table.column(c).null_count]
     if empty:
         raise DataError(f"{name}: the column '{empty[0]}' has rows without a value; fill or drop them")
-    return np.stack([table.column(c).to_numpy()[rows].astype(np.float64) for c in columns], axis=1)
+    return np.stack([_floats(table.column(c).to_numpy()[rows], f"{name}: the column '{c}'") for c in columns], axis=1)
+
+
+def _floats(values: NDArray[Any], what: str) -> NDArray[np.float64]:
+    """Return numbers (N,) as float64; one that it would round, a large integer, is a :class:`DataError`."""
+    floats = values.astype(np.float64)
+    large = np.flatnonzero(np.abs(floats) >= 2**53) if values.dtype.kind in "iu" else ()
+    for row in large:
+        # as Python's integers: numpy compares them as floats
+        given, held = int(values[row]), int(floats[row])
+        if given != held:
+            raise DataError(
+                f"{what} holds {given}, which float64 rounds to {held}; subtract an offset, split it into two columns, "
+                "or drop it"
+            )
+    return floats

@@ -189,6 +189,8 @@ def _card(target: Target, data: Batches, settings: ExtractSettings, extractors: 
     blocks = sorted({block for e in extractors for block in e.blocks})
     said: dict[str, Any] = {
         "blocks": blocks,
+        # Keys do not tell 8-bit samples from their float copies, but code lengths and models' inputs differ.
+        "samples": data.form,
         "features": {k: v for e in extractors for k, v in e.settings(target.module).items()},
     }
     if any("sketch" in block for block in blocks):
@@ -236,7 +238,7 @@ def extract_table(
 
     Raises:
         DataError: fewer samples than one group.
-        CardMismatchError: ``out`` or its parts hold a table of another model, data or setting.
+        CardMismatchError: ``out`` or its parts hold a table of another model, data (or kind of it) or setting.
         SettingError: several processes without ``out``.
     """
     settings = settings or ExtractSettings()

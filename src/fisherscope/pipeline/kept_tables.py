@@ -20,8 +20,8 @@ from fisherscope.pipeline.extraction import ExtractSettings, extract_table, tabl
 from fisherscope.pipeline.target import Target
 
 _SAME: Final = ("format_version", "model", "data_name", "seed", "dtype")
-"""What the cards of two tables must agree in; settings are compared block by block. Changed copies of samples (blurred,
-recoded) share the keys with them: only the name of the data tells them apart."""
+"""What the cards of two tables must agree in, beside the samples' kind; settings are compared block by block. Changed
+copies of samples (blurred, recoded) share the keys with them: only the name of the data tells them apart."""
 
 
 def kept_table(
@@ -36,9 +36,9 @@ def kept_table(
 ) -> FeatureTable:
     """Return features, as :func:`extract_table` makes them, from the tables of a folder; what is missing is kept there.
 
-    A block is taken from any table of the same model, samples and settings that the same code made: what a large study
-    extracted serves every smaller one, and a larger one extracts only what it does not find. Blocks of single samples
-    are found in tables of other group sizes and orders too.
+    A block is taken from any table of the same model, samples (of the same kind, not 8-bit for floating) and settings
+    that the same code made: what a large study extracted serves every smaller one, and a larger one extracts only what
+    it does not find. Blocks of single samples are found in tables of other group sizes and orders too.
 
     Args:
         folder: of tables.
@@ -82,7 +82,7 @@ def _find(folder: Path, card: Card, wanted: set[str], keys: KeyArray) -> dict[st
     found: dict[str, _Held] = {}
     for path in sorted(folder.glob(f"*{file_ending(FEATURES)}")):
         held = _card_of(path)
-        if held is None or any(getattr(held, name) != getattr(card, name) for name in _SAME):
+        if held is None or not _same_origin(held, card):
             continue
         there = {b for b in wanted.intersection(held.settings["blocks"]) - found.keys() if _same_block(b, held, card)}
         if held.group_size != card.group_size or held.data != card.data:
@@ -118,6 +118,12 @@ def _card_of(path: Path) -> Card | None:
         return Card.from_json(head["card"]) if isinstance(head, dict) and "columns" in head else None
     except FisherscopeError:
         return None
+
+
+def _same_origin(held: Card, wanted: Card) -> bool:
+    """Whether model, noise and kind of the samples agree."""
+    same_kind = held.settings["samples"] == wanted.settings["samples"]
+    return same_kind and all(getattr(held, name) == getattr(wanted, name) for name in _SAME)
 
 
 def _same_block(block: str, held: Card, wanted: Card) -> bool:

@@ -158,7 +158,7 @@ def _digest(context: Context, request: ScoreRequest) -> str:
     settings = context.settings
     said = {
         "model": request.target.fingerprint(),
-        "sets": [(d.name, d.fingerprint) for d in (request.in_dist, *request.out_dists)],
+        "sets": [(d.name, d.fingerprint, d.form) for d in (request.in_dist, *request.out_dists)],
         "detectors": request.detectors,
         "group_sizes": request.group_sizes,
         "companions": {c.name: c.fingerprint() for c in request.companions},
