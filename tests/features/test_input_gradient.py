@@ -245,6 +245,90 @@ def test_a_start_symbol_is_skipped():
     np.testing.assert_allclose(found.embedded, words[x] - words.mean(0), rtol=1e-12)
 
 
+class Decoder(nn.Module):
+    """Each token is predicted from those before it; ``style`` says how these are looked up."""
+
+    def __init__(self, style, frozen=False):
+        super().__init__()
+        torch.manual_seed(0)
+        self.style = style
+        self.words = nn.Embedding(11, 3)
+        self.others = nn.Embedding.from_pretrained(self.words.weight.detach().clone(), freeze=frozen)
+        self.hidden, self.out = nn.Linear(3, 3), nn.Linear(3, 11)
+        self.words.weight.requires_grad_(not frozen)
+
+    def log_prob(self, x):
+        h, summary = self.read(x.long())
+        log_p = self.out(self.hidden(h).tanh() + summary.square()).log_softmax(2)
+        return log_p.gather(2, x.long()[:, 1:, None]).sum((1, 2))
+
+    def read(self, x):
+        whole = self.words(x)
+        before = whole[:, :-1]
+        if self.style == "all but the last":
+            before = self.words(x[:, :-1])
+            return before, torch.zeros(())
+        if self.style == "a shifted buffer":  # no op makes it from the tokens, it is written into
+            buffer = torch.zeros(x.shape, dtype=torch.int64)
+            buffer[:, 1:] = x[:, :-1]
+            return self.words(buffer)[:, 1:], torch.zeros(())
+        if self.style == "overwritten":
+            return whole.mul_(2)[:, :-1] / 2, torch.zeros(())
+        encoders = {"two lookups": lambda: self.words(x), "two tables": lambda: self.others(x)}
+        summary = encoders.get(self.style, lambda: whole)()
+        return before, torch.zeros(()) if self.style == "all" else summary.mean(1, keepdim=True)
+
+
+def token_gradient(model, x=None, cotangent=None):
+    x = np.asarray([[3, 1, 1, 10, 0, 7], [0, 0, 2, 5, 5, 9]]) if x is None else x
+    request = Request(model.double(), None, x, sample_keys(x))
+    if cotangent is None:
+        table = table_of(request, ["grad_norm"])
+        cotangent = score_cotangent(make_detector("total-norm").fit(table), table)
+    return input_gradient(request, cotangent, gradient_features(SKETCH))
+
+
+@pytest.mark.parametrize("style", ["all but the last", "a shifted buffer", "overwritten"])
+def test_a_lookup_of_all_tokens_but_the_last_is_one_of_the_tokens(style):
+    log_p = {"log_p": np.ones((2, 1))}
+    found, expected = (token_gradient(Decoder(s), cotangent=log_p) for s in (style, "all"))
+    assert found.tokens[:, :5].any(2).all() and not found.tokens[:, 5].any()
+    np.testing.assert_allclose(found.tokens, expected.tokens, rtol=1e-9, atol=1e-14)
+    np.testing.assert_allclose(found.embedded, expected.embedded, rtol=1e-12)
+
+
+@pytest.mark.parametrize("style", ["all", "all but the last"])
+def test_a_frozen_embedding_is_differentiated_too(style):
+    log_p = {"log_p": np.ones((2, 1))}
+    found, expected = (token_gradient(Decoder(style, frozen), cotangent=log_p) for frozen in (True, False))
+    np.testing.assert_allclose(found.tokens, expected.tokens, rtol=1e-9, atol=1e-14)
+    second = token_gradient(Decoder(style, frozen=True))  # of the other parameters' gradients
+    assert second.tokens[:, :5].any(2).all() and not second.tokens[:, 5].any()
+
+
+def test_all_lookups_of_the_tokens_are_added_up():
+    log_p = {"log_p": np.ones((2, 1))}
+    one, two = (token_gradient(Decoder(style)) for style in ("one lookup", "two lookups"))
+    np.testing.assert_allclose(two.tokens, one.tokens, rtol=1e-9, atol=1e-14)
+    one, tables = (token_gradient(Decoder(style), cotangent=log_p) for style in ("one lookup", "two tables"))
+    assert tables.tokens.shape == tables.embedded.shape == (2, 6, 6)
+    np.testing.assert_allclose(tables.tokens[..., :3] + tables.tokens[..., 3:], one.tokens, rtol=1e-9, atol=1e-14)
+    np.testing.assert_allclose(tables.embedded, np.concatenate([one.embedded] * 2, 2), rtol=1e-12)
+
+
+def test_positions_are_not_taken_for_tokens_that_count_up():
+    x = np.asarray([[0, 1, 2, 3, 4, 5], [5, 1, 2, 0, 4, 3]])
+    found = token_gradient(Positions("module"), x)
+    assert found.tokens.shape == (2, 6, 3)
+    alone = token_gradient(Positions("module"), x[:1], {"log_p": np.ones((1, 1))}).tokens[0]
+    both = token_gradient(Positions("module"), x, {"log_p": np.ones((2, 1))}).tokens[0]
+    np.testing.assert_allclose(alone, both, rtol=1e-12)
+    model = Positions("module").double()
+    words = model.words(torch.from_numpy(x[:1])).detach().requires_grad_()
+    value = -(words + model.places).tanh().cumsum(1).square().sum()
+    np.testing.assert_allclose(alone, torch.autograd.grad(value, words)[0][0], rtol=1e-9)
+
+
 def test_refusals():
     class Rounded(nn.Module):
         def __init__(self):

@@ -139,6 +139,82 @@ def test_a_map_is_what_each_position_contributes():
     np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-12 * np.abs(expected).max())
 
 
+class Pointwise(nn.Module):
+    """Linear maps and norms of the channels at each pixel, of channels-first or channels-last images."""
+
+    def __init__(self, style):
+        super().__init__()
+        torch.manual_seed(0)
+        self.style = style
+        self.weight = nn.Parameter(torch.randn(4, 2))
+        self.bias = nn.Parameter(torch.randn(4))
+        self.scale = nn.Parameter(torch.randn(4))
+
+    def log_prob(self, x):
+        last = x.permute(0, 2, 3, 1)
+        if self.style == "first":
+            h = F.conv2d(x, self.weight[:, :, None, None], self.bias)
+            normed = (h - h.mean(1, keepdim=True)) * (h.var(1, correction=0, keepdim=True) + 1e-5).rsqrt()
+            h = (normed * self.scale[:, None, None]).permute(0, 2, 3, 1)
+        elif self.style == "linear":
+            h = F.layer_norm(F.linear(last, self.weight, self.bias), (4,), self.scale)
+        else:
+            h = torch.cat([last, torch.ones_like(last[..., :1])], 3) @ torch.cat([self.weight.mT, self.bias[None]])
+            h = F.layer_norm(h, (4,), self.scale)
+        return -(h.sin().square().sum((1, 2, 3)))
+
+
+def test_channels_last_images_have_the_map_of_channels_first_ones():
+    maps = {}
+    for style in ("first", "linear", "matmul"):
+        request = request_of(Pointwise(style).double(), images(2, (2, 8, 8)))
+        cotangent, _ = cotangent_of(request, "grad_norm")
+        found = position_map(request, cotangent, gradient_features(SKETCH))
+        assert not found.unplaced.any()
+        maps[style] = found.maps
+    np.testing.assert_allclose(maps["linear"], maps["first"], rtol=1e-8, atol=1e-10 * np.abs(maps["first"]).max())
+    np.testing.assert_allclose(maps["matmul"], maps["first"], rtol=1e-8, atol=1e-10 * np.abs(maps["first"]).max())
+
+
+class Unknown(nn.Module):
+    """A convolution, and a parameter in an op of four axes that need not be those of an image."""
+
+    SHAPES = {  # noqa: RUF012 (a constant)
+        "attention bias": (1, 2, 8, 8),
+        "layer norm of images": (2, 8, 8),
+        "scale of columns": (8,),
+        "rows mixed": (8, 8),
+        "einsum": (2, 2),
+    }
+
+    def __init__(self, kind):
+        super().__init__()
+        torch.manual_seed(0)
+        self.kind = kind
+        self.conv = nn.Conv2d(2, 2, 3, padding=1)
+        self.other = nn.Parameter(torch.randn(self.SHAPES[kind]))
+
+    def log_prob(self, x):
+        h = self.conv(x)
+        h = {
+            "attention bias": lambda: (h + self.other).softmax(3),
+            "layer norm of images": lambda: F.layer_norm(h, h.shape[1:], self.other),
+            "scale of columns": lambda: h * self.other,
+            "rows mixed": lambda: self.other @ h,
+            "einsum": lambda: torch.einsum("nchw,cd->ndhw", h, self.other),
+        }[self.kind]()
+        return -(h - x).square().sum((1, 2, 3))
+
+
+@pytest.mark.parametrize("kind", Unknown.SHAPES)
+def test_what_need_not_lie_on_the_image_has_no_position(kind):
+    request = request_of(Unknown(kind).double(), images(2, (2, 8, 8)))
+    cotangent, inner = cotangent_of(request, "grad_norm")
+    found = position_map(request, cotangent, gradient_features(SKETCH))
+    np.testing.assert_allclose(found.unplaced, found.contributions[:, found.layers.index("other")], rtol=1e-8)
+    np.testing.assert_allclose(found.maps.sum((1, 2)), inner, rtol=1e-8)
+
+
 def test_nothing_is_left_behind():
     model = Convolutions().double()
     request = request_of(model, images(2))
@@ -208,7 +284,7 @@ def test_running_out_of_memory_is_no_missing_derivative():
     ("kind", "message"),
     [
         (Resampled, r"no forward derivative: .*grid_sampler_2d.*method 'contrast'"),
-        (Flat, r"no layer of Flat has an output on a grid that divides the image of 4x8.*method 'contrast'"),
+        (Flat, r"no layer of Flat has an output .* on a grid that divides the image of 4x8.*method 'contrast'"),
         (Unseen, r"add up to .*, the score's gradient to .*past torch's functions"),
         (Written, r"mul_ writes parameters into data.*method 'contrast'"),
     ],

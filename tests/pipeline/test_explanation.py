@@ -198,6 +198,36 @@ def test_tokens_of_a_text():
         guard.explain(x[:2], ExplainSettings(smooth=2))
 
 
+def test_perturbed_copies_of_integers_are_no_samples_of_another_kind():
+    """A module that does not say what it takes: its guard tells 8-bit images from floating ones."""
+    torch.manual_seed(0)
+    x = np.random.default_rng(0).integers(0, 256, (80, 1, 8, 8)).astype(np.uint8)
+
+    def log_prob(module, x):
+        return -module(x / 255).square().sum((1, 2, 3))
+
+    guard = fisherscope.fit(nn.Conv2d(1, 2, 3, padding=1), x, log_prob=log_prob, detector="total-norm", fpr=0.1)
+    found = guard.explain(x[:2], ExplainSettings(smooth=2, noise=5.0))
+    assert found.maps.shape == (2, 1, 8, 8) and found.maps.any((1, 2, 3)).all()
+    with pytest.raises(DataError, match="the guard was fitted on samples that are 8-bit"):
+        guard.explain(x[:2] / 2.0, ExplainSettings(smooth=2, noise=5.0))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"smooth": 1.5}, {"smooth": "3"}, {"noise": "a"}, {"noise": [1.0]}, {"blur": "1"}, {"blur": np.nan}]
+)
+def test_settings_of_another_type_are_refused_at_once(wrong):
+    (name,) = wrong
+    with pytest.raises(SettingError, match=rf"{name} is .*, expected"):
+        ExplainSettings(**wrong)
+    ExplainSettings(smooth=np.int64(2), noise=np.float32(0.5), blur=1)
+
+
+def test_too_few_samples_for_a_group_are_counted(guards, digits):
+    with pytest.raises(DataError, match="has only 1 samples"):
+        guards("likelihood", 2).explain(digits.select([300]))
+
+
 def test_refusals(guards, digits):
     some = digits.select(range(300, 302))
     forest = guards("layerwise-forest")

@@ -6,15 +6,19 @@ import json
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 import fisherscope
-from fisherscope.core.errors import DataError, SettingError
+from fisherscope.core.errors import DataError, ModelError, SettingError
 from fisherscope.core.store import read_arrays
 from fisherscope.detectors import adjusted_p_values, benjamini_hochberg
+from fisherscope.pipeline import explained
 from fisherscope.pipeline.batches import as_batches
 from fisherscope.pipeline.explained import write_explanation, write_ranking
 from fisherscope.pipeline.explanation import explain_groups
 from fisherscope.pipeline.ranking import rank_groups
+from fisherscope.pipeline.saliency import ExplainSettings
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +99,94 @@ def test_files_of_an_explanation(glow, digits, tmp_path):
     assert said["groups"][1]["score"] == found.score[1] and len(said["groups"][1]["layers"]) == 5
     rows = list(csv.reader(io.StringIO((tmp_path / "why" / "layers.csv").read_text())))
     assert len(rows) == 1 + found.layers.values.size and float(rows[1][2]) == found.layers.values[0, 0]
+
+
+def test_an_explanation_takes_the_place_of_an_earlier_one(guard, digits, tmp_path, monkeypatch):
+    samples, folder = digits.select(range(300, 304)), tmp_path / "why"
+
+    def write(samples, **settings):
+        write_explanation(explain_groups(guard, samples, **settings), as_batches(samples, guard.target), folder, "c")
+
+    def files():
+        return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+    write(samples, reference=digits.select(range(100)))
+    (folder / "notes.txt").write_text("mine")
+    (folder / "heatmaps" / "mine.png").write_text("mine")
+    before = files()
+    assert "layers.csv" in before and len(before) == 4 + 4 + 2
+
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(explained, "write_explained_page", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            write(samples.select([3]))
+    assert files() == before
+    write(samples.select([3]))
+    names = {n for n in files() if not n.startswith("heatmaps/0000-")}
+    assert names == {"index.html", "explanations.json", "maps.safetensors", "notes.txt", "heatmaps/mine.png"}
+    assert len(files()) == len(names) + 1
+    folder = folder / "notes.txt"
+    with pytest.raises(DataError, match="is a file"):
+        write(samples)
+
+
+class Rows(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear = nn.Linear(4, 2)
+
+
+def test_a_list_without_maps_says_why(tmp_path):
+    """Columns of integers that no embedding looks up: nothing to differentiate by."""
+    x = np.random.default_rng(0).integers(0, 9, (80, 4))
+
+    def log_prob(module, x):
+        return -module.linear(x.float()).square().sum(1)
+
+    guard = fisherscope.fit(Rows(), x, log_prob=log_prob, detector="total-norm", fpr=0.1)
+    for settings in (None, ExplainSettings()):
+        ranking = rank_groups(guard, x[:20], top=3, settings=settings)
+        assert ranking.explanation is None and len(ranking.ids) == 3
+        (note,) = ranking.notes
+        assert note.startswith("There are no heat maps: Rows: the score depends on no sample differentiably")
+    write_ranking(ranking, tmp_path / "r.html", "command")
+    assert "There are no heat maps: Rows: the score" in (tmp_path / "r.html").read_text()
+    with pytest.raises(ModelError, match="depends on no sample differentiably"):
+        rank_groups(guard, x[:20], top=3, settings=ExplainSettings(aggregate="sum"))
+    with pytest.raises(DataError, match="the guard was fitted on samples that are integer"):
+        rank_groups(guard, x[:20], top=3, reference=x / 2.0)
+
+
+def test_samples_of_several_arrays_are_ranked_without_being_shown(tmp_path):
+    rng = np.random.default_rng(0)
+    x = {"a": rng.normal(size=(80, 4)).astype(np.float32), "b": rng.normal(size=(80, 2)).astype(np.float32)}
+
+    def log_prob(module, x):
+        return -(module.linear(x["a"]) - x["b"]).square().sum(1)
+
+    for detector in ("total-norm", "typicality-fisher"):
+        guard = fisherscope.fit(Rows(), x, log_prob=log_prob, detector=detector, fpr=0.1)
+        ranking = rank_groups(guard, x, top=3)
+        assert ranking.explanation is None and "no heat maps" in ranking.notes[0]
+        for name in ("r.csv", "r.html"):
+            write_ranking(ranking, tmp_path / name, "command")
+            assert all(i[0] in (tmp_path / name).read_text() for i in ranking.ids)
+
+
+def test_layers_are_compared_with_a_reference_whether_the_detector_has_a_gradient_or_not(glow, digits):
+    guard = fisherscope.fit(glow, digits.select(range(200)), detector="typicality-fisher", fpr=0.1)
+    samples, reference = digits.select(range(300, 320)), digits.select(range(200, 260))
+    assert rank_groups(guard, samples, top=3).layers is None
+    ranking = rank_groups(guard, samples, top=3, reference=reference)
+    with_gradient = fisherscope.fit(glow, digits.select(range(200)), detector="total-norm", fpr=0.1)
+    order = [samples.ids.index(i[0]) for i in ranking.ids]
+    expected = explain_groups(with_gradient, samples.select(order), reference=reference).layers
+    assert ranking.layers.kind == "z" and ranking.layers.layers == expected.layers
+    np.testing.assert_allclose(ranking.layers.values, expected.values, rtol=1e-6)
 
 
 def test_refusals(guard, mixed):

@@ -38,8 +38,9 @@ class InputGradient:
     Attributes:
         x: d score / d x in the structure of the samples, float64 arrays (n, ...), per unit of x as the model is
             given it (levels 0..255 for images); zeros for what the model reads as integers.
-        tokens: d score / d embedding where the model reads integers, (n, T, D), else None. The last token of a model
-            that predicts each token from those before it is read by nothing: its row is zero.
+        tokens: d score / d embedding where the model reads integers, (n, T, D), else None. Several lookups of a token
+            are added up where they read one table, and lie side by side where they read several. The last token of a
+            model that predicts each token from those before it is read by nothing: its row is zero.
         embedded: what the embedding of each token is, less the mean over the vocabulary, (n, T, D), or None.
         contributions: <d score / d g_l, g_l> of each group and parameter tensor, (n / B, L); zeros where the score
             reads no parameter gradient.
@@ -130,7 +131,7 @@ class _Job:
         for leaf in leaves:
             leaf.requires_grad_(leaf.is_floating_point())
         keys = self._request.keys[row : row + 1]
-        with EmbeddingWatch(self._request.module) as watch:
+        with EmbeddingWatch(self._request.module, leaves) as watch:
             value = self._log_prob(pytree.tree_unflatten(leaves, self._spec), self._request.seed, keys)
         log_p = check_log_prob(value, 1, row)[0]
         if not self._pull.features:
@@ -141,20 +142,21 @@ class _Job:
 
     def _slopes(self, objective: Tensor | float, member: _Member, pixels: NDArray[Any] | None) -> _Slopes:
         floating = [leaf for leaf in member.leaves if leaf.requires_grad]
-        lookup = member.watch.find(member.leaves)
-        found = second_gradient(objective, [*floating, *([] if lookup is None else [lookup.rows])])
+        lookup = member.watch.find()
+        found = second_gradient(objective, [*floating, *([] if lookup is None else lookup.rows)])
         slopes = {id(leaf): slope for leaf, slope in zip(floating, found, strict=False) if slope is not None}
         leaves = [slopes.get(id(leaf), torch.zeros_like(leaf)).double() for leaf in member.leaves]
         if pixels is not None:
             leaves[0] = leaves[0] + torch.from_numpy(pixels[None]).to(leaves[0])
         if slopes or pixels is not None:
             return _Slopes(leaves, None)
-        if lookup is None or found[-1] is None:
+        at_rows = found[len(floating) :]
+        if lookup is None or all(slope is None for slope in at_rows):
             raise ModelError(
                 f"{type(self._request.module).__name__}: the score depends on no sample differentiably, and no lookup "
                 "of its integers in a parameter was found; read the samples as floating numbers, or by an nn.Embedding"
             )
-        return _Slopes(leaves, (lookup.by_token(found[-1]), lookup.difference))
+        return _Slopes(leaves, (lookup.by_token(at_rows), lookup.difference))
 
 
 def _joined(groups: Sequence[tuple[list[_Slopes], Tensor]], request: Request, names: tuple[str, ...]) -> InputGradient:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,6 +28,18 @@ def tangents() -> Iterator[None]:
             yield
 
 
+class Meeting(NamedTuple):
+    """An op in which parameters met data.
+
+    Attributes:
+        name: of the torch function.
+        parameters: shapes of the operands that carry parameters, by their place among the op's tensors.
+    """
+
+    name: str
+    parameters: Mapping[int, tuple[int, ...]]
+
+
 class LocalTangent(TorchFunctionMode):
     """Move parameters along a direction inside each op where they meet data, and there alone.
 
@@ -40,10 +52,11 @@ class LocalTangent(TorchFunctionMode):
 
     Args:
         moved: parameters, each with its direction.
-        sink: receives in the backward pass, for each op's output, its gradient times its derivative, entry by entry.
+        sink: receives in the backward pass, for each op's output, the op and the output's gradient times its
+            derivative, entry by entry.
     """
 
-    def __init__(self, moved: Sequence[tuple[Parameter, Tensor]], sink: Callable[[Tensor], None]) -> None:
+    def __init__(self, moved: Sequence[tuple[Parameter, Tensor]], sink: Callable[[Meeting, Tensor], None]) -> None:
         super().__init__()
         self._duals: dict[int, Tensor] = {
             id(p): forward_ad.make_dual(p.detach(), v.to(p))  # type: ignore[no-untyped-call]
@@ -59,17 +72,19 @@ class LocalTangent(TorchFunctionMode):
         args, kwargs = pytree.tree_map_only(Tensor, seen, (args, kwargs or {}))
         given = operands(args, kwargs)
         result = func(*args, **kwargs)
-        if not any(t.requires_grad for t in given) or not any(unpacked(t)[1] is not None for t in given):
+        carrying = {i: tuple(t.shape) for i, t in enumerate(given) if unpacked(t)[1] is not None}
+        if not carrying or not any(t.requires_grad for t in given):
             return result
         name = getattr(func, "__name__", "")
         if is_in_place(name):
             raise NotImplementedError(f"{name} writes parameters into data")
-        return pytree.tree_map_only(Tensor, self._settled, result)
+        op = Meeting(name, carrying)
+        return pytree.tree_map_only(Tensor, lambda output: self._settled(output, op), result)
 
     def _dual(self, tensor: Tensor) -> Tensor:
         return self._duals.get(id(tensor), tensor)
 
-    def _settled(self, output: Tensor) -> Tensor:
+    def _settled(self, output: Tensor, op: Meeting) -> Tensor:
         """Return an output without its derivative, which is kept for when the output's gradient is known."""
         primal, tangent = unpacked(output)
         if tangent is None or not primal.requires_grad:
@@ -77,7 +92,7 @@ class LocalTangent(TorchFunctionMode):
         slope = tangent.detach()
         # a model may overwrite the output in place: a hook set before still sees the gradient of what it was
         plain = primal.clone()
-        plain.register_hook(lambda gradient: self._sink(gradient * slope))  # type: ignore[no-untyped-call]
+        plain.register_hook(lambda gradient: self._sink(op, gradient * slope))  # type: ignore[no-untyped-call]
         return plain
 
 

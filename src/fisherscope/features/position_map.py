@@ -5,6 +5,10 @@ reads its parameters at each position. With v = d score / d g, held fixed, <v, g
 attribution of <v, g> to the positions, without a second derivative. For any op that mixes parameters with data,
 <v, a_p (x) delta_p> is the op's output gradient at p times the derivative of its output at p along v, where v moves the
 parameters of this op alone. The derivative comes from forward-mode differentiation of that one op.
+
+Which axes of an output are rows and columns is known of a few ops alone: convolutions and the norms of channels-first
+images, channel-wise arithmetic with parameters (C, 1, 1), and layers over the last axis of channels-last images. What
+other ops contribute, such as a bias of attention weights (1, heads, N, N), is given no position.
 """
 
 from __future__ import annotations
@@ -24,12 +28,20 @@ from fisherscope.features.gradients import bind_log_prob
 from fisherscope.features.gradients.guards import check_modes, trainable_parameters, unchanged_state
 from fisherscope.features.gradients.logprob import check_log_prob
 from fisherscope.features.gradients.loop import sample_gradients
-from fisherscope.features.local_tangent import LocalTangent, tangents, unpacked
+from fisherscope.features.local_tangent import LocalTangent, Meeting, tangents, unpacked
 from fisherscope.features.metrics.feature import GradientFeature
 from fisherscope.features.parameter_cotangent import Named, ParameterCotangent, contributions
 
 TOLERANCE: Final = {torch.float64: 1e-8, torch.float32: 1e-4}
 """By how much of the sum of their magnitudes the contributions may miss <v, g>."""
+
+_CHANNELS_FIRST: Final = frozenset({"batch_norm", "group_norm", "instance_norm"})
+_CHANNELS_LAST: Final = {"linear": 2, "matmul": 2, "layer_norm": 1, "rms_norm": 1}
+"""Ops over the last axis, and how many axes their parameters have at most; a norm over (C, H, W) is no such op."""
+_CHANNEL_WISE: Final = frozenset(
+    {"add", "radd", "sub", "rsub", "subtract", "mul", "rmul", "multiply", "div", "rdiv", "truediv", "rtruediv",
+     "divide", "true_divide", "addcmul", "addcdiv", "lerp", "where", "maximum", "minimum", "pow", "rpow"}
+)  # fmt: skip
 
 
 class NoPositionsError(ModelError):
@@ -46,8 +58,8 @@ class PositionMap:
     Attributes:
         maps: (n, H, W), float64; a map adds up to its sample's <d score / d g, g>. A layer of lower resolution spreads
             its contributions evenly over the pixels that a position covers.
-        unplaced: the part of each sample that comes from no position (a log-determinant, a layer without a grid),
-            (n,); it is spread evenly over the map.
+        unplaced: the part of each sample that comes from no known position (a log-determinant, a layer without a
+            grid, an op whose axes may mean anything), (n,); it is spread evenly over the map.
         contributions: <d score / d g_l, g_l> of each group and parameter tensor, (n / B, L).
         layers: names of the parameter tensors.
     """
@@ -70,8 +82,9 @@ def position_map(
         features: what fills the gradient blocks among them.
 
     Raises:
-        NoPositionsError: the samples are no images, the score reads no parameter gradient, no layer's output lies on a
-            grid that divides the image, an op has no forward derivative, or the contributions do not add up.
+        NoPositionsError: the samples are no images, the score reads no parameter gradient, no layer's output is known
+            to lie on a grid that divides the image, an op has no forward derivative, or the contributions do not add
+            up.
         SettingError: a block has no gradient.
     """
     if not isinstance(request.x, np.ndarray) or request.x.ndim != 4:
@@ -135,8 +148,8 @@ class _Job:
             torch.autograd.grad(log_p, x)
         if not grid.placed:
             raise NoPositionsError(
-                f"no layer of {type(self._request.module).__name__} has an output on a grid that divides the image of "
-                f"{x.shape[2]}x{x.shape[3]}"
+                f"no layer of {type(self._request.module).__name__} has an output that is known to lie on a grid that "
+                f"divides the image of {x.shape[2]}x{x.shape[3]}"
             )
         return grid
 
@@ -156,16 +169,17 @@ class _Grid:
         """Whether any contribution has a position."""
         return bool(self._sums)
 
-    def add(self, products: Tensor) -> None:
+    def add(self, op: Meeting, products: Tensor) -> None:
         """Take the contributions of one op: its output's gradient times its output's derivative, entry by entry."""
         products = products.double()
         self._magnitude += products.abs().sum()
-        shape = tuple(products.shape[2:])
-        if products.dim() != 4 or any(whole % part for whole, part in zip(self._size, shape, strict=True)):
+        axes = _grid_axes(op, products.shape)
+        shape = () if axes is None else tuple(products.shape[axis] for axis in axes)
+        if axes is None or any(whole % part for whole, part in zip(self._size, shape, strict=True)):
             self.unplaced += products.sum()
             return
         known = self._sums.get(shape)
-        total = products.sum((0, 1))
+        total = products.sum([axis for axis in range(4) if axis not in axes])
         self._sums[shape] = total if known is None else known + total
 
     def total(self) -> Tensor:
@@ -185,3 +199,20 @@ class _Grid:
                 f"the contributions of the positions add up to {found:g}, the score's gradient to {float(expected):g}: "
                 "a parameter reaches log p past torch's functions (a custom autograd.Function?)"
             )
+
+
+def _grid_axes(op: Meeting, shape: Sequence[int]) -> tuple[int, int] | None:
+    """Return which axes of an op's output, of this shape, are rows and columns; None where that is not known."""
+    if len(shape) != 4:
+        return None
+    name, parameters = op.name.strip("_"), op.parameters.values()
+    reads_data = 0 not in op.parameters  # its first operand is what the others are applied to
+    if reads_data and (name.startswith("conv") or name in _CHANNELS_FIRST):
+        return 2, 3
+    if name in _CHANNEL_WISE and all(p[-3:] == (shape[1], 1, 1) for p in parameters):
+        return 2, 3
+    if name == "prelu" and all(p == (shape[1],) for p in parameters):
+        return 2, 3
+    if reads_data and name in _CHANNELS_LAST and all(len(p) <= _CHANNELS_LAST[name] for p in parameters):
+        return 1, 2
+    return None

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
+from torch.utils import _pytree as pytree
 
 from fisherscope.core.errors import SettingError
-from fisherscope.core.store import write_arrays, write_atomic, write_json
+from fisherscope.core.store import atomic_folder, write_arrays, write_atomic, write_json
 from fisherscope.detectors import LayerProfile
 from fisherscope.detectors.base import Scores
 from fisherscope.pipeline.batches import Batches
@@ -25,6 +27,9 @@ from fisherscope.report.heatmap import heatmap_figure
 from fisherscope.report.theme import format_p
 
 _NAME: Final = 40
+_PAGE: Final = "index.html"
+_OWNED: Final = ("heatmaps/[0-9][0-9][0-9][0-9]*-*.png", "layers.csv")
+"""What one explanation writes and another does not: it must not stay behind where a folder is written again."""
 _MAP_LABELS: Final = {
     "positions": "<d score / d g, g> from here",
     "contrast": "|d score / d pixel x contrast|",
@@ -33,17 +38,27 @@ _MAP_LABELS: Final = {
 
 
 def write_explanation(explanation: Explanation, samples: Batches, folder: Path, command: str) -> Path:
-    """Write an explanation into a folder and return the path of its page, which is written last.
+    """Write an explanation into a folder and return the path of its page.
 
     ``index.html`` shows all groups; ``explanations.json`` holds scores, p-values and layers; ``layers.csv`` one row a
-    group and layer; ``maps.safetensors`` the maps as numbers; ``heatmaps/*.png`` one picture an image.
+    group and layer; ``maps.safetensors`` the maps as numbers; ``heatmaps/*.png`` one picture an image. An explanation
+    that the folder holds is replaced when everything is written; other files in it stay.
 
     Args:
         explanation: what :func:`explain_groups` returned.
         samples: the samples that it speaks of; those left over by whole groups come last.
         folder: where; made if it does not exist.
         command: command line that makes it again.
+
+    Raises:
+        DataError: the folder is a file.
     """
+    with atomic_folder(folder, _PAGE, _OWNED) as new:
+        _write(explanation, samples, new, command)
+    return folder / _PAGE
+
+
+def _write(explanation: Explanation, samples: Batches, folder: Path, command: str) -> None:
     groups = explained_groups(explanation, samples, explanation.layers)
     rows = explained_rows(groups)
     kind = explanation.layers.kind if explanation.layers else ""
@@ -69,8 +84,7 @@ def write_explanation(explanation: Explanation, samples: Batches, folder: Path, 
         folder / "explanations.json",
         {"map": explanation.kind, "method": explanation.method, "layers": kind, "groups": _json(rows, groups)},
     )
-    write_explained_page(page, folder / "index.html")
-    return folder / "index.html"
+    write_explained_page(page, folder / _PAGE)
 
 
 def write_ranking(ranking: Ranking, path: Path, command: str) -> None:
@@ -115,9 +129,7 @@ def _notes(ranking: Ranking) -> list[str]:
             f"{format_p(1 / (ranking.n_calibration + 1))}: at least {ranking.least_discoverable()} groups have to be "
             "as novel as that before any is a discovery. More calibration samples, or fewer to rank, lower the number."
         )
-    if ranking.explanation is None:
-        notes.append("This detector has no gradient: there are no heat maps.")
-    return notes
+    return [*notes, *ranking.notes]
 
 
 def ranked_groups(ranking: Ranking) -> tuple[ExplainedGroup, ...]:
@@ -147,9 +159,13 @@ def _groups(
     layers: LayerProfile | None,
 ) -> tuple[ExplainedGroup, ...]:
     score, p_value, novel, adjusted = verdict
-    x = np.asarray(samples.x)[: len(ids) * len(ids[0])]
-    members = x.reshape(len(ids), len(ids[0]), *x.shape[1:])
-    kind = explanation.kind if explanation else ("pixels" if x.ndim == 4 else "columns")
+    shown = _shown_array(samples)
+    if shown is None:
+        members, kind, explanation = np.empty((len(ids), len(ids[0]), 0)), "entries", None
+    else:
+        x = shown[: len(ids) * len(ids[0])]
+        members = x.reshape(len(ids), len(ids[0]), *x.shape[1:])
+        kind = explanation.kind if explanation else ("pixels" if x.ndim == 4 else "columns")
     return tuple(
         ExplainedGroup(
             names=names,
@@ -164,6 +180,12 @@ def _groups(
         )
         for i, names in enumerate(ids)
     )
+
+
+def _shown_array(samples: Batches) -> NDArray[Any] | None:
+    """Return the array of the samples; None where they are of several, of which none is the one to be shown."""
+    leaves = pytree.tree_leaves(samples.x)
+    return np.asarray(leaves[0]) if len(leaves) == 1 else None
 
 
 def _heatmaps(groups: tuple[ExplainedGroup, ...], method: str) -> dict[str, bytes]:

@@ -108,8 +108,8 @@ def explain_groups(
         raise DataError("a feature table holds no samples to differentiate by; give the samples themselves")
     size = guard.card.group_size
     given = guard.batches(x)
+    table = guard.extract(given)
     batches = given.whole_groups(size)
-    table = guard.extract(batches)
     verdict = guard.judge(table)
     method = chosen_method(batches, settings)
     found: InputGradient | PositionMap | Array
@@ -157,15 +157,31 @@ def _maps(
 def _profile(
     guard: Guard, table: FeatureTable, batches: Batches, found: InputGradient | PositionMap | Array, reference: Any
 ) -> LayerProfile | None:
+    known = layer_profile(guard, table, batches, reference)
+    if known is not None or isinstance(found, np.ndarray) or not found.contributions.any():
+        return known
+    return LayerProfile("contribution", found.layers, found.contributions)
+
+
+def layer_profile(guard: Guard, table: FeatureTable, batches: Batches, reference: Any) -> LayerProfile | None:
+    """Return the z-values of the layers of some groups, or None where neither reference nor detector tells them.
+
+    Args:
+        guard: fitted; its detector need not have a gradient.
+        table: what the detector reads of the groups.
+        batches: their samples.
+        reference: what to compare with, see :func:`explain_groups`; None: what the detector has learnt.
+
+    Raises:
+        CardMismatchError: the reference is a table of another model or of other settings.
+        DataError: the reference has too few samples or no layer that varies over them.
+    """
     if reference is not None:
         known = reference if isinstance(reference, FeatureTable) else _norms(guard, reference)
         mine = _norms(guard, batches)
         require_fitting_table(mine.card, {_NORMS: mine.columns[_NORMS]}, (_NORMS,), known)
         return reference_profile(known, mine)
-    learnt = learnt_profile(guard.detector, table)
-    if learnt is not None or isinstance(found, np.ndarray) or not found.contributions.any():
-        return learnt
-    return LayerProfile("contribution", found.layers, found.contributions)
+    return learnt_profile(guard.detector, table)
 
 
 def _norms(guard: Guard, samples: Any) -> FeatureTable:

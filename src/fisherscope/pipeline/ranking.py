@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fisherscope.core.errors import DataError
+from fisherscope.core.errors import DataError, ModelError
 from fisherscope.core.settings import require_whole
 from fisherscope.core.table import FeatureTable
 from fisherscope.detectors import (
@@ -17,12 +17,11 @@ from fisherscope.detectors import (
     adjusted_p_values,
     benjamini_hochberg,
     is_differentiable,
-    learnt_profile,
 )
 from fisherscope.detectors.base import Scores
 from fisherscope.detectors.false_discovery import require_fdr
 from fisherscope.pipeline.batches import Batches
-from fisherscope.pipeline.explanation import Explanation, explain_groups
+from fisherscope.pipeline.explanation import Explanation, explain_groups, layer_profile
 from fisherscope.pipeline.guard import Guard
 from fisherscope.pipeline.saliency import ExplainSettings, Report
 
@@ -43,9 +42,10 @@ class Ranking:
         n_groups: number of groups in the set.
         n_discoveries: number of discoveries in the set, those included that the list is too short for.
         n_calibration: number of calibration groups behind the p-values.
-        explanation: of the groups in the list, or None where the detector has no gradient.
+        explanation: of the groups in the list, or None where there is none; ``notes`` say why.
         layers: what each layer contributes, or None.
         left_out: names of the samples that fill no last group and were not judged.
+        notes: sentences that a reader of the list should know.
     """
 
     name: str
@@ -62,6 +62,7 @@ class Ranking:
     explanation: Explanation | None
     layers: LayerProfile | None
     left_out: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def least_discoverable(self) -> int:
         """Return how many groups must have the smallest possible p-value, 1/(n + 1), before any is a discovery."""
@@ -91,14 +92,17 @@ def rank_groups(
         x: the set: samples (n, ...).
         top: length of the list.
         fdr: false discovery rate, see :func:`fisherscope.detectors.adjusted_p_values`.
-        settings: of the heat maps, see :class:`ExplainSettings`.
-        reference: in-distribution samples that layers and maps compare with, see :func:`explain_groups`.
+        settings: of the heat maps, see :class:`ExplainSettings`. None or the defaults: where model or samples allow no
+            map, the list goes without, and a note says why; with other settings that is an error.
+        reference: in-distribution samples that layers and maps compare with, see :func:`explain_groups`. The layers
+            are compared whether the detector has a gradient or not.
         report: called with (samples done, samples in all).
         report_explanation: called with (gradients done, gradients in all).
 
     Raises:
         SettingError: ``top`` is below 1, or ``fdr`` not between 0 and 1.
-        DataError: x is a feature table, or cannot be used.
+        DataError: x is a feature table, or x or the reference cannot be used.
+        ModelError: log p allows no map of the kind that the settings ask for.
     """
     top, fdr = require_ranking_settings(top, fdr)
     if isinstance(x, FeatureTable):
@@ -110,9 +114,8 @@ def rank_groups(
     order = np.argsort(-verdict.score, kind="stable")[:top]
     size = guard.card.group_size
     chosen = batches.select((order[:, None] * size + np.arange(size)).ravel())
-    explanation = None
-    if is_differentiable(guard.detector) or (settings is not None and settings.method == "leverage"):
-        explanation = explain_groups(guard, chosen, settings, reference=reference, report=report_explanation)
+    explanation, notes = _explained(guard, chosen, settings, reference, report_explanation)
+    layers = explanation.layers if explanation else layer_profile(guard, table.select(order), chosen, reference)
     return Ranking(
         name=batches.name,
         ids=tuple(verdict.ids[i] for i in order),
@@ -126,6 +129,23 @@ def rank_groups(
         n_discoveries=int(discoveries.sum()),
         n_calibration=len(guard.calibration.scores),
         explanation=explanation,
-        layers=explanation.layers if explanation else learnt_profile(guard.detector, table.select(order)),
+        layers=layers,
         left_out=batches.left_out(size),
+        notes=notes,
     )
+
+
+def _explained(
+    guard: Guard, chosen: Batches, settings: ExplainSettings | None, reference: Any, report: Report | None
+) -> tuple[Explanation | None, tuple[str, ...]]:
+    """Return the explanation of the listed groups; or None, and why there is none."""
+    if not is_differentiable(guard.detector) and (settings is None or settings.method != "leverage"):
+        return None, ("This detector has no gradient: there are no heat maps.",)
+    try:
+        return explain_groups(guard, chosen, settings, reference=reference, report=report), ()
+    except (ModelError, DataError) as cause:
+        # Whoever asked for a kind of map wants that one; else the list is what was asked for. What is wrong with the
+        # reference comes up again with the layers.
+        if settings not in (None, ExplainSettings()):
+            raise
+        return None, (f"There are no heat maps: {cause}.",)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -13,6 +14,7 @@ from scipy.ndimage import gaussian_filter
 from torch.utils import _pytree as pytree
 
 from fisherscope.core.errors import SettingError
+from fisherscope.core.settings import require_whole
 from fisherscope.detectors import score_cotangent
 from fisherscope.detectors.cotangent import Cotangent
 from fisherscope.features.extractors import Request, gradient_features
@@ -22,6 +24,7 @@ from fisherscope.features.metrics.feature import GradientFeature
 from fisherscope.features.perturbation import perturbed
 from fisherscope.features.position_map import PositionMap, position_map
 from fisherscope.pipeline.batches import Batches
+from fisherscope.pipeline.extraction import extract_table
 from fisherscope.pipeline.guard import Guard
 
 Array = NDArray[np.float64]
@@ -73,19 +76,22 @@ class ExplainSettings:
     blur: float | None = None
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
-        if self.smooth < 0:
-            raise SettingError(f"smooth is {self.smooth}, expected a number of perturbed copies, 0 for none")
-        if self.noise is not None and not 0 < self.noise < math.inf:
-            raise SettingError(f"noise is {self.noise}, expected a standard deviation above 0 in the units of x")
+        """Check types and ranges."""
+        object.__setattr__(self, "smooth", require_whole("smooth", self.smooth, 0))
+        if not _is_deviation(self.noise) or self.noise == 0:
+            raise SettingError(f"noise is {self.noise!r}, expected a standard deviation above 0 in the units of x")
         if self.aggregate not in ("abs", "sum"):
             raise SettingError(f"aggregate is '{self.aggregate}', expected 'abs' or 'sum'")
         if self.method is not None and self.method not in BLUR_SHARES:
             raise SettingError(f"method is '{self.method}', expected one of: {', '.join(BLUR_SHARES)}")
-        if self.blur is not None and not 0 <= self.blur < math.inf:
-            raise SettingError(f"blur is {self.blur}, expected a standard deviation in pixels, 0 for none")
+        if not _is_deviation(self.blur):
+            raise SettingError(f"blur is {self.blur!r}, expected a standard deviation in pixels, 0 for none")
         if self.method in ("positions", "leverage") and self.smooth:
             raise SettingError("only gradients are averaged over perturbed copies; leave smooth at 0")
+
+
+def _is_deviation(value: Any) -> bool:
+    return value is None or (isinstance(value, Real) and 0 <= float(value) < math.inf)
 
 
 def chosen_method(batches: Batches, settings: ExplainSettings) -> Method:
@@ -225,7 +231,9 @@ def _gradient(guard: Guard, batches: Batches) -> InputGradient:
 
 def _question(guard: Guard, batches: Batches) -> tuple[Request, Cotangent, list[GradientFeature]]:
     """Return the samples, d score / d block, and what fills the blocks."""
-    cotangent = score_cotangent(guard.detector, guard.extract(batches))
+    # not guard.extract: it would refuse perturbed copies of integers, which are floating
+    table = extract_table(guard.target, batches, guard.detector.requires, guard.settings, metrics=guard.metrics)
+    cotangent = score_cotangent(guard.detector, table)
     return _request(guard, batches), cotangent, gradient_features(guard.settings.sketch, guard.metrics)
 
 
