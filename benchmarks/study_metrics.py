@@ -45,8 +45,8 @@ estimates for convolution kernels.
 
 Mean AUROC over models and pairs; out-of-distribution (OOD) is the positive class. Behind an AUROC stands its
 difference to the same detector on the plain norms, with a 95 % paired bootstrap interval ({replicates:,} resamples,
-seed 0): it covers the draw of the test samples, not another training run. gtsrb is drawn by track at B = 1; groups of five are drawn as
-if independent, so there their intervals are too narrow. The metrics are fitted on the same samples
+seed 0): it covers the draw of the test samples, not another training run. gtsrb is drawn by track at B = 1; groups of
+five are drawn as if independent, so there their intervals are too narrow. The metrics are fitted on the same samples
 as the detectors, so few that their estimates are coarse.
 """
 
