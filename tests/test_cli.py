@@ -332,6 +332,21 @@ def test_other_mistakes_are_one_line_and_leave_nothing(run, folder, tmp_path):
         "either steps or minutes": ["train", "glow", "--data", "digits", "--out", out],
         "unknown model family": ["train", "gloww", "--data", "digits", "--steps", 1, "--out", out],
         "levels is 9": [*train, "--out", out, "--levels", 9],
+        "device 'cuda:98' cannot be used": [
+            *("score", folder / "guard", "--data", "digits", "--device", "cuda:98"),
+            *("--out", tmp_path / "s.csv"),
+        ],
+        "is a folder, expected the name of a file": ["score", folder / "guard", "--data", "digits", "--out", tmp_path],
+        "is a file, expected a folder": [*fit[:-1], foreign],
+        "is no folder that you may write to": [
+            "extract",
+            other,
+            "--data",
+            "digits",
+            "--out",
+            foreign / "t.safetensors",
+        ],
+        "minutes=nan": [*train[:4], "--minutes", "nan", "--out", out],
         "Missing option '--out'": ["fit", folder / "glow", "--data", "digits"],
         "No such command": ["fitt"],
     }
@@ -341,6 +356,24 @@ def test_other_mistakes_are_one_line_and_leave_nothing(run, folder, tmp_path):
         assert message in err and err.count("\n") == 1, (command, err)
         assert printed == ""
         assert sorted(tmp_path.rglob("*")) == before, command
+
+
+def test_an_interrupted_command_fails_and_says_so(run, folder, tmp_path, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fisherscope.pipeline.extraction.extract_table", interrupted)
+    code, _, err = run("extract", folder / "glow", "--data", "digits", "--out", tmp_path / "t.safetensors")
+    assert code == 130 and "interrupted" in err
+
+
+def test_an_output_that_fails_on_the_way_is_one_line(run, folder, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device", str(tmp_path / "t.safetensors"))
+
+    monkeypatch.setattr("fisherscope.pipeline.extraction.extract_table", full)
+    code, _, err = run("extract", folder / "glow", "--data", "digits", "--out", tmp_path / "t.safetensors")
+    assert code == 2 and "t.safetensors: No space left on device" in err and err.count("\n") == 1
 
 
 def test_an_interrupted_training_resumes(run, tmp_path):

@@ -19,7 +19,16 @@ from fisherscope import __version__
 from fisherscope.cli_explain import app as explain_app
 from fisherscope.cli_models import app as models_app
 from fisherscope.cli_models import parse_settings
-from fisherscope.cli_options import Companions, DataRoot, Device, Limit, MaxMemory, Seed
+from fisherscope.cli_options import (
+    Companions,
+    DataRoot,
+    Device,
+    Limit,
+    MaxMemory,
+    Seed,
+    writable_file,
+    writable_folder,
+)
 from fisherscope.cli_reproduce import app as reproduce_app
 from fisherscope.core.errors import FisherscopeError
 
@@ -94,9 +103,10 @@ def _options(
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the model and the report.")] = Path(
-        "fisherscope-demo"
-    ),
+    out: Annotated[
+        Path,
+        typer.Option("--out", metavar="DIR", help="Folder for the model and the report.", callback=writable_folder),
+    ] = Path("fisherscope-demo"),
     minutes: Annotated[float, typer.Option(help="Training time.")] = 0.7,
     seed: Seed = 0,
 ) -> None:
@@ -163,7 +173,9 @@ AllowTraining = Annotated[
 def extract(
     model: ModelArgument,
     data: _Samples,
-    out: Annotated[Path, typer.Option("--out", metavar="TABLE.safetensors", help="Feature table to write.")],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="TABLE.safetensors", help="Feature table to write.", callback=writable_file)
+    ],
     group_size: GroupSize = 1,
     blocks: Annotated[
         str, typer.Option(help="Blocks to fill.")
@@ -211,7 +223,10 @@ def extract(
 def fit(
     model: ModelArgument,
     data: Data,
-    out: Annotated[Path, typer.Option("--out", metavar="DETECTOR", help="Folder for the fitted detector.")],
+    out: Annotated[
+        Path,
+        typer.Option("--out", metavar="DETECTOR", help="Folder for the fitted detector.", callback=writable_folder),
+    ],
     detector: Annotated[
         str | None, typer.Option(help="Detector name, package.module:Class, or combined:A+B.", metavar="NAME")
     ] = None,
@@ -275,7 +290,10 @@ OwnMetric = Annotated[
 def update(
     detector: GuardArgument,
     data: Data,
-    out: Annotated[Path, typer.Option("--out", metavar="DETECTOR", help="Folder for the updated detector.")],
+    out: Annotated[
+        Path,
+        typer.Option("--out", metavar="DETECTOR", help="Folder for the updated detector.", callback=writable_folder),
+    ],
     model: OwnModel = None,
     detector_class: OwnDetector = None,
     metric_class: OwnMetric = None,
@@ -305,7 +323,9 @@ def update(
 def score(
     detector: GuardArgument,
     data: Data,
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Scores as .csv, .jsonl or .parquet.")],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FILE", help="Scores as .csv, .jsonl or .parquet.", callback=writable_file)
+    ],
     fpr: Annotated[float | None, typer.Option(help="False-alarm rate [default: the one given to fit].")] = None,
     model: OwnModel = None,
     detector_class: OwnDetector = None,
@@ -346,10 +366,16 @@ def evaluate(
     group_size: Annotated[
         list[int] | None, typer.Option(metavar="B", help="Group size; may be repeated [default: 1].")
     ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the records here.")] = None,
-    report: Annotated[Path | None, typer.Option(metavar="DIR", help="Write an HTML report with figures here.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write the records here.", callback=writable_file)
+    ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Write an HTML report with figures here.", callback=writable_folder),
+    ] = None,
     tables: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Keep feature tables here, to resume and to reuse.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Keep feature tables here, to resume and to reuse.", callback=writable_folder),
     ] = None,
     limit: Limit = None,
     resize: Resize = None,
@@ -404,14 +430,12 @@ def evaluate(
         evaluation = run_evaluation(
             target, sets[0], sets[1:], settings, report=lambda what, done, total: update(done, total, what)
         )
+    print_table(evaluation.records)
+    print(evaluation.protocol.statement())
     if json_file is not None:
         write_records(json_file, evaluation.records)
     if report is not None:
-        page = write_evaluation_report(evaluation, target, sets, report, command_line())
-    print_table(evaluation.records)
-    print(evaluation.protocol.statement())
-    if report is not None:
-        print(f"report: {page}")
+        print(f"report: {write_evaluation_report(evaluation, target, sets, report, command_line())}")
 
 
 app.add_typer(explain_app)
@@ -532,19 +556,30 @@ def parse_shape(text: str | None) -> tuple[int, int, int] | None:
     return channels, height, width
 
 
+_INTERRUPTED: Final = 130
+
+
 def main() -> None:
     """Run the command line; an expected error is one line on stderr and exit code 2."""
     try:
-        app(sys.argv[1:] or ["--help"], standalone_mode=False)
+        # typer turns Ctrl-C into the status 130, which it returns
+        interrupted = app(sys.argv[1:] or ["--help"], standalone_mode=False) == _INTERRUPTED
     except typer.TyperException as error:
         console.print(f"fisherscope: {error.format_message()} See 'fisherscope --help'.", markup=False)
         sys.exit(2)
     except FisherscopeError as error:
         console.print(f"fisherscope: {error}", markup=False)
         sys.exit(2)
+    except OSError as error:
+        said = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        console.print(f"fisherscope: {said}; look at the path, its permissions and the space left", markup=False)
+        sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
+        interrupted = True
+    if interrupted:
         console.print(
-            "fisherscope: interrupted; what was finished is kept, the same command goes on (train: with --resume)",
+            "fisherscope: interrupted; feature tables and checkpoints written so far are kept, and the same command "
+            "goes on from them (train: with --resume)",
             markup=False,
         )
-        sys.exit(130)
+        sys.exit(_INTERRUPTED)

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from fisherscope.cli_options import Companions, DataRoot, Device, Limit, MaxMemory
+from fisherscope.cli_options import (
+    Companions,
+    DataRoot,
+    Device,
+    Limit,
+    MaxMemory,
+    writable_file,
+    writable_folder,
+)
 
 if TYPE_CHECKING:
     from fisherscope.data import Samples
@@ -59,7 +67,10 @@ _Class = Annotated[str | None, typer.Option(metavar="NAME", help="package.module
 def explain(
     guard: Annotated[Path, typer.Argument(metavar="GUARD", help="Folder that fit wrote.")],
     data: _Data,
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for page, heat maps and tables.")],
+    out: Annotated[
+        Path,
+        typer.Option("--out", metavar="DIR", help="Folder for page, heat maps and tables.", callback=writable_folder),
+    ],
     reference: _Reference = None,
     smooth: _Smooth = 0,
     noise: _Noise = None,
@@ -106,7 +117,12 @@ def rank(
         str, typer.Argument(metavar="GUARD_OR_MODEL", help="Folder that fit wrote; or a model, with --in-dist.")
     ],
     data: _Data,
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Ranking as .html, .csv, .jsonl or .parquet.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", metavar="FILE", help="Ranking as .html, .csv, .jsonl or .parquet.", callback=writable_file
+        ),
+    ],
     top: Annotated[int, typer.Option(help="Length of the list.")] = 100,
     fdr: Annotated[float, typer.Option(help="False discovery rate: share of discoveries that are not novel.")] = 0.1,
     in_dist: Annotated[

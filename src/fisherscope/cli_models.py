@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fisherscope.cli_options import DataRoot, Device, Limit, Seed
+from fisherscope.cli_options import DataRoot, Device, Limit, Seed, writable_folder
 
 if TYPE_CHECKING:
     from fisherscope.config import TrainConfig
@@ -28,7 +28,7 @@ _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 @app.command()
 def train(
-    out: Annotated[Path, typer.Option("--out", help="Folder for the model.", metavar="DIR")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the model.", metavar="DIR", callback=writable_folder)],
     family: Annotated[
         str | None,
         typer.Argument(help="Model family: glow, pixelcnn, vae, diffusion, language, tabular. Not with --config."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,30 @@ def _at_least_one(limit: int | None) -> int | None:
     if limit is not None and limit < 1:
         raise typer.BadParameter(f"{limit} was given, expected at least 1 sample, or leave it out.")
     return limit
+
+
+def writable_file(path: Path | None) -> Path | None:
+    """Check, before the long work, that a file can be written at a path."""
+    if path is not None:
+        if path.is_dir():
+            raise typer.BadParameter(f"{path} is a folder, expected the name of a file to write.")
+        _require_place(path)
+    return path
+
+
+def writable_folder(path: Path | None) -> Path | None:
+    """Check, before the long work, that a folder can be written at a path."""
+    if path is not None:
+        if path.exists() and not path.is_dir():
+            raise typer.BadParameter(f"{path} is a file, expected a folder or a new name.")
+        _require_place(path)
+    return path
+
+
+def _require_place(path: Path) -> None:
+    place = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+    if (not place.is_dir() and place != path) or not os.access(place, os.W_OK):
+        raise typer.BadParameter(f"{path} cannot be written: {place} is no folder that you may write to.")
 
 
 DataRoot = Annotated[

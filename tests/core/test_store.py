@@ -66,6 +66,20 @@ def test_a_truncated_file_is_named(tmp_path):
         store.read_arrays(path)
 
 
+def test_a_changed_byte_is_noticed(tmp_path):
+    path = tmp_path / "a.safetensors"
+    store.write_arrays(path, {"x": np.arange(8.0), "none": np.empty((0, 3))}, {"kind": "it"})
+    whole = path.read_bytes()
+    for place in (-1, -20, -40, whole.index(b'"x"') + 1, whole.index(b"kind") - 3):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match=r"a\.safetensors is (damaged|truncated)"):
+            store.read_arrays(path)
+    path.write_bytes(whole)
+    assert store.read_arrays(path)[0]["none"].shape == (0, 3)
+
+
 def test_missing_files(tmp_path):
     with pytest.raises(DataError, match="does not exist"):
         store.read_arrays(tmp_path / "no")

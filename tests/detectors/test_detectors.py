@@ -119,3 +119,14 @@ def test_too_few_fit_groups():
 def test_a_score_before_fit_is_an_error():
     with pytest.raises(NotFittedError, match="before it was fitted"):
         make_detector("typicality").score(table_of(log_p=np.zeros((3, 1))))
+
+
+@pytest.mark.parametrize("wrong", [np.zeros(3), np.zeros((7, 2)), np.array(["a"] * 7)])
+def test_a_detector_of_ones_own_has_to_score_every_group(rng, wrong):
+    class Own(PixelMahalanobis):
+        def _score(self, table):
+            return wrong
+
+    detector = Own().fit(table_of(pixels=rng.normal(size=(50, 1, 1, 2, 2))))
+    with pytest.raises(DataError, match="for 7 groups, expected a number for each"):
+        detector.score(table_of(pixels=rng.normal(size=(7, 1, 1, 2, 2))))

@@ -6,6 +6,7 @@ renamed, so an interrupted run never leaves half a file under the real name.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -109,24 +110,36 @@ def read_json(path: Path, error: Callable[[str], FisherscopeError] = DataError) 
 
 
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], card: JSON) -> None:
-    """Write named arrays and a JSON card into one safetensors file, atomically."""
+    """Write named arrays and a JSON card into one safetensors file, atomically, with a digest of them."""
     contiguous = {name: np.asarray(a, order="C") for name, a in arrays.items()}
-    metadata = {"card": json.dumps(card, allow_nan=False)}
+    metadata = {"card": json.dumps(card, allow_nan=False), "digest": _digest(contiguous)}
     write_atomic(path, dump_safetensors(contiguous, metadata=metadata))
 
 
 def read_arrays(
     path: Path, error: Callable[[str], FisherscopeError] = DataError
 ) -> tuple[dict[str, NDArray[Any]], JSON]:
-    """Read what :func:`write_arrays` wrote; ``error`` is what a missing, truncated or foreign file raises."""
+    """Read what :func:`write_arrays` wrote; ``error`` is what a missing, damaged or foreign file raises."""
     with _opened(path, error) as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, _card_in(path, file, error)  # noqa: SIM118 (not a mapping)
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        # files of before have no digest
+        if (file.metadata() or {}).get("digest", wanted := _digest(arrays)) != wanted:
+            raise error(f"{path} is damaged: its arrays are not those that were written; write it again")
+        return arrays, _card_in(path, file, error)
 
 
 def read_card(path: Path, error: Callable[[str], FisherscopeError] = DataError) -> JSON:
     """Read the card of what :func:`write_arrays` wrote without its arrays; ``error`` as in :func:`read_arrays`."""
     with _opened(path, error) as file:
         return _card_in(path, file, error)
+
+
+def _digest(arrays: Mapping[str, NDArray[Any]]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 @contextmanager
@@ -146,4 +159,7 @@ def _card_in(path: Path, file: Any, error: Callable[[str], FisherscopeError]) ->
     metadata = file.metadata() or {}
     if "card" not in metadata:
         raise error(f"{path} holds no fisherscope card; it was written by something else")
-    return json.loads(metadata["card"])
+    try:
+        return json.loads(metadata["card"])
+    except ValueError:
+        raise error(f"{path} is damaged: its card is no JSON; write it again") from None

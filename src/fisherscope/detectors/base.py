@@ -68,7 +68,12 @@ class Detector(ABC):
         if not self.state():
             raise NotFittedError(f"{self.name} was asked for scores before it was fitted; call fit first")
         self.require_same_columns(table)
-        scores = self._score(table)
+        scores = np.asarray(self._score(table))
+        if scores.shape != (len(table),) or scores.dtype.kind not in "fiu":
+            raise DataError(
+                f"{self.name} gives scores of {scores.dtype} {scores.shape} for {len(table)} groups, expected a number "
+                "for each; correct its _score"
+            )
         if not np.isfinite(scores).all():
             row = int(np.argmax(~np.isfinite(scores)))
             raise DataError(f"{self.name} gives {scores[row]} for {', '.join(table.ids[row])}; look at that sample")

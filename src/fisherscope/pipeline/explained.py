@@ -119,15 +119,21 @@ def require_ranking_format(path: Path) -> None:
 
 def _notes(ranking: Ranking) -> list[str]:
     notes = [
-        f"Shown: the {len(ranking.ids)} most novel. On average at most {ranking.fdr:.0%} of the discoveries are "
+        f"Shown: the {len(ranking.ids)} most novel. On average at most {100 * ranking.fdr:g} % of the discoveries are "
         "in-distribution (Benjamini & Hochberg on conformal p-values, Bates et al. 2023), provided that those come "
         "from the distribution that the guard was calibrated on."
     ]
     if ranking.least_discoverable() > 1:
+        outcome = (
+            f", more than there are ({ranking.n_groups}), so that none can be"
+            if ranking.least_discoverable() > ranking.n_groups
+            else ""
+        )
         notes.append(
             f"With {ranking.n_calibration} calibration groups no p-value is below "
             f"{format_p(1 / (ranking.n_calibration + 1))}: at least {ranking.least_discoverable()} groups have to be "
-            "as novel as that before any is a discovery. More calibration samples, or fewer to rank, lower the number."
+            f"as novel as that before any is a discovery{outcome}. More calibration samples, or fewer to rank, lower "
+            "the number."
         )
     return [*notes, *ranking.notes]
 

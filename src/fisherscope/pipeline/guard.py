@@ -48,7 +48,7 @@ from fisherscope.pipeline.companions import (
     save_companions,
 )
 from fisherscope.pipeline.extraction import ExtractSettings, extract_table, fit_metrics_on, metrics_in
-from fisherscope.pipeline.target import LogProb, Target, as_target, parse_dtype, require_served_dtype
+from fisherscope.pipeline.target import LogProb, Target, as_target, parse_device, parse_dtype, require_served_dtype
 
 if TYPE_CHECKING:
     from fisherscope.pipeline.explanation import Explanation
@@ -646,7 +646,8 @@ def _guarded_target(
         return as_target(module, log_prob)
     if not (folder / "model" / "model.json").is_file():
         raise ModelError(f"{folder} guards a module of your own ({card.model_name}); pass module= and log_prob=")
-    return Target(load_model(folder / "model", device=device, dtype=parse_dtype(card.dtype)), None, card.model_name)
+    module = load_model(folder / "model", device=parse_device(device), dtype=parse_dtype(card.dtype))
+    return Target(module, None, card.model_name)
 
 
 def _built_in(name: str) -> Detector:

@@ -54,7 +54,7 @@ class TrainSettings:
         """Check the budget and the ranges."""
         if (self.steps is None) == (self.minutes is None):
             raise SettingError(f"give either steps or minutes, not steps={self.steps} and minutes={self.minutes}")
-        if (self.steps is not None and self.steps < 1) or (self.minutes is not None and self.minutes <= 0):
+        if (self.steps is not None and self.steps < 1) or not (self.minutes is None or self.minutes > 0):
             raise SettingError(f"the budget must be positive: steps={self.steps}, minutes={self.minutes}")
         for name in ("batch_size", "learning_rate", "gradient_clip", "validate_every", "patience"):
             value = getattr(self, name)
