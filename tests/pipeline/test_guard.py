@@ -26,6 +26,7 @@ from fisherscope.detectors.rao import RaoSketch
 from fisherscope.detectors.total_norm import TotalNorm
 from fisherscope.evaluation import false_alarm_interval
 from fisherscope.pipeline.batches import as_batches
+from fisherscope.pipeline.explained import write_explanation
 from fisherscope.pipeline.extraction import ExtractSettings, extract_table
 from fisherscope.pipeline.target import Target
 
@@ -561,3 +562,28 @@ def test_new_clusters_raise_as_few_false_alarms_as_stated():
     assert np.mean(alarms) < bound + 3 * np.std(alarms) / 5
     torn = fisherscope.fit(model, replace(samples, clusters=None), **settings)
     assert torn.predict(tracks(60, 1, 1000 + seed).x).mean() > 0.5  # frames of its own tracks calibrate it
+
+
+def test_columns_go_by_their_names(tmp_path):
+    """A file whose columns are in another order is not scored as if they were in the order of the fit."""
+    rng = np.random.default_rng(0)
+    good = rng.normal(size=(120, 3)) * (1, 10, 100)
+
+    def table(name, header, values):
+        path = tmp_path / name
+        path.write_text("\n".join([header, *(",".join(map(str, row)) for row in values)]))
+        return path
+
+    torch.manual_seed(0)
+    settings = {"log_prob": lambda m, x: -m(x).square().sum(1), "detector": "total-norm", "fpr": 0.05}
+    guard = fisherscope.fit(torch.nn.Linear(3, 2), table("good.csv", "age,weight,temp", good), **settings)
+    guard.save(tmp_path / "guard")
+    loaded = fisherscope.load(tmp_path / "guard", module=guard.target.module, log_prob=settings["log_prob"])
+    for known in (guard, loaded):
+        assert known.sample_columns == ("age", "weight", "temp")
+        with pytest.raises(DataError, match="columns temp, weight, age, the guard was fitted on age, weight, temp"):
+            known.judge(table("swapped.csv", "temp,weight,age", good[:, ::-1]))
+    assert len(guard.judge(good).score) == 120  # an array has no names
+    explanation = guard.explain(tmp_path / "good.csv")
+    page = write_explanation(explanation, guard.batches(tmp_path / "good.csv"), tmp_path / "page", "")
+    assert "<th>weight</th>" in page.read_text()

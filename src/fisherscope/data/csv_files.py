@@ -6,7 +6,7 @@ import csv
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -50,12 +50,14 @@ def read_csv(path: Path, name: str, options: ReadOptions = DEFAULTS, *, split: s
     features = [i for i, column in enumerate(table.columns) if column != _LABEL]
     if not features:
         raise DataError(f"{path} holds the column '{_LABEL}' only, expected numeric features too")
-    return Samples.from_array(table.values[rows][:, features], ids, name, _labels(path, table, rows))
+    samples = Samples.from_array(table.values[rows][:, features], ids, name, _labels(path, table, rows))
+    return replace(samples, columns=tuple(table.columns[i] for i in features)) if table.named else samples
 
 
 @dataclass(frozen=True)
 class _Table:
     columns: list[str]
+    named: bool
     lines: list[int]
     values: NDArray[np.float64]
 
@@ -77,7 +79,7 @@ def _read(path: Path) -> _Table:
             f"{path} has several columns called '{twice[0]}', expected different names; rename or drop them"
         )
     values = np.array([_numbers(path, line, row, columns) for line, row in body])
-    return _Table(columns, [line for line, _ in body], values)
+    return _Table(columns, header, [line for line, _ in body], values)
 
 
 def _numbers(path: Path, line: int, row: Sequence[str], columns: Sequence[str]) -> list[float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,8 @@ def samples_from_table(table: Table, name: str, options: ReadOptions = DEFAULTS)
     column = _image_column(table, name)
     if column is None:
         ids = [f"{name}#{i}" for i in rows]
-        return Samples.from_array(_numeric_rows(table, rows, name, options), ids, name, labels)
+        values, columns = _numeric_rows(table, rows, name, options)
+        return replace(Samples.from_array(values, ids, name, labels), columns=columns)
     files = _encoded(table.column(column), rows, name)
     ids = [label for label, _ in files]
     x = decode_images(((f"{name}: {i}", source) for i, source in files), len(files), options.resize)
@@ -117,7 +119,10 @@ def _labels(table: Table, rows: NDArray[np.intp]) -> NDArray[np.int64] | None:
     return None if (labels < 0).all() else labels
 
 
-def _numeric_rows(table: Table, rows: NDArray[np.intp], name: str, options: ReadOptions) -> NDArray[np.float64]:
+def _numeric_rows(
+    table: Table, rows: NDArray[np.intp], name: str, options: ReadOptions
+) -> tuple[NDArray[np.float64], tuple[str, ...]]:
+    """Return the numeric columns as rows (n, columns), and their names."""
     import pyarrow.types as types
 
     if options.resize is not None:
@@ -139,7 +144,8 @@ def _numeric_rows(table: Table, rows: NDArray[np.intp], name: str, options: Read
     empty = [c for c in table.column_names if table.column(c).null_count]
     if empty:
         raise DataError(f"{name}: the column '{empty[0]}' has rows without a value; fill or drop them")
-    return np.stack([_floats(table.column(c).to_numpy()[rows], f"{name}: the column '{c}'") for c in columns], axis=1)
+    values = [_floats(table.column(c).to_numpy()[rows], f"{name}: the column '{c}'") for c in columns]
+    return np.stack(values, axis=1), tuple(columns)
 
 
 def _floats(values: NDArray[Any], what: str) -> NDArray[np.float64]:

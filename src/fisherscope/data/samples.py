@@ -33,6 +33,7 @@ class Samples:
         labels: class of every sample, shape (N,), or None where there is none.
         clusters: name of the cluster (a video track, a photograph) each sample belongs to: splits keep clusters
             whole and intervals resample them; None where samples are independent.
+        columns: names of the columns of a table, or None where it has none or the samples are no rows of a table.
     """
 
     x: Array
@@ -41,6 +42,7 @@ class Samples:
     name: str
     labels: NDArray[np.int64] | None = None
     clusters: tuple[str, ...] | None = None
+    columns: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         """Check that every field speaks of the same samples and that names are unique."""

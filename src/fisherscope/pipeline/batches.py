@@ -29,6 +29,7 @@ class Batches:
         keys: n keys, uint64.
         name: what the user called them.
         clusters: name of the cluster (a video track) each sample belongs to, or None where they are independent.
+        columns: names of the columns of a table, or None where they are not known.
     """
 
     x: Any
@@ -36,6 +37,7 @@ class Batches:
     keys: KeyArray
     name: str
     clusters: tuple[str, ...] | None = None
+    columns: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -103,7 +105,7 @@ def as_batches(data: Any, target: Target | None = None) -> Batches:
             return data
     if target is not None and target.data_shape is not None:
         require_shape(data, target.data_shape, target.value_range)
-    return Batches(data.x, data.ids, data.keys, data.name, data.clusters)
+    return Batches(data.x, data.ids, data.keys, data.name, data.clusters, data.columns)
 
 
 def _from_tree(data: Any) -> Batches | Samples:

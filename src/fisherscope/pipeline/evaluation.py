@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fisherscope.core.errors import SettingError
+from fisherscope.core.errors import DataError, SettingError
 from fisherscope.core.settings import require_whole
 from fisherscope.core.table import FeatureTable
 from fisherscope.detectors import STANDARD_DETECTORS as STANDARD_DETECTORS
@@ -175,6 +175,12 @@ def score_sets(
     names = [d.name for d in (in_dist, *out_dists)]
     if not out_dists or len(set(names)) != len(names):
         raise SettingError(f"expected an in-distribution set and others, each once, given {names}")
+    for data in out_dists:
+        if None not in (data.columns, in_dist.columns) and data.columns != in_dist.columns:
+            raise DataError(
+                f"{data.name} has the columns {', '.join(data.columns or ())}, {in_dist.name} "
+                f"{', '.join(in_dist.columns or ())}; give the same columns in the same order"
+            )
     if not settings.allow_training_samples:
         for data in (in_dist, *out_dists):
             require_not_trained_on(target.module, data.keys, f"evaluate ({data.name})")

@@ -183,6 +183,7 @@ def _groups(
             kind=kind,
             layers=() if layers is None else tuple(layers.largest(i, SHOWN_LAYERS)),
             adjusted=None if adjusted is None else float(adjusted[i]),
+            columns=samples.columns,
         )
         for i, names in enumerate(ids)
     )

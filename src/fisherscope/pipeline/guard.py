@@ -109,6 +109,7 @@ class Guard:
         clusters: J, number of clusters that the calibration samples come from; None where they are independent.
         form: kind and shape of the samples (:attr:`Batches.form`) where the model does not say which it takes; None
             where it does, or where the guard was fitted on a table or saved by an earlier version.
+        sample_columns: names of the columns of the samples, None where these had none or as above.
     """
 
     target: Target
@@ -124,6 +125,7 @@ class Guard:
     seen: KeyArray | None = None
     clusters: int | None = None
     form: Mapping[str, str] | None = None
+    sample_columns: tuple[str, ...] | None = None
 
     @property
     def false_alarm_bound(self) -> float | None:
@@ -140,9 +142,15 @@ class Guard:
         """Return samples as :func:`as_batches` does, checked to be of the form of those that the guard was fitted on.
 
         Raises:
-            DataError: they are integers where those were floating, or of another shape.
+            DataError: they are integers where those were floating, of another shape, or rows with other columns.
         """
         found = as_batches(x, self.target)
+        if None not in (found.columns, self.sample_columns) and found.columns != self.sample_columns:
+            given, expected = (", ".join(names or ()) for names in (found.columns, self.sample_columns))
+            raise DataError(
+                f"{found.name} has the columns {given}, the guard was fitted on {expected}; give the same columns in "
+                "that order"
+            )
         if self.form is not None and found.form != self.form:
             given, expected = (", ".join(f"{k} {v}".strip() for k, v in f.items()) for f in (found.form, self.form))
             raise DataError(
@@ -284,6 +292,7 @@ class Guard:
             "held": self.held is not None,
             "clusters": self.clusters,
             "form": self.form,
+            "sample_columns": self.sample_columns,
             "own_log_prob": self.target.log_prob is not None,
         }
         if self.held is not None:
@@ -361,6 +370,7 @@ def fit(
     further = as_companions(companions, target)
     fitted: tuple[FisherMetric, ...] = ()
     form: Mapping[str, str] | None = None
+    sample_columns: tuple[str, ...] | None = None
     if isinstance(data, FeatureTable):
         _require_no_metric(chosen)
         if group_size is not None and settings.group_size != data.card.group_size:
@@ -383,7 +393,7 @@ def fit(
     else:
         batches, size = as_batches(data, target), settings.group_size
         n_groups = len(batches) // size
-        form = batches.form if target.data_shape is None else None
+        form, sample_columns = batches.form if target.data_shape is None else None, batches.columns
         _require_enough(n_groups, needed, chosen, fpr)
         if not allow_training_samples:
             require_not_trained_on(target.module, batches.keys, "fit")
@@ -416,6 +426,7 @@ def fit(
         np.unique(table.keys),
         clusters,
         form,
+        sample_columns,
     )
 
 
@@ -616,6 +627,7 @@ def load(
         arrays.get("seen"),
         head.get("clusters"),
         head.get("form"),
+        tuple(head["sample_columns"]) if head.get("sample_columns") else None,
     )
 
 

@@ -34,6 +34,7 @@ class ExplainedGroup:
         kind: ``pixels``, ``tokens``, ``columns`` or ``entries``.
         layers: names of the layers that stand out, with their values, the largest first.
         adjusted: Benjamini-Hochberg's adjusted p-value, or None outside a ranked list.
+        columns: names of the samples' columns, or None where they have none and go by their numbers.
     """
 
     names: tuple[str, ...]
@@ -45,6 +46,7 @@ class ExplainedGroup:
     kind: str
     layers: tuple[tuple[str, float], ...]
     adjusted: float | None = None
+    columns: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,8 @@ def _shown(group: ExplainedGroup, member: int) -> dict[str, Any]:
         return {}
     flat, values = heat.ravel(), np.asarray(sample).ravel()
     order = np.argsort(-np.abs(flat), kind="stable")[:SHOWN_COLUMNS]
-    return {"columns": [(int(i), float(values[i]), float(flat[i])) for i in order]}
+    names = group.columns or range(len(flat))
+    return {"columns": [(names[i], float(values[i]), float(flat[i])) for i in order]}
 
 
 def token_texts(sample: NDArray[Any]) -> list[str]:
