@@ -189,7 +189,7 @@ def test_a_users_factory_is_a_model(run, tmp_path, monkeypatch):
     code, out, err = run("fit", "mine:make", "--data", "digits", "--limit", 200, "--fpr", 0.05, "--out", "guard")
     assert (code, err) == (0, "")
     code, _, err = run("score", "guard", "--data", "digits", "--limit", 20, "--out", "s.csv")
-    assert code == 2 and "guards a module of your own" in err
+    assert code == 2 and "holds no model of its own" in err
     code, out, _ = run("score", "guard", "--model", "mine:make", "--data", "digits", "--limit", 20, "--out", "s.csv")
     assert code == 0 and "of 20 novel" in out
 

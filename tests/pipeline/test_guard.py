@@ -121,7 +121,7 @@ def test_a_users_own_module_is_checked_by_its_fingerprint(rows, tmp_path):
     guard.save(tmp_path)
     loaded = fisherscope.load(tmp_path, module, gaussian_log_prob)
     np.testing.assert_array_equal(loaded.score(rows), guard.score(rows))
-    with pytest.raises(ModelError, match="guards a module of your own"):
+    with pytest.raises(ModelError, match="holds no model of its own"):
         fisherscope.load(tmp_path)
     with pytest.raises(CardMismatchError, match="'dtype'"):
         fisherscope.load(tmp_path, Gaussian(), gaussian_log_prob)
@@ -328,7 +328,7 @@ def test_a_folder_is_loaded_with_the_log_p_that_its_guard_was_fitted_with(glow, 
     fisherscope.fit(glow, digits.select(range(60)), **own).save(tmp_path)
     guard = fisherscope.fit(glow, digits.select(range(60)), log_prob=negative, **own)
     guard.save(tmp_path)
-    with pytest.raises(ModelError, match="guards a module of your own"):
+    with pytest.raises(ModelError, match="holds no model of its own"):
         fisherscope.load(tmp_path)
     with pytest.raises(ModelError, match="was fitted with a log_prob of its own; pass log_prob="):
         fisherscope.load(tmp_path, glow)

@@ -70,19 +70,24 @@ class Card:
 
     COMPARED = ("format_version", "model", "group_size", "seed", "dtype", "settings")
 
-    def require_same(self, other: Card, *, data: bool = False) -> None:
+    def require_same(
+        self,
+        other: Card,
+        *,
+        data: bool = False,
+        advice: str = "extract the features again with the same model and settings",
+    ) -> None:
         """Raise :class:`CardMismatchError` naming the first field in which ``other`` differs.
 
         Args:
             other: the card that was found.
             data: whether the samples must be the same ones too (resuming), or only model and settings (scoring).
+            advice: what the message tells to do.
         """
         for name in (*self.COMPARED, *(("data",) if data else ())):
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:
-                raise CardMismatchError(
-                    name, mine, theirs, "extract the features again with the same model and settings"
-                )
+                raise CardMismatchError(name, mine, theirs, advice)
 
     def digest(self) -> str:
         """Return 16 hexadecimal digits that name this card; cache files carry them in their names."""

@@ -310,16 +310,19 @@ class _Job:
                 FeatureTable.concatenate([self._shard(folder, start) for start in starts]).save(out)
                 shutil.rmtree(folder)
             self.team.wait()
-        table = FeatureTable.load(out)
-        self.card.require_same(table.card, data=True)
+        return self._own(out, out)
+
+    def _own(self, path: Path, left: Path) -> FeatureTable:
+        """Return the table of a file of this very extraction; ``left`` is what to remove if it is another's."""
+        table = FeatureTable.load(path)
+        advice = f"{left} is of a run with other data or settings; remove it, or give another place to write to"
+        self.card.require_same(table.card, data=True, advice=advice)
         return table
 
     def _shard(self, folder: Path, start: int) -> FeatureTable:
         path = folder / f"{start:08d}.safetensors"
         if path.exists():
-            table = FeatureTable.load(path)
-            self.card.require_same(table.card, data=True)
-            return table
+            return self._own(path, folder)
         table = self._rows(start, min(start + self.batch * _BATCHES_PER_SHARD, len(self.data)))
         table.save(path)
         return table

@@ -657,7 +657,10 @@ def _guarded_target(
     if module is not None:
         return as_target(module, log_prob)
     if not (folder / "model" / "model.json").is_file():
-        raise ModelError(f"{folder} guards a module of your own ({card.model_name}); pass module= and log_prob=")
+        raise ModelError(
+            f"{folder} holds no model of its own (it guards {card.model_name}); pass module= and log_prob=, on the "
+            "command line --model package.module:factory"
+        )
     module = load_model(folder / "model", device=parse_device(device), dtype=parse_dtype(card.dtype))
     return Target(module, None, card.model_name)
 
