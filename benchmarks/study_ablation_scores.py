@@ -54,6 +54,8 @@ COMBINED = tuple(
 )
 """The default with scores that win where it loses: Fisher's statistic of their p-values."""
 NAMED = (DEFAULT_DETECTOR, *PARTS, EXACT, *REFERENCES)
+MAIN = (*NAMED, *COMBINED)
+"""All that the main tables have; the tables of few samples go without the combined ones, which need more."""
 COMPONENTS = (2, 5, 10, 16, 32)
 MODES = (1, 2, 4, 8)
 FIT_SIZES = (100, 200, 500)
@@ -160,14 +162,14 @@ def run_study(settings: Settings) -> Study:
 def make_context(settings: Settings) -> Context:
     """Return the context of a run: the development pairs alone."""
     grid = GridSettings(settings.zoo, settings.work, settings.data_root, settings.limit, SEED)
-    return grid_context(grid, "Changes of the default on the development pairs.", (*NAMED, *COMBINED), COLOUR)
+    return grid_context(grid, "Changes of the default on the development pairs.", MAIN, COLOUR)
 
 
 def groups(context: Context, place: Place, target: Target, limit: int) -> Iterator[GroupResult]:
     """Yield tables and named scores of a model and its pair at each group size."""
     in_dist = context.in_dist(place, target, limit=limit)
     out = context.batches(place.out_dists[0], target, limit=limit)
-    how = context.evaluation_settings((*NAMED, *COMBINED), context.experiment.group_sizes)
+    how = context.evaluation_settings(MAIN, context.experiment.group_sizes)
     yield from score_sets(target, in_dist, [out], how, report=context.progress(target.name)).groups.values()
 
 

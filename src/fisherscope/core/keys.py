@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 KeyArray = NDArray[np.uint64]
 
-_LARGEST_EXACT: Final = 2**53
+LARGEST_EXACT: Final = 2**53
 """Up to this size float64 holds every integer."""
 
 
@@ -35,9 +35,9 @@ def _bytes_of(array: NDArray[Any]) -> Callable[[int], bytes]:
         values = _canonical(array)
         return lambda i: values[i].tobytes()
     # Sample by sample, or a key would depend on the other samples: those that float64 would round stay integers.
-    fits = array <= _LARGEST_EXACT
+    fits = array <= LARGEST_EXACT
     if array.dtype.kind == "i":
-        fits &= array >= -_LARGEST_EXACT
+        fits &= array >= -LARGEST_EXACT
     exact = np.asarray(fits.all(axis=tuple(range(1, array.ndim))))
     floats, whole = np.ascontiguousarray(array, "<f8"), np.ascontiguousarray(array, f"<{array.dtype.kind}8")
     return lambda i: (floats if exact[i] else whole)[i].tobytes()

@@ -6,7 +6,6 @@ renamed, so an interrupted run never leaves half a file under the real name.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -22,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as dump_safetensors
 
 from fisherscope.core.errors import DataError, FisherscopeError
+from fisherscope.core.keys import fingerprint
 
 JSON = Any
 
@@ -122,8 +122,8 @@ def read_arrays(
     """Read what :func:`write_arrays` wrote; ``error`` is what a missing, damaged or foreign file raises."""
     with _opened(path, error) as file:
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        # files of before have no digest
-        if (file.metadata() or {}).get("digest", wanted := _digest(arrays)) != wanted:
+        said = (file.metadata() or {}).get("digest")  # files of before have none
+        if said is not None and said != _digest(arrays):
             raise error(f"{path} is damaged: its arrays are not those that were written; write it again")
         return arrays, _card_in(path, file, error)
 
@@ -135,11 +135,11 @@ def read_card(path: Path, error: Callable[[str], FisherscopeError] = DataError) 
 
 
 def _digest(arrays: Mapping[str, NDArray[Any]]) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for name, array in sorted(arrays.items()):
-        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
+    return fingerprint(
+        part
+        for name, array in sorted(arrays.items())
+        for part in (f"{name} {array.dtype} {array.shape}".encode(), array.tobytes())
+    )
 
 
 @contextmanager

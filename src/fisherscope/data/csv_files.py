@@ -14,12 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fisherscope.core.errors import DataError
+from fisherscope.core.keys import LARGEST_EXACT
 from fisherscope.data.parts import part_of
 from fisherscope.data.samples import DEFAULTS, ReadOptions, Samples
 
 _LABEL: Final = "label"
-_LARGEST_LABEL: Final = 2**53
-"""Up to this size the numbers that are read hold every integer."""
 
 
 def read_csv(path: Path, name: str, options: ReadOptions = DEFAULTS, *, split: str | None = None) -> Samples:
@@ -112,7 +111,7 @@ def _labels(path: Path, table: _Table, rows: NDArray[np.intp]) -> NDArray[np.int
     if _LABEL not in table.columns:
         return None
     labels: NDArray[np.float64] = table.values[rows, table.columns.index(_LABEL)]
-    wrong = np.flatnonzero((labels != np.floor(labels)) | (np.abs(labels) > _LARGEST_LABEL))
+    wrong = np.flatnonzero((labels != np.floor(labels)) | (np.abs(labels) > LARGEST_EXACT))
     if len(wrong):
         raise DataError(
             f"{path}, line {table.lines[rows[wrong[0]]]}, column {_LABEL}: {labels[wrong[0]]:g} is no label, expected "

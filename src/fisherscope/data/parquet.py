@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fisherscope.core.errors import DataError
+from fisherscope.core.keys import LARGEST_EXACT
 from fisherscope.data.images import decode_images
 from fisherscope.data.samples import DEFAULTS, ReadOptions, Samples, track_names
 
@@ -151,7 +152,7 @@ def _numeric_rows(
 def _floats(values: NDArray[Any], what: str) -> NDArray[np.float64]:
     """Return numbers (N,) as float64; one that it would round, a large integer, is a :class:`DataError`."""
     floats = values.astype(np.float64)
-    large = np.flatnonzero(np.abs(floats) >= 2**53) if values.dtype.kind in "iu" else ()
+    large = np.flatnonzero(np.abs(floats) >= LARGEST_EXACT) if values.dtype.kind in "iu" else ()
     for row in large:
         # as Python's integers: numpy compares them as floats
         given, held = int(values[row]), int(floats[row])

@@ -53,6 +53,19 @@ class Batches:
         leaves, _ = pytree.tree_flatten_with_path(self.x)
         return {pytree.keystr(place): f"{_kind(leaf.dtype)} of shape {leaf.shape[1:]}" for place, leaf in leaves}
 
+    def require_columns(self, expected: tuple[str, ...] | None, whose: str) -> None:
+        """Raise :class:`DataError` where the names of the columns are known here and there and are not the same.
+
+        Args:
+            expected: names in their order, or None where they are not known.
+            whose: what the message calls those.
+        """
+        if self.columns is not None and expected is not None and self.columns != expected:
+            raise DataError(
+                f"{self.name} has the columns {', '.join(self.columns)}, {whose} {', '.join(expected)}; give the same "
+                "columns in that order"
+            )
+
     def split(self, group_size: int, seed: int) -> Split:
         """Return the parts of :func:`split_in_dist`; clusters, and samples that are equal, stay in one."""
         return split_in_dist(len(self), group_size, seed, clusters=join_equal(self.clusters, self.keys))

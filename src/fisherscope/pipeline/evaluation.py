@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fisherscope.core.errors import DataError, SettingError
+from fisherscope.core.errors import SettingError
 from fisherscope.core.settings import require_whole
 from fisherscope.core.table import FeatureTable
 from fisherscope.detectors import STANDARD_DETECTORS as STANDARD_DETECTORS
@@ -176,11 +176,7 @@ def score_sets(
     if not out_dists or len(set(names)) != len(names):
         raise SettingError(f"expected an in-distribution set and others, each once, given {names}")
     for data in out_dists:
-        if None not in (data.columns, in_dist.columns) and data.columns != in_dist.columns:
-            raise DataError(
-                f"{data.name} has the columns {', '.join(data.columns or ())}, {in_dist.name} "
-                f"{', '.join(in_dist.columns or ())}; give the same columns in the same order"
-            )
+        data.require_columns(in_dist.columns, in_dist.name)
     if not settings.allow_training_samples:
         for data in (in_dist, *out_dists):
             require_not_trained_on(target.module, data.keys, f"evaluate ({data.name})")
@@ -256,6 +252,7 @@ class _Evaluation:
         calibrations = {n: ConformalCalibration.from_scores(s) for n, s in scores["calibration"].items()}
         # With fewer calibration groups no p-value can reach the level: false alarms are then left out, not the AUROC.
         countable = len(parts["calibration"]) >= groups_needed(self.settings.fpr_level)
+        clusters_in = _clusters(self.in_dist, parts["test"])
         pairs = {
             d.name: PairScores(
                 in_dist=self.in_dist.name,
@@ -264,7 +261,7 @@ class _Evaluation:
                 scores_in=scores["test"],
                 scores_out=_score_all(detectors, out[d.name]),
                 scores_calibration=scores["calibration"] if countable else {},
-                clusters_in=_clusters(self.in_dist, parts["test"]),
+                clusters_in=clusters_in,
                 clusters_out=_clusters(d, out[d.name]),
                 independent=self.in_dist.clusters is None,
             )

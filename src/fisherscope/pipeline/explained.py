@@ -123,15 +123,12 @@ def _notes(ranking: Ranking) -> list[str]:
         "in-distribution (Benjamini & Hochberg on conformal p-values, Bates et al. 2023), provided that those come "
         "from the distribution that the guard was calibrated on."
     ]
-    if ranking.least_discoverable() > 1:
-        outcome = (
-            f", more than there are ({ranking.n_groups}), so that none can be"
-            if ranking.least_discoverable() > ranking.n_groups
-            else ""
-        )
+    needed, there = ranking.least_discoverable(), ranking.n_groups
+    if needed > 1:
+        outcome = f", more than there are ({there}), so that none can be" if needed > there else ""
         notes.append(
             f"With {ranking.n_calibration} calibration groups no p-value is below "
-            f"{format_p(1 / (ranking.n_calibration + 1))}: at least {ranking.least_discoverable()} groups have to be "
+            f"{format_p(1 / (ranking.n_calibration + 1))}: at least {needed} groups have to be "
             f"as novel as that before any is a discovery{outcome}. More calibration samples, or fewer to rank, lower "
             "the number."
         )

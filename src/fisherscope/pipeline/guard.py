@@ -145,12 +145,7 @@ class Guard:
             DataError: they are integers where those were floating, of another shape, or rows with other columns.
         """
         found = as_batches(x, self.target)
-        if None not in (found.columns, self.sample_columns) and found.columns != self.sample_columns:
-            given, expected = (", ".join(names or ()) for names in (found.columns, self.sample_columns))
-            raise DataError(
-                f"{found.name} has the columns {given}, the guard was fitted on {expected}; give the same columns in "
-                "that order"
-            )
+        found.require_columns(self.sample_columns, "the guard was fitted on")
         if self.form is not None and found.form != self.form:
             given, expected = (", ".join(f"{k} {v}".strip() for k, v in f.items()) for f in (found.form, self.form))
             raise DataError(
@@ -161,13 +156,12 @@ class Guard:
 
     def extract(self, x: Any, report: Callable[[int, int], None] | None = None) -> FeatureTable:
         """Return the feature table of samples, extracted as the fit samples were."""
+        return self.extract_checked(self.batches(x), report)
+
+    def extract_checked(self, batches: Batches, report: Callable[[int, int], None] | None = None) -> FeatureTable:
+        """Return the feature table of samples that :meth:`batches` returned, or of perturbed copies of such."""
         return extract_table(
-            self.target,
-            self.batches(x),
-            self.detector.requires,
-            self.settings,
-            metrics=self.metrics,
-            report=report,
+            self.target, batches, self.detector.requires, self.settings, metrics=self.metrics, report=report
         )
 
     @property

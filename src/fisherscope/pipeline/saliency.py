@@ -24,7 +24,6 @@ from fisherscope.features.metrics.feature import GradientFeature
 from fisherscope.features.perturbation import perturbed
 from fisherscope.features.position_map import PositionMap, position_map
 from fisherscope.pipeline.batches import Batches
-from fisherscope.pipeline.extraction import extract_table
 from fisherscope.pipeline.guard import Guard
 
 Array = NDArray[np.float64]
@@ -231,9 +230,8 @@ def _gradient(guard: Guard, batches: Batches) -> InputGradient:
 
 def _question(guard: Guard, batches: Batches) -> tuple[Request, Cotangent, list[GradientFeature]]:
     """Return the samples, d score / d block, and what fills the blocks."""
-    # not guard.extract: it would refuse perturbed copies of integers, which are floating
-    table = extract_table(guard.target, batches, guard.detector.requires, guard.settings, metrics=guard.metrics)
-    cotangent = score_cotangent(guard.detector, table)
+    # checked, or perturbed copies of such, which are floating even if the samples are integers
+    cotangent = score_cotangent(guard.detector, guard.extract_checked(batches))
     return _request(guard, batches), cotangent, gradient_features(guard.settings.sketch, guard.metrics)
 
 

@@ -55,7 +55,6 @@ class Component:
 
     Attributes:
         parameters: by name.
-        names: of the parameters.
         derived: tensors computed from them.
         origins: by id, the tensors that depend entry by entry on one of the parameters, these included.
         frontier: by parameter id, those of its entrywise tensors from which other tensors were computed.
@@ -66,7 +65,6 @@ class Component:
 
     def __init__(self, tensor: Tensor, name: str) -> None:
         self.parameters: dict[str, Tensor] = {name: tensor}
-        self.names: tuple[str, ...] = (name,)
         self.derived: list[Tensor] = []
         self.scaling: Scaling | None = None
         self.origins: dict[int, Origin] = {id(tensor): Origin(tensor, Relation.SAME)}
@@ -80,7 +78,6 @@ class Component:
 
     def absorb(self, other: Component) -> None:
         self.parameters |= other.parameters
-        self.names += other.names
         self.derived += other.derived
         self.scaling = None
         self.origins |= other.origins

@@ -181,12 +181,8 @@ class Tape(TorchFunctionMode):
             raise UnsupportedError(f"{kind.name} writes data into a parameter or a tensor computed from parameters")
         use = None if self.backward_runs else self._record(Operands(kind.name, func, args, kwargs, distinct(weights)))
         run = func if use is None or use.call is None else use.call.run
-        plain = detached(args, self.graph)
-        result = (
-            run(*plain, **dict(zip(kwargs, detached(kwargs.values(), self.graph), strict=True)))
-            if kwargs
-            else run(*plain)
-        )
+        by_name = dict(zip(kwargs, detached(kwargs.values(), self.graph), strict=True))
+        result = run(*detached(args, self.graph), **by_name)
         made = self._outputs(_results(args, result), kind.in_place)
         if use is not None:
             self._listen(use, made)

@@ -91,13 +91,15 @@ class WeightGraph:
             component.used.add(id(tensor))
             if component not in found:
                 found.append(component)
-        return found[0].names if len(found) == 1 else tuple(name for component in found for name in component.names)
+        return tuple(name for component in found for name in component.parameters)
 
     def add(self, tensor: Tensor, form: GradientForm | None) -> None:
         """Take the gradient that one counted use yields (None: it yields none)."""
         component = self._components[id(tensor)]
         if component.finished:
-            raise UnsupportedError(f"a gradient of {', '.join(component.names)} arrived after the last expected one")
+            raise UnsupportedError(
+                f"a gradient of {', '.join(component.parameters)} arrived after the last expected one"
+            )
         component.done += 1
         if form is not None and (component.lone or component.scaled):
             component.form = form if component.form is None else add_forms(component.form, form)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -44,7 +44,7 @@ def _served(call: Call, bound: dict[str, Any], *, transposed: bool) -> Backward 
         assert g is not None
         g = _instances_first(g, fold)
         if light:
-            yield bias, DenseForm(summed_instances(g.sum(_positions(g.dim())), fold.n_groups))
+            yield bias, DenseForm(summed_instances(g.sum(tuple(range(2, g.dim()))), fold.n_groups))
         if kept is not None:
             a = _instances_first(kept, fold).to(g.dtype)
             yield weight, _weight_form(a, g, geometry, fold.n_groups, transposed)
@@ -72,11 +72,6 @@ def _geometry(bound: dict[str, Any]) -> Geometry:
     weight: Tensor = bound["weight"]
     stride, padding, dilation = (_hashable(bound[name]) for name in ("stride", "padding", "dilation"))
     return _cached_geometry(weight.shape, stride, padding, dilation, bound["groups"])
-
-
-@cache
-def _positions(axes: int) -> tuple[int, ...]:
-    return tuple(range(2, axes))
 
 
 def _hashable(value: Any) -> Any:

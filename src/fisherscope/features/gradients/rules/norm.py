@@ -38,7 +38,8 @@ def _expanded_group_norm(call: Call, bound: dict[str, Any], groups: int, eps: fl
     def repeated(name: str, value: Tensor | None) -> Tensor | None:
         if value is None:
             return None
-        return call.stand_in(value.repeat(n)) if name in trained else value.repeat(n)
+        copies = value.repeat(n)
+        return call.stand_in(copies) if name in trained else copies
 
     def run(*args: Any, **kwargs: Any) -> Tensor:
         given: dict[str, Any] = dict(zip(_GROUP_NORM, args, strict=False)) | kwargs
