@@ -37,6 +37,12 @@ def test_a_text_is_trained_on_fitted_scored_and_evaluated(run, tmp_path):
     assert code == 0, err
     code, out, err = run("score", "guard", "--data", "root/text/noise.txt", "--out", "scores.csv")
     assert code == 0 and f"of {3000 // 16} novel" in out, err
+    code, out, err = run("rank", "guard", "--data", "root/text/noise.txt", "--window", 16, "--top", 3, "--out", "r.csv")
+    assert code == 0 and "Shown: the 3 most novel" in out, err
+    explained = ("explain", "guard", "--data", "root/text/noise.txt", "--limit", 2, "--out", "why")
+    assert run(*explained, "--window", 16)[0] == 0
+    code, _, err = run(*explained, "--window", 8)
+    assert code == 2 and "(8,)" in err
     with (tmp_path / "scores.csv").open() as file:
         assert [row["id"] for row in csv.DictReader(file)][:2] == ["noise.txt:0", "noise.txt:16"]
     sets = ("--in-dist", "text/letters.txt", "--out-dist", "text/noise.txt", "--detector", "likelihood")

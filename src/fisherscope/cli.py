@@ -26,6 +26,7 @@ from fisherscope.cli_options import (
     Limit,
     MaxMemory,
     Seed,
+    Window,
     writable_file,
     writable_folder,
 )
@@ -156,9 +157,6 @@ _Samples = Annotated[
 ]
 Split = Annotated[str | None, typer.Option(help="Split of the set [default: test; a file: all of it].")]
 Resize = Annotated[str | None, typer.Option(help="Convert images to CxHxW, e.g. 3x32x32.", metavar="CxHxW")]
-Window = Annotated[
-    int | None, typer.Option(help="Bytes of the windows that a text is cut into [default: the model's].", metavar="T")
-]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", help="A saved model's setting beside its parameters; may be repeated.", metavar="NAME=JSON"),

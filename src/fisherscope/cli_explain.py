@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -14,6 +14,7 @@ from fisherscope.cli_options import (
     Device,
     Limit,
     MaxMemory,
+    Window,
     writable_file,
     writable_folder,
 )
@@ -84,6 +85,7 @@ def explain(
     split: _Split = None,
     limit: Limit = None,
     resize: _Resize = None,
+    window: Window = None,
     device: Device = "cpu",
     max_memory: MaxMemory = None,
     data_root: DataRoot = None,
@@ -102,8 +104,9 @@ def explain(
     settings = _settings(smooth, noise, signed, map_kind, blur)
     loaded = load_guard(guard, model, detector_class, metric_class, companion, device, max_memory)
     shape = parse_shape(resize)
-    samples = as_batches(_samples(data, loaded.target, split, data_root, limit, shape), loaded.target)
-    known = None if reference is None else _samples(reference, loaded.target, None, data_root, None, shape)
+    read = _reader(loaded.target, data_root, shape, window)
+    samples = as_batches(read(data, split=split, limit=limit), loaded.target)
+    known = None if reference is None else read(reference)
     with progress_bar(f"explaining {data}", "samples") as update:
         found = explain_groups(loaded, samples, settings, reference=known, report=update)
     page = write_explanation(found, samples, out, command_line())
@@ -143,6 +146,7 @@ def rank(
     split: _Split = None,
     limit: Limit = None,
     resize: _Resize = None,
+    window: Window = None,
     device: Device = "cpu",
     max_memory: MaxMemory = None,
     data_root: DataRoot = None,
@@ -153,7 +157,7 @@ def rank(
     """
     from fisherscope.cli import command_line, load_guard, parse_shape, print_left_out, progress_bar
     from fisherscope.pipeline.companions import load_companions
-    from fisherscope.pipeline.explained import require_ranking_format, write_ranking
+    from fisherscope.pipeline.explained import ranking_notes, require_ranking_format, write_ranking
     from fisherscope.pipeline.ranking import rank_groups, require_ranking_settings
     from fisherscope.pipeline.target import load_target
 
@@ -169,10 +173,11 @@ def rank(
         _refuse_guard_options(model, detector_class, metric_class)
         target = load_target(guard_or_model, device=device)
         companions = load_companions(companion or (), device=device)
-        known_good = _samples(good, target, None, data_root, None, shape)
+        known_good = _reader(target, data_root, shape, window)(good)
         loaded = _fitted(target, known_good, detector, companions, max_memory)
-    samples = _samples(data, loaded.target, split, data_root, limit, shape)
-    known = None if reference is None else _samples(reference, loaded.target, None, data_root, None, shape)
+    read = _reader(loaded.target, data_root, shape, window)
+    samples = read(data, split=split, limit=limit)
+    known = None if reference is None else read(reference)
     with progress_bar(f"ranking {data}", "") as update:
         found = rank_groups(
             loaded,
@@ -186,6 +191,8 @@ def rank(
         )
     write_ranking(found, out, command_line())
     print(f"{out}: {found.n_discoveries} of {found.n_groups} discoveries at a false discovery rate of {fdr:g}")
+    for note in ranking_notes(found):
+        print(note)
     print_left_out(found.left_out, loaded)
 
 
@@ -197,20 +204,27 @@ def _settings(
     return ExplainSettings(smooth, noise, "sum" if signed else "abs", cast("Method | None", map_kind), blur)
 
 
-def _samples(
-    data: str,
-    target: Target,
-    split: str | None,
-    data_root: Path | None,
-    limit: int | None,
-    shape: tuple[int, int, int] | None,
-) -> Samples:
+def _reader(
+    target: Target, data_root: Path | None, shape: tuple[int, int, int] | None, window: int | None
+) -> Callable[..., Samples]:
+    """Return what reads sets for a target: ``read(data, split=None, limit=None)``."""
     from fisherscope.core.errors import DataError
     from fisherscope.data import load_samples
 
-    if data.endswith(".safetensors"):
-        raise DataError(f"{data} is a feature table and holds no samples to explain; give the samples themselves")
-    return load_samples(data, split=split, data_root=data_root, limit=limit, resize=shape, default_window=target.window)
+    def read(data: str, split: str | None = None, limit: int | None = None) -> Samples:
+        if data.endswith(".safetensors"):
+            raise DataError(f"{data} is a feature table and holds no samples to explain; give the samples themselves")
+        return load_samples(
+            data,
+            split=split,
+            data_root=data_root,
+            limit=limit,
+            resize=shape,
+            window=window,
+            default_window=target.window,
+        )
+
+    return read
 
 
 def _fitted(

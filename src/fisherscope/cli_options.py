@@ -47,6 +47,9 @@ Limit = Annotated[
     int | None, typer.Option(callback=_at_least_one, help="Use at most so many samples, drawn at random.")
 ]
 Seed = Annotated[int, typer.Option(help="Seed of all randomness.")]
+Window = Annotated[
+    int | None, typer.Option(help="Bytes of the windows that a text is cut into [default: the model's].", metavar="T")
+]
 MaxMemory = Annotated[
     str | None, typer.Option("--max-memory", help="Memory for the gradient pass, e.g. 500MB or 2GiB.", metavar="SIZE")
 ]

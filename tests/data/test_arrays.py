@@ -144,3 +144,11 @@ def test_a_flipped_byte_in_a_compressed_archive(tmp_path):
     (tmp_path / "x.npz").write_bytes(content)
     with pytest.raises(DataError, match=r"x\.npz is not a readable array"):
         read_array_file(tmp_path / "x.npz", "x")
+
+
+def test_bytes_behind_the_array_are_refused(tmp_path):
+    np.save(tmp_path / "x.npy", noise(2, 1, 4, 4))
+    with (tmp_path / "x.npy").open("ab") as file:
+        file.write(b"more")
+    with pytest.raises(DataError, match=r"x\.npy is not a readable array \(4 bytes follow its last value\)"):
+        read_array_file(tmp_path / "x.npy", "x")

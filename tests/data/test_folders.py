@@ -30,6 +30,17 @@ def test_empty_folder_says_what_was_found(tmp_path):
         read_folder(tmp_path, "x")
 
 
+def test_images_of_other_suffixes_are_counted(save_image, tmp_path, caplog):
+    for name in ("a.png", "b.png", "c.png"):
+        save_image(name)
+    read_folder(tmp_path, "x")
+    assert not caplog.records
+    (tmp_path / "b.png").rename(tmp_path / "b.heic")
+    (tmp_path / "c.png").rename(tmp_path / "c.GIF")
+    assert read_folder(tmp_path, "x").ids == ("a.png",)
+    assert f"{tmp_path}: 2 images are left out, as files ending in .gif, .heic are not read" in caplog.text
+
+
 def test_limit_draws_names_before_decoding(save_image, tmp_path):
     for i in range(10):
         save_image(f"{i}.png", seed=i)

@@ -72,6 +72,19 @@ def test_truncated_file_is_named(save_image, keep):
         decode(path)
 
 
+def test_all_that_cannot_be_used_are_named_together(save_image):
+    good = [save_image(f"{i}.png") for i in range(3)]
+    broken = [save_image(f"broken{i}.png") for i in range(12)]
+    for path in broken:
+        path.write_bytes(b"")
+    with pytest.raises(
+        DataError, match=r"^broken0\.png is corrupt .*; nor can these be used: other\.png, broken1\.png$"
+    ):
+        decode(good[0], broken[0], save_image("other.png", "L"), good[1], broken[1], good[2])
+    with pytest.raises(DataError, match=r"^broken0\.png is corrupt .* broken9\.png; there may be more$"):
+        decode(*broken, *good)
+
+
 def test_flipped_bytes_are_corrupt(save_image):
     path = save_image("broken.png", size=(40, 40))
     content = bytearray(path.read_bytes())

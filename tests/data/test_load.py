@@ -136,6 +136,14 @@ def test_a_bare_name_never_reaches_the_hub(monkeypatch):
         load_samples("cats")
 
 
+def test_a_mistyped_path_never_reaches_the_hub(monkeypatch, tmp_path):
+    monkeypatch.setattr(load_module, "read_hub", lambda *_: pytest.fail("asked the hub"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "holiday").mkdir()
+    with pytest.raises(DataError, match="holiday/picturs does not exist, though holiday does"):
+        load_samples("holiday/picturs")
+
+
 def test_a_hub_failure_keeps_the_list_and_adds_its_reason(monkeypatch):
     def fail(*_args):
         raise DataError("the hub cannot be reached")

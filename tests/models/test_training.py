@@ -155,6 +155,8 @@ def test_an_interrupt_leaves_a_checkpoint_that_resumes(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         train(small(), data, settings(), tmp_path / "m", report=press)
     assert not (tmp_path / "m" / "model.json").exists()
+    with pytest.raises(ModelError, match=r"holds a training that has not ended; .* with --resume"):
+        load_model(tmp_path / "m")
     resumed = train(small(), data, settings(), tmp_path / "m", resume=True)
     assert equal(resumed, train(small(), data, settings(), tmp_path / "straight"))
     assert signal.getsignal(signal.SIGINT) is handler

@@ -141,3 +141,12 @@ def test_a_model_without_a_log_p():
     vae = make_model("vae", data_shape=(1, 4, 4), hidden=2, latents=2)
     with pytest.raises(ModelError, match="no parameter that requires a gradient"):
         as_target(vae.requires_grad_(False))
+
+
+def test_a_factory_is_called_without_arguments(tmp_path, monkeypatch):
+    (tmp_path / "own_factories.py").write_text("def needs(width): ...\nWIDTH = 3\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModelError, match=r"own_factories:needs is to be called without arguments .*'width'"):
+        load_target("own_factories:needs")
+    with pytest.raises(ModelError, match="own_factories:WIDTH is int, expected a function"):
+        load_target("own_factories:WIDTH")

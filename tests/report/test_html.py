@@ -86,6 +86,15 @@ def test_report_is_reproducible_and_spares_other_files(folder, page, content):
     assert not list(folder.rglob(".*"))
 
 
+def test_a_report_with_fewer_figures_leaves_none_behind(tmp_path, content):
+    figures = write_report(content, tmp_path).parent / "figures"
+    (figures / "mine.png").write_bytes(b"keep")
+    assert len(content.pairs) > 1 and (figures / "roc-1.pdf").is_file()
+    write_report(replace(content, pairs=content.pairs[:1]), tmp_path)
+    assert (figures / "roc-0.pdf").is_file() and not list(figures.glob("roc-1.*"))
+    assert (figures / "mine.png").read_bytes() == b"keep"
+
+
 def test_empty_parts_leave_their_sections_out(tmp_path, content):
     bare = replace(
         content, pairs=(), bits_per_dim={}, layers=(), most_novel=(), least_novel=(), samples=None, model_card={}

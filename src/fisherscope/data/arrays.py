@@ -86,7 +86,10 @@ def _read(path: Path, entry: str | None) -> Array:
     if path.suffix.lower() == ".npy":
         if entry is not None:
             raise DataError(f"{path} is a single array, it has no '{entry}'; leave the split or array name out")
-        return np.asarray(np.lib.format.open_memmap(path, mode="r"))
+        array = np.lib.format.open_memmap(path, mode="r")
+        if extra := path.stat().st_size - array.offset - array.nbytes:
+            raise ValueError(f"{extra} bytes follow its last value")
+        return np.asarray(array)
     # numpy leaves a file that it opened itself open when the archive is broken
     with path.open("rb") as file, NpzFile(file, allow_pickle=False) as archive:
         names = archive.files

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from pathlib import Path
 
 from fisherscope.core.errors import DataError
 from fisherscope.data.formats import looked_for
-from fisherscope.data.images import SUFFIXES, decode_images
+from fisherscope.data.images import OTHER_SUFFIXES, SUFFIXES, decode_images
 from fisherscope.data.samples import DEFAULTS, ReadOptions, Samples, track_names
+
+_LOG = logging.getLogger(__name__)
 
 
 def read_folder(folder: Path, name: str, options: ReadOptions = DEFAULTS) -> Samples:
     """Read every image below a folder, sorted by relative path.
 
     Args:
-        folder: the folder; subfolders are read too, hidden files and other suffixes are ignored.
+        folder: the folder; subfolders are read too, hidden files and other suffixes are ignored; a warning is logged
+            where these are of images (:data:`~fisherscope.data.images.OTHER_SUFFIXES`).
         name: name of the set.
         options: subset and conversion.
 
@@ -34,12 +38,19 @@ def _image_files(folder: Path) -> list[Path]:
         return not any(part.startswith(".") for part in path.relative_to(folder).parts)
 
     files = [p for p in folder.rglob("*") if p.is_file() and visible(p)]
+    suffixes = Counter(p.suffix.lower() or "no suffix" for p in files)
     images = sorted((p for p in files if p.suffix.lower() in SUFFIXES), key=lambda p: p.relative_to(folder).as_posix())
     if not images:
-        suffixes = Counter(p.suffix.lower() or "no suffix" for p in files)
         found = ", ".join(f"{count} x {suffix}" for suffix, count in suffixes.most_common(5)) or "no files"
         raise DataError(
             f"{folder} holds no images ({found}); expected files ending in {', '.join(sorted(SUFFIXES))}, or a "
             f"download as its authors packed it ({looked_for()})"
+        )
+    if other := {suffix: count for suffix, count in sorted(suffixes.items()) if suffix in OTHER_SUFFIXES}:
+        _LOG.warning(
+            "fisherscope: %s: %d images are left out, as files ending in %s are not read; convert them",
+            folder,
+            sum(other.values()),
+            ", ".join(other),
         )
     return images

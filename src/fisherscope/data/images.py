@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -22,6 +22,13 @@ ImageArray = NDArray[np.uint8]
 SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 # Naming the decoders keeps Pillow from trying the others (PostScript among them) on a file with an innocent suffix.
 _FORMATS: Final = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "PPM")
+OTHER_SUFFIXES: Final = frozenset(
+    {".gif", ".apng", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".j2k", ".jfif", ".tga", ".pbm", ".pnm", ".ico",
+     ".psd", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf"}
+)  # fmt: skip
+"""Suffixes of images that are not read."""
+
+_MOST_PROBLEMS: Final = 10
 _MODES: Final = {"L": 1, "RGB": 3}
 _CONVERTIBLE: Final = frozenset({"1", "P", "PA", "LA", "La", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"})
 # SyntaxError and struct.error are what Pillow's PNG and TIFF readers raise on broken chunks.
@@ -43,23 +50,41 @@ def decode_images(sources: Iterable[tuple[str, bytes | Path]], count: int, resiz
         Images (count, C, H, W), uint8.
 
     Raises:
-        DataError: a corrupt, oversized or unsupported image, or one that differs from the first; it is named.
+        DataError: corrupt, oversized or unsupported images, or some that differ from the first; what is wrong is told
+            of the first of them, and up to ten are named, so that they can be removed together.
     """
     stack: ImageArray | None = None
     first = ""
+    problems: dict[str, DataError] = {}
     for row, (name, source) in enumerate(sources):
-        image = _decode(name, source, resize)
-        if stack is None:
-            first, stack = name, np.empty((count, *image.shape), np.uint8)
-        if image.shape != stack.shape[1:]:
-            raise DataError(
-                f"{name} is {describe_shape(image.shape)} but {first} is {describe_shape(stack.shape[1:])}; "
-                "all images of a set must have one size and mode; use --resize to convert them"
-            )
-        stack[row] = image
+        try:
+            image = _decode(name, source, resize)
+            if stack is None:
+                first, stack = name, np.empty((count, *image.shape), np.uint8)
+            if image.shape != stack.shape[1:]:
+                raise DataError(
+                    f"{name} is {describe_shape(image.shape)} but {first} is {describe_shape(stack.shape[1:])}; "
+                    "all images of a set must have one size and mode; use --resize to convert them"
+                )
+        except DataError as problem:
+            problems[name] = problem
+            if len(problems) == _MOST_PROBLEMS:
+                break
+        else:
+            stack[row] = image
+    if problems:
+        raise DataError(_all_of(problems))
     if stack is None:
         raise DataError("no images were given, expected at least one")
     return stack
+
+
+def _all_of(problems: Mapping[str, DataError]) -> str:
+    told, *others = problems.items()
+    if not others:
+        return str(told[1])
+    stopped = "; there may be more" if len(problems) == _MOST_PROBLEMS else ""
+    return f"{told[1]}; nor can these be used: {', '.join(name for name, _ in others)}{stopped}"
 
 
 def resize_array(images: ImageArray, resize: Shape | None) -> ImageArray:

@@ -72,7 +72,8 @@ def load_samples(
     5. a named set below ``data_root`` or FISHERSCOPE_DATA: a folder of shards or of such a download, or such a text or
        table (``text/tiny_shakespeare.txt``, never all of it);
     6. a bundled set (:func:`~fisherscope.data.bundled.list_bundled`);
-    7. a set of the Hugging Face hub, if the text has the form ``owner/name`` or ``owner/name:configuration``.
+    7. a set of the Hugging Face hub, if the text has the form ``owner/name`` or ``owner/name:configuration`` and there
+       is no folder ``owner`` here.
 
     Args:
         spec: such a text or path, optionally ending in ``[split]``; an array; or samples, which pass through.
@@ -155,6 +156,8 @@ def _from_text(request: _Request) -> Samples:
     if request.base in list_bundled():
         samples = load_bundled(request.base, request.chosen_split)
         return _from_memory(samples, request.options)
+    if path.parent.name and path.parent.is_dir():  # a mistyped path, of which the hub need not be asked
+        raise DataError(f"{path} does not exist, though {path.parent} does; check the path")
     if looks_like_hub_name(request.base):
         try:
             return read_hub(request.base, request.chosen_split, request.name, request.options)

@@ -16,7 +16,16 @@ from torch import Tensor, nn
 from fisherscope.core.errors import DataError, FisherscopeError, ModelError, SettingError
 from fisherscope.core.keys import KeyArray, fingerprint_arrays
 from fisherscope.core.store import read_arrays, write_arrays
-from fisherscope.models.files import Head, ModelCard, load_state, read_head, stored_state, write_head, write_state
+from fisherscope.models.files import (
+    STATE,
+    Head,
+    ModelCard,
+    load_state,
+    read_head,
+    stored_state,
+    write_head,
+    write_state,
+)
 from fisherscope.models.zoo import PREFIX, zoo_folder
 
 FAMILIES: Final[Mapping[str, str]] = {
@@ -205,6 +214,10 @@ def _load(name: str, changes: Mapping[str, Any]) -> GenerativeModel:
         from fisherscope.models.adapters.transformers import TransformersModel
 
         return TransformersModel.from_pretrained(name.removeprefix(HUB), **_known(changes, ("window", "start")))
+    if (folder / STATE).is_file():
+        raise ModelError(
+            f"{folder} holds a training that has not ended; repeat the command that began it, with --resume"
+        )
     raise ModelError(
         f"{folder} is not a saved model: it holds no model.json, nor the model_index.json of a diffusers pipeline "
         "or the config.json of a transformers model"
@@ -261,5 +274,6 @@ def require_not_trained_on(model: nn.Module, keys: KeyArray, purpose: str) -> No
     if count:
         raise DataError(
             f"{count} of {keys.size} samples given to {purpose} are samples the model was trained on, where its "
-            "gradients are untypically small; give held-out samples, or ask for it with allow_training_samples"
+            "gradients are untypically small; give held-out samples, or have them accepted by fit, update or evaluate "
+            "(--allow-training-samples, in Python allow_training_samples=True)"
         )

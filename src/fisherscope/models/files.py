@@ -65,6 +65,10 @@ class Head:
     card: ModelCard
 
 
+STATE: Final = Path("training") / "state.safetensors"
+"""Where in a model's folder its training keeps what it needs to go on."""
+
+
 def write_head(folder: Path, head: Head) -> None:
     """Write ``model.json``."""
     write_json(folder / "model.json", {"format_version": FORMAT_VERSION, **asdict(head)})

@@ -101,7 +101,7 @@ def write_ranking(ranking: Ranking, path: Path, command: str) -> None:
             f"{ranking.fdr:g}.",
             groups=groups,
             layer_kind=ranking.layers.kind if ranking.layers else "",
-            notes=tuple(_notes(ranking)),
+            notes=ranking_notes(ranking),
             command=command,
         ),
         path,
@@ -117,7 +117,8 @@ def require_ranking_format(path: Path) -> None:
             raise SettingError(f"{cause}, or .html") from None
 
 
-def _notes(ranking: Ranking) -> list[str]:
+def ranking_notes(ranking: Ranking) -> tuple[str, ...]:
+    """Return what a reader of a ranking should know: what it promises, and what it cannot show."""
     notes = [
         f"Shown: the {len(ranking.ids)} most novel. On average at most {100 * ranking.fdr:g} % of the discoveries are "
         "in-distribution (Benjamini & Hochberg on conformal p-values, Bates et al. 2023), provided that those come "
@@ -132,7 +133,7 @@ def _notes(ranking: Ranking) -> list[str]:
             f"as novel as that before any is a discovery{outcome}. More calibration samples, or fewer to rank, lower "
             "the number."
         )
-    return [*notes, *ranking.notes]
+    return (*notes, *ranking.notes)
 
 
 def ranked_groups(ranking: Ranking) -> tuple[ExplainedGroup, ...]:

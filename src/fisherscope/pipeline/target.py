@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,6 +148,14 @@ def _call_factory(spec: str) -> Any:
         factory = import_named(spec)
     except (ImportError, AttributeError, ValueError) as cause:
         raise ModelError(f"model factory '{spec}' cannot be imported: {cause}") from None
+    if not callable(factory):
+        raise ModelError(f"{spec} is {type(factory).__name__}, expected a function that returns a model")
+    try:
+        inspect.signature(factory).bind()
+    except TypeError as cause:
+        raise ModelError(f"{spec} is to be called without arguments ({cause}); give them defaults") from None
+    except ValueError:  # some built-in callables tell no signature
+        pass
     return factory()
 
 

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from fisherscope.core.store import write_atomic
+from fisherscope.core.store import atomic_folder, write_atomic
 from fisherscope.report.content import RankedImage, ReportContent
 from fisherscope.report.figures import (
     figure_bytes,
@@ -30,6 +30,9 @@ from fisherscope.report.figures import (
 from fisherscope.report.tables import metric_grid
 from fisherscope.report.theme import detector_styles, display_name, format_p, set_styles
 from fisherscope.report.verdict import PairVerdict, headline, pair_verdicts
+
+_PAGE: Final = "index.html"
+_OWNED: Final = tuple(f"figures/{name}.*" for name in ("likelihood", "roc-*", "layer-*", "novel", "samples"))
 
 
 @dataclass(frozen=True)
@@ -50,8 +53,8 @@ class _Picture:
 def write_report(content: ReportContent, folder: str | Path) -> Path:
     """Write ``index.html``, ``results.json`` and ``figures/*.png|pdf`` into a folder.
 
-    Everything is rendered before the first file is written, each file is replaced atomically and the page comes
-    last; other files in the folder are left alone.
+    Everything is rendered before the first file is written; a report that the folder holds gives way as a whole, its
+    figures too, and other files in it stay.
 
     Returns:
         The path of ``index.html``.
@@ -61,12 +64,13 @@ def write_report(content: ReportContent, folder: str | Path) -> Path:
     pictures = list(_pictures(content))
     page = render_page(content, verdicts, pictures)
     results = json.dumps(_results(content, verdicts), indent=1, allow_nan=False) + "\n"
-    for picture in pictures:
-        write_atomic(folder / "figures" / f"{picture.name}.png", picture.png)
-        write_atomic(folder / "figures" / f"{picture.name}.pdf", picture.pdf)
-    write_atomic(folder / "results.json", results.encode())
-    write_atomic(folder / "index.html", page.encode())
-    return folder / "index.html"
+    with atomic_folder(folder, _PAGE, _OWNED) as new:
+        for picture in pictures:
+            write_atomic(new / "figures" / f"{picture.name}.png", picture.png)
+            write_atomic(new / "figures" / f"{picture.name}.pdf", picture.pdf)
+        write_atomic(new / "results.json", results.encode())
+        write_atomic(new / _PAGE, page.encode())
+    return folder / _PAGE
 
 
 def render_page(content: ReportContent, verdicts: Sequence[PairVerdict], pictures: Sequence[_Picture]) -> str:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fisherscope.core.errors import CardMismatchError, DataError, ModelError, SettingError
 from fisherscope.core.keys import fingerprint_keys
 from fisherscope.models.base import GenerativeModel
-from fisherscope.models.files import ModelCard
+from fisherscope.models.files import STATE, ModelCard
 from fisherscope.models.protocols import InitialisedFromData, OwnTrainingLoss, bound_of
 from fisherscope.models.training.files import drop_metrics_after, part, read_checkpoint, write_checkpoint
 from fisherscope.models.training.settings import TrainingSet, TrainSettings
@@ -61,7 +61,7 @@ class Trainer:
         self.model, self.data, self.settings, self.folder, self.workers = model, data, settings, folder, workers
         self.layout = _layout(settings, data)
         model.to(memory_format=self.layout)  # type: ignore[call-overload]
-        self.state_path = folder / "training" / "state.safetensors"
+        self.state_path = folder / STATE
         self.trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.optimiser = torch.optim.Adam(self.trained.values(), lr=settings.learning_rate, fused=True)
         self.average = self._copy()
