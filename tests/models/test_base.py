@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from fisherscope.core.errors import CardMismatchError, DataError, ModelError, SettingError
+from fisherscope.models import base
 from fisherscope.models.base import (
     ModelCard,
     load_model,
@@ -69,6 +70,30 @@ def test_a_float64_model_loads_to_the_bit(model: Glow, tmp_path: Path) -> None:
     loaded = load_model(tmp_path / "fine", dtype=torch.float64)
     assert torch.equal(loaded.log_prob(X), fine.log_prob(X))
     assert load_model(tmp_path / "fine").log_prob(X).dtype == torch.float32
+
+
+def test_a_fingerprint_is_computed_again_once_the_model_has_changed(
+    model: Glow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed = []
+    whole = base.fingerprint_arrays
+    monkeypatch.setattr(base, "fingerprint_arrays", lambda *args: computed.append(1) or whole(*args))
+    first, parameter = model_fingerprint(model), next(model.parameters())
+    before = parameter.detach().clone()
+    assert model_fingerprint(model) == first and len(computed) == 1
+    with torch.no_grad():
+        parameter.view(-1)[-1] += 1
+    changed = model_fingerprint(model)
+    assert changed != first
+    parameter.data.copy_(before)
+    assert model_fingerprint(model) == first
+    parameter.data = before + 1
+    assert model_fingerprint(model) not in (first, changed)
+    parameter.data = before
+    assert model_fingerprint(model) == first
+    monkeypatch.setattr(model, "config", lambda: {"steps": 9})
+    assert model_fingerprint(model) != first
+    assert len(computed) == 6
 
 
 def test_half_precision_storage(model: Glow, tmp_path: Path, folder: Path) -> None:

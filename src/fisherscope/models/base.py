@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Final
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -42,6 +43,9 @@ FAMILIES: Final[Mapping[str, str]] = {
 
 HUB: Final = "hub:"
 """Before the name of a model on the Hugging Face hub: a mistyped folder never becomes a download."""
+
+_SIGNS: Final = 16
+_FINGERPRINTS: Final[WeakKeyDictionary[nn.Module, tuple[tuple[object, ...], str]]] = WeakKeyDictionary()
 
 
 class GenerativeModel(nn.Module, ABC):
@@ -134,14 +138,32 @@ class GenerativeModel(nn.Module, ABC):
 def model_fingerprint(module: nn.Module) -> str:
     """Return the fingerprint of a module: 32 hexadecimal digits over names, shapes and values of its state.
 
-    A float32 model and its float64 copy have the same fingerprint.
+    A float32 model and its float64 copy have the same fingerprint. All values are read once and again when a tensor
+    has changed: that of a large model takes longer than to judge a sample.
     """
-    return _fingerprint(module, module.state_dict())
+    state = module.state_dict()
+    if any(t.is_inference() for t in state.values()):  # such tensors count no versions
+        return _fingerprint(module, state)
+    now = (_head(module), *(_signs(name, t) for name, t in state.items()))
+    known = _FINGERPRINTS.get(module)
+    if known is None or known[0] != now:
+        known = _FINGERPRINTS[module] = (now, _fingerprint(module, state))
+    return known[1]
+
+
+def _signs(name: str, tensor: Tensor) -> tuple[object, ...]:
+    """Return what differs once a tensor has changed."""
+    # writing through .data counts no version, but seldom spares these entries
+    some = tensor.detach().reshape(-1)[:: max(1, tensor.numel() // _SIGNS)]
+    return name, tensor.data_ptr(), tensor._version, tensor.shape, tensor.dtype, _to_numpy(some).tobytes()
 
 
 def _fingerprint(module: nn.Module, state: Mapping[str, Tensor]) -> str:
-    head = {"family": module.family, "config": module.config()} if isinstance(module, GenerativeModel) else None
-    return fingerprint_arrays(((name, _to_numpy(t)) for name, t in sorted(state.items())), head)
+    return fingerprint_arrays(((name, _to_numpy(t)) for name, t in sorted(state.items())), _head(module))
+
+
+def _head(module: nn.Module) -> dict[str, Any] | None:
+    return {"family": module.family, "config": module.config()} if isinstance(module, GenerativeModel) else None
 
 
 def _to_numpy(tensor: Tensor) -> np.ndarray[Any, Any]:
