@@ -7,7 +7,7 @@ Scores are kept in benchmarks/scores: a run scores the models that have none and
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -196,36 +196,50 @@ def _losses(cases: Sequence[Case], figures: dict[str, Any]) -> str:
     )
 
 
-def _family_losses(cases: Sequence[Case], figures: dict[str, Any]) -> str:
-    rows, others = [], []
+def _unbeaten(cases: Sequence[Case]) -> Iterator[tuple[str, int, str, float, float, Interval]]:
+    """Yield (family, B, detector, the default's mean, its mean, their difference) of all that are not clearly beaten.
+
+    Detectors that nobody named beforehand are many, and count where they are clearly better.
+    """
     for family in (*FAMILIES, "all"):
         for size in (1, 5):
             chosen = _select(cases, size, "headline", None if family == "all" else family)
             for name in (n for n in _names(chosen) if n != DEFAULT_DETECTOR and _runs_on(chosen, n)):
                 difference = _difference(chosen, name)
-                named = name in (PAPER, *RIVALS)
-                if difference.high < 0 or (named and difference.low <= 0 and family != "all"):
+                if difference.high < 0 or (_is_rival(name) and difference.low <= 0 and family != "all"):
                     mine, theirs = (_mean(chosen, n).estimate for n in (DEFAULT_DETECTOR, name))
-                    row = f"| {family}, B = {size} | {name} | {mine:.3f} | {theirs:.3f} | {signed(difference)} |"
-                    (rows if named else others).append(row)
-                    figures.setdefault("family_losses", []).append(
-                        {"family": family, "group_size": size, "to": name, "difference": as_json(difference)}
-                    )
-    head = "| family | rival | default | rival's mean AUROC | difference |\n| --- | --- | :-: | :-: | :-: |\n"
-    parts = []
-    if rows:
-        parts.append(
-            "In the mean over the headline pairs of one family these rivals are not clearly beaten:\n\n"
-            + head
-            + "\n".join(rows)
-        )
-    if others:
-        parts.append(
-            "Of all other detectors these are clearly better there (the difference's interval below 0; of so many "
-            "some are by chance):\n\n" + head + "\n".join(others)
-        )
-    if not parts:
+                    yield family, size, name, mine, theirs, difference
+
+
+def _is_rival(name: str) -> bool:
+    return name in (PAPER, *RIVALS)
+
+
+def _family_losses(cases: Sequence[Case], figures: dict[str, Any]) -> str:
+    losses = list(_unbeaten(cases))
+    if not losses:
         return ""
+    figures["family_losses"] = [
+        {"family": family, "group_size": size, "to": name, "difference": as_json(difference)}
+        for family, size, name, _, _, difference in losses
+    ]
+    parts = []
+    for title, named in (
+        ("In the mean over the headline pairs of one family these rivals are not clearly beaten:", True),
+        (
+            "Of all other detectors these are clearly better there (the difference's interval below 0; of so many "
+            "some are by chance):",
+            False,
+        ),
+    ):
+        rows = [
+            f"| {family}, B = {size} | {name} | {mine:.3f} | {theirs:.3f} | {signed(difference)} |"
+            for family, size, name, mine, theirs, difference in losses
+            if _is_rival(name) == named
+        ]
+        if rows:
+            head = "| family | rival | default | rival's mean AUROC | difference |\n| --- | --- | :-: | :-: | :-: |\n"
+            parts.append(f"{title}\n\n{head}" + "\n".join(rows))
     return "\n\n".join(parts) + (
         "\n\nTried on development pairs, and not better there: other numbers of components, of normals and of noise "
         "draws, weights or biases alone, p-values combined with those of the rivals that win ([ablations]"
