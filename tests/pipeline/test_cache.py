@@ -17,10 +17,11 @@ from fisherscope.pipeline.reproduce.drawn import DRAWN, cached_arrays
 
 @pytest.fixture
 def code(monkeypatch):
-    """Return a function that changes the code, as far as caches can tell."""
+    """Return a function that changes the code, as far as caches can tell, and returns how their files end then."""
 
     def change(digest):
         monkeypatch.setattr(cache, "code_digest", lambda *parts: digest)
+        return cache.file_ending(cache.FEATURES)
 
     return change
 
@@ -35,29 +36,36 @@ def test_an_evaluation_extracts_again_where_the_code_changed_and_says_so_once(
     in_dist, other = (as_batches(digits.select(range(*r)), target) for r in ((0, 80), (80, 100)))
     other = type(other)(other.x, other.ids, other.keys, "other")
     settings = EvaluationSettings(("likelihood", "typicality"), replicates=10, tables=tmp_path)
-    code("aaaa")
+    before = code("aaaa")
     first = evaluate(target, in_dist, [other], settings)
     with monkeypatch.context() as patch:
         patch.setattr(extraction, "extract_blocks", pytest.fail)
         assert evaluate(target, in_dist, [other], settings).records == first.records
     assert caplog.messages == []
-    code("bbbb")
+    after = code("bbbb")
     real, calls = extraction.extract_blocks, []
     monkeypatch.setattr(extraction, "extract_blocks", lambda *a: calls.append(1) or real(*a))
     with caplog.at_level(logging.WARNING):
         assert evaluate(target, in_dist, [other], settings).records == first.records
     assert calls and len(caplog.messages) == 1 and "computed by other code" in caplog.messages[0]
-    assert len(list(tmp_path.glob("*-aaaa.safetensors"))) == len(list(tmp_path.glob("*-bbbb.safetensors"))) == 2
+    assert before != after
+    assert len(list(tmp_path.glob(f"*{before}"))) == len(list(tmp_path.glob(f"*{after}"))) == 2
 
 
 def test_unfinished_parts_of_the_same_code_are_no_other_codes(tmp_path, code, caplog):
-    code("aaaa")
-    (tmp_path / "card-aaaa.safetensors.parts").mkdir()
+    (tmp_path / f"card{code('aaaa')}.parts").mkdir()
     cache.cache_file(tmp_path, "card", cache.FEATURES)
     assert caplog.messages == []
     code("bbbb")
     cache.cache_file(tmp_path, "card", cache.FEATURES)
     assert len(caplog.messages) == 1
+
+
+def test_other_libraries_are_another_code(monkeypatch):
+    ending = cache.file_ending(cache.FEATURES)
+    assert cache.file_ending(cache.FEATURES) == ending
+    monkeypatch.setattr(cache, "versions", lambda: {"scikit-learn": "0"})
+    assert cache.file_ending(cache.FEATURES) != ending
 
 
 def test_a_table_that_a_user_made_with_other_code_is_read(target, digits, tmp_path, code, monkeypatch):

@@ -31,6 +31,9 @@ GRADIENT_BLOCKS: Final = frozenset({"grad_norm", "sketch_norm", "sketch", "layer
 SKETCH_KINDS: Final = ("countsketch", "equalised", "whitened", "whitened-inputs", "whitened-outputs")
 """Fisher metrics that are a choice of a sketch's projections; their blocks are sketches, not quadratic forms."""
 
+GLOBAL_SKETCH: Final = "gaussian"
+"""One more, of the whole gradient: it has no numbers of single layers."""
+
 
 def is_group_block(name: str) -> bool:
     """Return whether a block, measured in whichever metric (``BLOCK:METRIC``), holds one row of numbers a group."""

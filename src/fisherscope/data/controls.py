@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from fisherscope.core.errors import DataError
-from fisherscope.data.images import ImageArray, map_images, resize_array
+from fisherscope.data.images import ImageArray, map_images
 
 
 def blurred(images: ImageArray, radius: float = 1.0) -> ImageArray:
@@ -34,9 +34,12 @@ def jpeg_coded(images: ImageArray, quality: int = 75) -> ImageArray:
 
 def resampled(images: ImageArray, factor: float = 0.5) -> ImageArray:
     """Return images after shrinking by a factor and growing back to their size, both bilinear."""
-    channels, height, width = images.shape[1:]
-    small = (channels, max(1, round(height * factor)), max(1, round(width * factor)))
-    return resize_array(resize_array(images, small), (channels, height, width))
+
+    def trip(image: Image.Image) -> Image.Image:
+        small = [max(1, round(side * factor)) for side in image.size]
+        return image.resize(small, Image.Resampling.BILINEAR).resize(image.size, Image.Resampling.BILINEAR)
+
+    return _each(images, trip)
 
 
 def white_noise(count: int, shape: tuple[int, ...], seed: int) -> ImageArray:

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from fisherscope.core.errors import SettingError
 from fisherscope.core.own_code import import_named
-from fisherscope.core.table import SKETCH_KINDS
+from fisherscope.core.table import GLOBAL_SKETCH, SKETCH_KINDS
 from fisherscope.detectors.base import Detector
 from fisherscope.detectors.densities import density_names
 
@@ -144,7 +144,10 @@ def make_detector(name: str) -> Detector:
     kind = _imported(name)
     if not (isinstance(kind, type) and issubclass(kind, Detector)):
         raise SettingError(f"'{name}' is {kind!r}, expected a subclass of fisherscope.Detector")
-    return kind()
+    try:
+        return kind()
+    except TypeError as cause:
+        raise SettingError(f"'{name}' cannot be made without arguments: {cause}") from None
 
 
 def require_settings_of_name(detector: Detector) -> Detector:
@@ -186,8 +189,17 @@ def _metric_blocks(plain: str, entry: _Entry, metric: str) -> str:
     if entry.blocks is None:
         able = [n for n, e in _BUILT_IN.items() if e.blocks is not None]
         raise SettingError(f"{plain} takes no metric, @{metric} was asked for; those that do: {', '.join(able)}")
-    # The layers' numbers in a sketch's metric are norms of projected gradients, not quadratic forms.
-    return "sketch_norm" if entry.blocks == "metric" and metric in SKETCH_KINDS else entry.blocks
+    if entry.blocks == "metric":
+        if metric == GLOBAL_SKETCH:
+            raise SettingError(f"{plain} reads numbers of layers, '{metric}' is a sketch of the whole gradient alone")
+        # The layers' numbers in a sketch's metric are norms of projected gradients, not quadratic forms.
+        return "sketch_norm" if metric in SKETCH_KINDS else entry.blocks
+    sketches = (*SKETCH_KINDS, GLOBAL_SKETCH) if entry.blocks == "sketch" else SKETCH_KINDS
+    if ":" not in metric and metric not in sketches:
+        raise SettingError(
+            f"{plain} reads sketches, of which '{metric}' has none for it; the metrics that do: {', '.join(sketches)}"
+        )
+    return entry.blocks
 
 
 def _built_in(home: str) -> Any:

@@ -72,7 +72,9 @@ def split_in_dist(
     parts = [part[: len(part) // group_size * group_size] for part in parts]
     for name, part in zip(("fit", "calibration", "test"), parts, strict=True):
         if len(part) == 0:
-            raise DataError(f"{n} samples leave no group of {group_size} for the {name} part; give more samples")
+            found = "" if clusters is None else f" of {len(set(clusters))} clusters"
+            advice = "more samples" if clusters is None else "samples of more clusters (equal samples are one cluster)"
+            raise DataError(f"{n} samples{found} leave no group of {group_size} for the {name} part; give {advice}")
     return Split(*parts)
 
 

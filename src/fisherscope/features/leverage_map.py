@@ -89,13 +89,14 @@ class _Moments:
     def __init__(self, like: _Patches) -> None:
         groups, size = like.values.shape[1:3]
         self.shape = ((groups, size), like.grid)
+        self._dtype = like.values.dtype
         self._count = 0
         self._sum = like.values.new_zeros(groups, size, dtype=torch.float64)
         self._squares = like.values.new_zeros(groups, size, size, dtype=torch.float64)
         self._mean = self._inverse = torch.empty(0)
 
     def add(self, patches: _Patches) -> None:
-        u = patches.values.transpose(0, 1).transpose(1, 2).flatten(2)  # (groups, K, rows * positions)
+        u = patches.values.double().transpose(0, 1).transpose(1, 2).flatten(2)  # (groups, K, rows * positions)
         self._count += u.shape[2]
         self._sum += u.sum(2)
         self._squares += u @ u.transpose(1, 2)
@@ -108,12 +109,12 @@ class _Moments:
         if not variance > 0:
             raise DataError("a convolution reads the same patch everywhere in the reference; give different samples")
         damped = covariance + DAMPING * variance * torch.eye(covariance.shape[1]).to(covariance)
-        self._inverse = torch.linalg.inv(damped).to(torch.get_default_dtype())
-        self._mean = mean.to(torch.get_default_dtype())
+        self._inverse = torch.linalg.inv(damped).to(self._dtype)
+        self._mean = mean.to(self._dtype)
 
     def leverage(self, patches: _Patches) -> Tensor:
         """Return the mean over the rows of the log leverage of each position, float64, of the grid's shape."""
-        u = patches.values.to(self._mean.dtype) - self._mean[None, :, :, None]
+        u = patches.values - self._mean[None, :, :, None]
         values = (u * (self._inverse @ u)).sum((1, 2)).double()
         # a patch that is the mean itself has leverage 0 up to round-off
         return values.clamp_min(torch.finfo(self._mean.dtype).eps).log().mean(0).reshape(patches.grid)
@@ -158,7 +159,7 @@ def _patches(args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Patches:
         for side, p, d, k, s in zip(x.shape[2:], padding, dilation, kernel, stride, strict=True)
     )
     patches = F.unfold(x, kernel, dilation, padding, stride)
-    return _Patches(patches.reshape(len(patches), given["groups"], -1, rows * columns).double(), (rows, columns))
+    return _Patches(patches.reshape(len(patches), given["groups"], -1, rows * columns), (rows, columns))
 
 
 def _pair(value: int | Iterable[int]) -> tuple[int, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from fisherscope.core.errors import DataError
 from fisherscope.core.keys import KeyArray, fingerprint_keys, sample_keys
 from fisherscope.data import Samples, load_samples, require_shape
 from fisherscope.evaluation import Split, join_equal, split_in_dist
+from fisherscope.evaluation.bootstrap import Clusters
 from fisherscope.pipeline.target import Target
 
 
@@ -53,6 +54,11 @@ class Batches:
         leaves, _ = pytree.tree_flatten_with_path(self.x)
         return {pytree.keystr(place): f"{_kind(leaf.dtype)} of shape {leaf.shape[1:]}" for place, leaf in leaves}
 
+    def require_form(self, expected: Mapping[str, str] | None, whose: str) -> None:
+        """Raise :class:`DataError` where the samples are not of a form (:attr:`form`), unless that is None."""
+        if expected is not None:
+            require_form(self.form, expected, self.name, whose)
+
     def require_columns(self, expected: tuple[str, ...] | None, whose: str) -> None:
         """Raise :class:`DataError` where the names of the columns are known here and there and are not the same.
 
@@ -66,9 +72,14 @@ class Batches:
                 "columns in that order"
             )
 
+    @property
+    def joined_clusters(self) -> Clusters | None:
+        """A label for each sample, by which equal samples are in one cluster too; None where all are independent."""
+        return join_equal(self.clusters, self.keys)
+
     def split(self, group_size: int, seed: int) -> Split:
         """Return the parts of :func:`split_in_dist`; clusters, and samples that are equal, stay in one."""
-        return split_in_dist(len(self), group_size, seed, clusters=join_equal(self.clusters, self.keys))
+        return split_in_dist(len(self), group_size, seed, clusters=self.joined_clusters)
 
     def whole_groups(self, group_size: int) -> Batches:
         """Return the samples that fill groups."""
@@ -88,6 +99,23 @@ class Batches:
             ids=tuple(self.ids[i] for i in index),
             keys=self.keys[index],
             clusters=None if self.clusters is None else tuple(self.clusters[i] for i in index),
+        )
+
+
+def require_form(given: Mapping[str, str], expected: Mapping[str, str], name: str, whose: str) -> None:
+    """Raise :class:`DataError` where samples are of another form than others.
+
+    Args:
+        given: form of the samples, see :attr:`Batches.form`.
+        expected: form of the others.
+        name: what the message calls the samples.
+        whose: who holds others, with a verb: "the guard was fitted on".
+    """
+    if given != expected:
+        mine, theirs = (", ".join(f"{k} {v}".strip() for k, v in form.items()) for form in (given, expected))
+        raise DataError(
+            f"{name}: samples are {mine}, {whose} samples that are {theirs}; convert them, and give the batch first "
+            "(a single sample as x[None])"
         )
 
 

@@ -1,13 +1,16 @@
-"""Files of results that are found again only by the code that computed them."""
+"""Files of results that are found again only by the code, and with the libraries, that computed them."""
 
 from __future__ import annotations
 
+import json
 import logging
 from functools import cache
 from pathlib import Path
 from typing import Final
 
+from fisherscope.core.keys import fingerprint
 from fisherscope.core.package_code import code_digest
+from fisherscope.pipeline.versions import versions
 
 FEATURES: Final = (
     "features",
@@ -40,13 +43,14 @@ def cache_file(folder: Path, name: str, code: tuple[str, ...]) -> Path:
 
 
 def file_ending(code: tuple[str, ...]) -> str:
-    """Return how the names of files of some parts of the code end now."""
-    return f"-{code_digest(*code)}.safetensors"
+    """Return how the names of files of some parts of the code end now, with the libraries that are installed."""
+    made_by = fingerprint([code_digest(*code).encode(), json.dumps(versions()).encode()])
+    return f"-{made_by[:8]}.safetensors"
 
 
 @cache
 def _tell(folder: Path) -> None:
     logging.getLogger(__name__).warning(
-        "some results in %s were computed by other code (or under another Python); they are not used but made again",
+        "some results in %s were computed by other code (or with other libraries); they are not used but made again",
         folder,
     )

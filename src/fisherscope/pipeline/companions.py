@@ -61,8 +61,16 @@ def _checked(name: str, companion: Target, target: Target) -> Companion:
     return Companion(name, companion.module, companion.log_prob)
 
 
-def require_companions_not_trained_on(companions: Sequence[Companion], keys: KeyArray, purpose: str) -> None:
-    """Raise :class:`DataError` when a companion was trained on any of the samples."""
+def require_held_out(target: Target, companions: Sequence[Companion], keys: KeyArray, purpose: str) -> None:
+    """Raise :class:`DataError` when the model or a companion was trained on any of the samples.
+
+    Args:
+        target: the model.
+        companions: further models.
+        keys: keys of the samples, any shape.
+        purpose: what they were wanted for, named in the message.
+    """
+    require_not_trained_on(target.module, keys, purpose)
     for companion in companions:
         require_not_trained_on(companion.module, keys, f"{purpose}, with companion '{companion.name}'")
 

@@ -10,6 +10,7 @@ from typing import Final
 from fisherscope.core.errors import SettingError
 from fisherscope.data import load_samples
 from fisherscope.models.base import load_model
+from fisherscope.models.files import STATE
 from fisherscope.models.training import Progress, TrainSettings
 from fisherscope.pipeline.batches import as_batches
 from fisherscope.pipeline.evaluation import Evaluation, EvaluationSettings, ReportProgress, evaluate
@@ -70,7 +71,16 @@ def run_demo(
             raise SettingError(f"{folder} holds another model, not the demo's; choose another --out")
     else:
         settings = TrainSettings(minutes=minutes, seed=seed)
-        model = train_on("glow", train, settings, folder, config=_GLOW, command=command, report=report_training)
+        model = train_on(
+            "glow",
+            train,
+            settings,
+            folder,
+            config=_GLOW,
+            resume=(folder / STATE).is_file(),
+            command=command,
+            report=report_training,
+        )
     target = Target(model, None, f"glow of {IN_DIST}")
     sets = [as_batches(load_samples(name, seed=seed, limit=limit), target) for name, limit in _sets()]
     settings_ = EvaluationSettings(group_sizes=(1, 5), seed=seed, tables=out / "tables")

@@ -20,15 +20,13 @@ from fisherscope.evaluation import (
     Protocol,
     Record,
     evaluate_pair,
-    join_equal,
     out_dist_groups,
 )
 from fisherscope.evaluation.bootstrap import Clusters
 from fisherscope.features.companions import Companion
 from fisherscope.features.metrics import FisherMetric, make_metric
-from fisherscope.models.base import require_not_trained_on
 from fisherscope.pipeline.batches import Batches
-from fisherscope.pipeline.companions import require_companions_not_trained_on
+from fisherscope.pipeline.companions import require_held_out
 from fisherscope.pipeline.extraction import ExtractSettings, extract_table, fit_metrics_on, metrics_in
 from fisherscope.pipeline.kept_tables import kept_table
 from fisherscope.pipeline.target import Target
@@ -148,7 +146,7 @@ def evaluate(
         report: called with (what, samples done, samples in all).
 
     Raises:
-        DataError: too few samples, or samples the model was trained on.
+        DataError: too few samples, samples the model was trained on, or sets of different kinds of samples.
     """
     settings = settings or EvaluationSettings()
     scored = score_sets(target, in_dist, out_dists, settings, report=report)
@@ -177,10 +175,11 @@ def score_sets(
         raise SettingError(f"expected an in-distribution set and others, each once, given {names}")
     for data in out_dists:
         data.require_columns(in_dist.columns, in_dist.name)
+        if target.data_shape is None:
+            data.require_form(in_dist.form, f"{in_dist.name} holds")
     if not settings.allow_training_samples:
         for data in (in_dist, *out_dists):
-            require_not_trained_on(target.module, data.keys, f"evaluate ({data.name})")
-            require_companions_not_trained_on(settings.companions, data.keys, f"evaluate ({data.name})")
+            require_held_out(target, settings.companions, data.keys, f"evaluate ({data.name})")
     job = _Evaluation(target, in_dist, tuple(out_dists), settings, report)
     job = replace(job, metrics=job.fitted_metrics())
     return Scored(job.protocol(), {size: job.at_group_size(size) for size in settings.group_sizes})
@@ -225,7 +224,7 @@ class _Evaluation:
 
     def protocol(self) -> Protocol:
         split = self.in_dist.split(1, self.settings.seed)
-        clustered = [d.name for d in (self.in_dist, *self.out_dists) if join_equal(d.clusters, d.keys) is not None]
+        clustered = [d.name for d in (self.in_dist, *self.out_dists) if d.joined_clusters is not None]
         return Protocol(
             in_dist=self.in_dist.name,
             out_dists=tuple(d.name for d in self.out_dists),
@@ -263,7 +262,7 @@ class _Evaluation:
                 scores_calibration=scores["calibration"] if countable else {},
                 clusters_in=clusters_in,
                 clusters_out=_clusters(d, out[d.name]),
-                independent=self.in_dist.clusters is None,
+                independent=self.in_dist.joined_clusters is None,
             )
             for d in self.out_dists
         }
@@ -298,5 +297,7 @@ def _clusters(data: Batches, table: FeatureTable) -> Clusters | None:
     # A group of several samples is drawn from several clusters; only single samples can be resampled by cluster.
     if table.card.group_size > 1:
         return None
-    by_id = None if data.clusters is None else dict(zip(data.ids, data.clusters, strict=True))
-    return join_equal(None if by_id is None else [by_id[ids[0]] for ids in table.ids], table.keys)
+    if (clusters := data.joined_clusters) is None:
+        return None
+    by_id = dict(zip(data.ids, clusters, strict=True))
+    return [by_id[ids[0]] for ids in table.ids]

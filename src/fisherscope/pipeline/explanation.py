@@ -100,10 +100,7 @@ def explain_groups(
         ModelError: log p cannot be differentiated as the method needs it.
     """
     settings = settings or ExplainSettings()
-    if settings.method != "leverage":
-        require_differentiable(guard.detector)
-    elif reference is None or isinstance(reference, FeatureTable):
-        raise SettingError("a map of leverage compares with in-distribution samples; give some as the reference")
+    require_explainable(guard, settings, reference)
     if isinstance(x, FeatureTable):
         raise DataError("a feature table holds no samples to differentiate by; give the samples themselves")
     size = guard.card.group_size
@@ -131,6 +128,14 @@ def explain_groups(
         layers=_profile(guard, table, batches, found, reference),
         left_out=given.left_out(size),
     )
+
+
+def require_explainable(guard: Guard, settings: ExplainSettings, reference: Any) -> None:
+    """Raise :class:`SettingError` where a guard's detector, or the reference, does not do for a kind of map."""
+    if settings.method != "leverage":
+        require_differentiable(guard.detector)
+    elif reference is None or isinstance(reference, FeatureTable):
+        raise SettingError("a map of leverage compares with in-distribution samples; give some as the reference")
 
 
 def _maps(

@@ -38,12 +38,12 @@ from fisherscope.features.metrics import (
     metric_fingerprint,
     save_metric,
 )
-from fisherscope.models.base import GenerativeModel, load_model, require_not_trained_on
-from fisherscope.pipeline.batches import Batches, as_batches
+from fisherscope.models.base import GenerativeModel, load_model
+from fisherscope.pipeline.batches import Batches, as_batches, require_form
 from fisherscope.pipeline.companions import (
     Given,
     as_companions,
-    require_companions_not_trained_on,
+    require_held_out,
     restore_companions,
     save_companions,
 )
@@ -108,8 +108,9 @@ class Guard:
         seen: keys of all samples that the guard has learnt from or was calibrated on, sorted.
         clusters: J, number of clusters that the calibration samples come from; None where they are independent.
         form: kind and shape of the samples (:attr:`Batches.form`) where the model does not say which it takes; None
-            where it does, or where the guard was fitted on a table or saved by an earlier version.
-        sample_columns: names of the columns of the samples, None where these had none or as above.
+            where it does, or where the guard was saved by an earlier version.
+        sample_columns: names of the columns of the samples; None where these had none, where the guard was fitted on
+            a table, or as above.
     """
 
     target: Target
@@ -146,13 +147,19 @@ class Guard:
         """
         found = as_batches(x, self.target)
         found.require_columns(self.sample_columns, "the guard was fitted on")
-        if self.form is not None and found.form != self.form:
-            given, expected = (", ".join(f"{k} {v}".strip() for k, v in f.items()) for f in (found.form, self.form))
-            raise DataError(
-                f"samples are {given}, the guard was fitted on samples that are {expected}; convert them, and give the "
-                "batch first (a single sample as x[None])"
-            )
+        found.require_form(self.form, "the guard was fitted on")
         return found
+
+    def require_table(self, table: FeatureTable) -> None:
+        """Raise an error where a table is not one of such samples, extracted as the fit samples were.
+
+        Raises:
+            CardMismatchError: it was made with another model or other settings.
+            DataError: its samples are of another form than those that the guard was fitted on.
+        """
+        require_fitting_table(self.card, self.columns, self.detector.requires, table)
+        if self.form is not None:
+            require_form(table.card.settings["samples"], self.form, table.card.data_name, "the guard was fitted on")
 
     def extract(self, x: Any, report: Callable[[int, int], None] | None = None) -> FeatureTable:
         """Return the feature table of samples, extracted as the fit samples were."""
@@ -192,8 +199,8 @@ class Guard:
         else:
             batches = self.batches(x)
             left_out = batches.left_out(self.card.group_size)
-            table = self.extract(batches, report)
-        require_fitting_table(self.card, self.columns, self.detector.requires, table)
+            table = self.extract_checked(batches, report)
+        self.require_table(table)
         score = self.detector.score(table)
         p_value = self.calibration.p_value(score)
         return Verdict(table.ids, score, p_value, p_value <= self.fpr + 1e-12, left_out)
@@ -363,7 +370,6 @@ def fit(
     require_served_dtype(target)
     further = as_companions(companions, target)
     fitted: tuple[FisherMetric, ...] = ()
-    form: Mapping[str, str] | None = None
     sample_columns: tuple[str, ...] | None = None
     if isinstance(data, FeatureTable):
         _require_no_metric(chosen)
@@ -373,6 +379,8 @@ def fit(
                 "out, or give the samples"
             )
         _require_enough(len(data), needed, chosen, fpr)
+        if not allow_training_samples:
+            require_held_out(target, further, data.keys, "fit")
         parts = two_table_parts(data, _fit_groups(len(data), needed, chosen), (chosen.min_fit, needed), seed)
         table, n_fit = data.select(np.concatenate(parts)), len(parts[0])
         clusters = clusters_of(None, data.keys[parts[1]])
@@ -384,13 +392,14 @@ def fit(
             raise CardMismatchError(
                 "dtype", target.dtype_name, table.card.dtype, "give the model in the dtype of the table"
             )
+        form = table.card.settings["samples"]
     else:
         batches, size = as_batches(data, target), settings.group_size
         n_groups = len(batches) // size
-        form, sample_columns = batches.form if target.data_shape is None else None, batches.columns
+        form, sample_columns = batches.form, batches.columns
         _require_enough(n_groups, needed, chosen, fpr)
         if not allow_training_samples:
-            require_not_trained_on(target.module, batches.keys, "fit")
+            require_held_out(target, further, batches.keys, "fit")
         settings = replace(settings, companions=further)
         parts = two_parts(batches, _fit_groups(n_groups, needed, chosen), (chosen.min_fit, needed), size, seed)
         held_part = batches.select(parts[1])
@@ -400,9 +409,6 @@ def fit(
         fitted = fit_metrics_on(target, fit_part, metrics_in(chosen.requires), settings, own=metrics, report=report)
         table = extract_table(target, ordered, chosen.requires, settings, metrics=fitted, report=report)
         n_fit = len(fit_part) // size
-    if not allow_training_samples:
-        require_not_trained_on(target.module, table.keys, "fit")
-        require_companions_not_trained_on(further, table.keys, "fit")
     chosen.fit(table.select(slice(0, n_fit)))
     held = calibration_blocks(table.select(slice(n_fit, None)), chosen, table.card)
     rescored = is_updatable(chosen) and not any(metric.growing for metric in fitted)
@@ -419,7 +425,7 @@ def fit(
         held if rescored else None,
         np.unique(table.keys),
         clusters,
-        form,
+        form if target.data_shape is None else None,
         sample_columns,
     )
 
@@ -458,7 +464,7 @@ def two_parts(data: Batches, first: int, least: tuple[int, int], group_size: int
     """
     rng, n = np.random.default_rng(seed), len(data)
     within = (least[0] * group_size, n - least[1] * group_size)
-    clusters = join_equal(data.clusters, data.keys)
+    clusters = data.joined_clusters
     parts = random_parts(n, [first * group_size], rng, clusters, within=within)
     if clusters is not None:
         parts = [rng.permutation(part) for part in parts]  # or a group of several samples would be one cluster's
@@ -650,6 +656,8 @@ def _guarded_target(
 ) -> Target:
     if module is not None:
         return as_target(module, log_prob)
+    if log_prob is not None:
+        raise SettingError("a log_prob was given without the module that it asks; pass module= too, or leave it out")
     if not (folder / "model" / "model.json").is_file():
         raise ModelError(
             f"{folder} holds no model of its own (it guards {card.model_name}); pass module= and log_prob=, on the "

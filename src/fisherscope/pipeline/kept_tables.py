@@ -89,7 +89,10 @@ def _find(folder: Path, card: Card, wanted: set[str], keys: KeyArray) -> dict[st
             there = {block for block in there if not is_group_block(block)}
         if not there:
             continue
-        table = FeatureTable.load(path)
+        try:
+            table = FeatureTable.load(path)
+        except FisherscopeError:  # damaged behind its head: made again
+            continue
         rows = _rows_of(keys, table)
         if rows is not None:
             found |= {block: _Held(_taken(table, block, rows), table.columns.get(block)) for block in there}

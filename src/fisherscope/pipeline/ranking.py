@@ -21,7 +21,7 @@ from fisherscope.detectors import (
 from fisherscope.detectors.base import Scores
 from fisherscope.detectors.false_discovery import require_fdr
 from fisherscope.pipeline.batches import Batches
-from fisherscope.pipeline.explanation import Explanation, explain_groups, layer_profile
+from fisherscope.pipeline.explanation import Explanation, explain_groups, layer_profile, require_explainable
 from fisherscope.pipeline.guard import Guard
 from fisherscope.pipeline.saliency import ExplainSettings, Report
 
@@ -100,13 +100,16 @@ def rank_groups(
         report_explanation: called with (gradients done, gradients in all).
 
     Raises:
-        SettingError: ``top`` is below 1, or ``fdr`` not between 0 and 1.
+        SettingError: ``top`` is below 1, ``fdr`` not between 0 and 1, or the settings ask for a map that this guard or
+            reference does not allow.
         DataError: x is a feature table, or x or the reference cannot be used.
         ModelError: log p allows no map of the kind that the settings ask for.
     """
     top, fdr = require_ranking_settings(top, fdr)
     if isinstance(x, FeatureTable):
         raise DataError("a feature table holds no samples to show; give the samples themselves")
+    if settings not in (None, ExplainSettings()):
+        require_explainable(guard, settings, reference)
     batches = guard.batches(x)
     table = guard.extract(batches, report)
     verdict = guard.judge(table)

@@ -10,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from fisherscope.core.errors import ModelError
 from fisherscope.detectors import DEFAULT_DETECTOR
 from fisherscope.detectors.layerwise_gaussian import LayerwiseGaussian
 from fisherscope.models.base import GenerativeModel
@@ -21,6 +22,7 @@ from fisherscope.report import LayerHistogram, RankedImage, ReportContent, write
 
 _GRID: Final = 64
 _SHOWN: Final = 16
+_IMAGE_AXES: Final = 3
 
 
 def write_evaluation_report(
@@ -117,10 +119,13 @@ def _is_images(data: Batches) -> bool:
 
 
 def _samples(target: Target) -> NDArray[np.uint8] | None:
-    if not isinstance(target.module, GenerativeModel):
+    if not isinstance(target.module, GenerativeModel) or len(target.module.data_shape) != _IMAGE_AXES:
         return None
-    drawn = target.module.sample(_GRID, seed=0).cpu().numpy()
-    return drawn if drawn.dtype == np.uint8 and drawn.ndim == 4 else None
+    try:
+        drawn = target.module.sample(_GRID, seed=0).cpu().numpy()
+    except ModelError:  # one that scores samples need not be able to draw any
+        return None
+    return drawn if drawn.dtype == np.uint8 else None
 
 
 def _model_card(target: Target) -> dict[str, str]:

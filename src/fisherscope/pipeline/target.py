@@ -160,7 +160,17 @@ def _call_factory(spec: str) -> Any:
 
 
 def as_target(model: nn.Module | Target | str | Path, log_prob: LogProb | None = None) -> Target:
-    """Return the target for whatever Python code passes as a model; a module is taken as it is, where it is."""
+    """Return the target for whatever Python code passes as a model; a module is taken as it is, where it is.
+
+    Raises:
+        ModelError: it is nothing of the kind, or there is no such saved model.
+        SettingError: a ``log_prob`` came with something that has its own.
+    """
+    if log_prob is not None and not isinstance(model, nn.Module):
+        raise SettingError(
+            f"a log_prob was given with {type(model).__name__} '{getattr(model, 'name', model)}', which has its own; "
+            "give it with a torch.nn.Module, or leave it out"
+        )
     if isinstance(model, Target):
         return model
     if isinstance(model, (str, Path)):

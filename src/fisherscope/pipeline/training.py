@@ -35,7 +35,7 @@ def train_from_config(
     data_root: str | Path | None = None,
     device: str | torch.device = "cpu",
     resume: bool = False,
-    command: str | None = None,
+    command: str = "",
     report: Callable[[Progress], None] | None = None,
 ) -> GenerativeModel:
     """Train the model that a configuration describes and save it.
@@ -91,7 +91,7 @@ def train_on(
     device: str | torch.device = "cpu",
     resume: bool = False,
     storage: torch.dtype | None = None,
-    command: str | None = None,
+    command: str = "",
     report: Callable[[Progress], None] | None = None,
 ) -> GenerativeModel:
     """Train a model of a family on samples and save it.

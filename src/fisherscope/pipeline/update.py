@@ -15,13 +15,11 @@ from fisherscope.core.table import FeatureTable
 from fisherscope.detectors import ConformalCalibration, require_updatable
 from fisherscope.detectors.base import require_columns
 from fisherscope.detectors.conformal import groups_needed
-from fisherscope.models.base import require_not_trained_on
-from fisherscope.pipeline.companions import require_companions_not_trained_on
+from fisherscope.pipeline.companions import require_held_out
 from fisherscope.pipeline.extraction import extract_table, update_metrics_on
 from fisherscope.pipeline.guard import (
     calibration_blocks,
     clusters_of,
-    require_fitting_table,
     two_parts,
     two_table_parts,
     warn_of_few_clusters,
@@ -50,7 +48,7 @@ def update_guard(
             raise SettingError(
                 f"{detector.name} measures gradients in a metric that learns from samples; give samples, not a table"
             )
-        require_fitting_table(guard.card, guard.columns, detector.requires, good)
+        guard.require_table(good)
         _require_enough(len(good), least, guard)
         _require_new(guard, good.keys, allow_training_samples)
         parts = two_table_parts(good, len(good) // 2, least, guard.card.seed)
@@ -113,8 +111,7 @@ def _require_new(guard: Guard, keys: KeyArray, allow_training_samples: bool) -> 
             "calibrate; leave them out"
         )
     if not allow_training_samples:
-        require_not_trained_on(guard.target.module, keys, "update")
-        require_companions_not_trained_on(guard.companions, keys, "update")
+        require_held_out(guard.target, guard.companions, keys, "update")
 
 
 def _require_enough(n_groups: int, least: tuple[int, int], guard: Guard) -> None:

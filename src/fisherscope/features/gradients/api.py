@@ -13,7 +13,8 @@ from fisherscope.core.errors import DataError, SettingError
 from fisherscope.core.keys import KeyArray
 from fisherscope.features.gradients import guards
 from fisherscope.features.gradients.batch import make_batch
-from fisherscope.features.gradients.engine import Job, batched_pass, looped_pass
+from fisherscope.features.gradients.engine import batched_pass, looped_pass
+from fisherscope.features.gradients.job import Job
 from fisherscope.features.gradients.logprob import LogProb, bind_log_prob
 from fisherscope.features.gradients.reductions import Reduction, SquaredNorms
 from fisherscope.features.gradients.report import RulesReport, make_report
@@ -73,7 +74,11 @@ def gradient_pass(
     parameters = guards.trainable_parameters(module)
     job = Job(module, log_prob, bound, guards.check_modes(module), parameters, reductions, seed)
     with torch.inference_mode(False), torch.enable_grad():
-        log_p = looped_pass(job, batch) if method == "loop" else batched_pass(job, batch, max_memory)
+        if method == "loop":
+            with guards.unchanged_state(module):
+                log_p = looped_pass(job, batch)
+        else:
+            log_p = batched_pass(job, batch, max_memory)
     return PassResult(log_p, tuple(r.result(list(parameters)) for r in reductions))
 
 

@@ -80,4 +80,5 @@ def make_batch(x: Any, keys: KeyArray | None, group_size: int) -> Batch:
     made = pytree_keys(x) if keys is None else np.asarray(keys)
     if made.shape != (n,) or made.dtype != np.uint64:
         raise DataError(f"keys are {made.dtype} {made.shape}; expected uint64 ({n},), one a sample")
-    return Batch(tuple(leaves), pytree.tree_structure(x), made, group_size)
+    # a sample that hangs on the model's graph is a sample like any other
+    return Batch(tuple(leaf.detach() for leaf in leaves), pytree.tree_structure(x), made, group_size)

@@ -2,64 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import Parameter
 
 from fisherscope.core.errors import ModelError, SettingError
 from fisherscope.features.gradients.batch import Batch
 from fisherscope.features.gradients.component import UnsupportedError
 from fisherscope.features.gradients.forms import DenseForm
-from fisherscope.features.gradients.logprob import BoundLogProb, LogProb
+from fisherscope.features.gradients.job import Job
 from fisherscope.features.gradients.loop import group_gradient, loop_pass
-from fisherscope.features.gradients.plan import PROBE_SIZES, Plan, plan_for
-from fisherscope.features.gradients.reductions import Reduction, check_reductions
+from fisherscope.features.gradients.plan import PROBE_SIZES, plan_for, remember, require_steady
+from fisherscope.features.gradients.reductions import check_reductions
 from fisherscope.features.gradients.run import tape_pass
-from fisherscope.features.gradients.uses import PlanMismatchError
-
-
-@dataclass(frozen=True)
-class Job:
-    """One call's model, samples and wishes; ``modes``: whether each of its layers is in train mode."""
-
-    module: nn.Module
-    log_prob: LogProb | None
-    bound: BoundLogProb
-    modes: tuple[bool, ...]
-    parameters: Mapping[str, Parameter]
-    reductions: Sequence[Reduction]
-    seed: int
-
-    def plan(self, batch: Batch, *, fresh: bool = False) -> Plan:
-        """Return the plan for samples like those of a batch."""
-        return plan_for(
-            self.module, self.log_prob, self.bound, self.modes, batch, self.parameters, self.seed, fresh=fresh
-        )
+from fisherscope.features.gradients.uses import Plan, PlanMismatchError
+from fisherscope.features.gradients.verification import rechecked
 
 
 def batched_pass(job: Job, batch: Batch, max_memory: int | None) -> Tensor:
     """Feed the reductions; return log p (n,)."""
     # one group costs least by plain autograd, which however knows nothing but the gradient itself
     if batch.n_groups == 1 and not any(reduction.needs_factors for reduction in job.reductions):
+        require_steady(job, batch)
         return looped_pass(job, batch)
-    plan = job.plan(batch)
+    plan = plan_for(job, batch)
     pieces = micro_batches(batch, plan, max_memory)
     check_reductions(list(job.reductions), len(pieces))
     values = []
     for piece in pieces:
         try:
+            plan = _checked(job, plan, piece)
             values.append(_piece(job, plan, piece))
         except PlanMismatchError:
             # the model changed, or branches on its data: probe these samples
-            plan = job.plan(piece, fresh=True)
+            plan = plan_for(job, piece, fresh=True)
             try:
+                plan = _checked(job, plan, piece)
                 values.append(_piece(job, plan, piece))
             except PlanMismatchError:
                 values.append(looped_pass(job, piece))
     return torch.cat(values)
+
+
+def _checked(job: Job, plan: Plan, batch: Batch) -> Plan:
+    """Return the plan to follow on a batch, compared with the loop where it is time for that."""
+    if plan.loop_all or batch.n_groups == 1 or not plan.passes.due():
+        return plan
+    checked = rechecked(plan, job, batch)
+    if checked is not plan and checked.settled:
+        remember(job, batch, checked)
+    return checked
 
 
 def micro_batches(batch: Batch, plan: Plan, max_memory: int | None) -> list[Batch]:
@@ -76,29 +71,38 @@ def micro_batches(batch: Batch, plan: Plan, max_memory: int | None) -> list[Batc
 def _piece(job: Job, plan: Plan, batch: Batch) -> Tensor:
     if plan.loop_all:
         return looped_pass(job, batch)
-    skipped = frozenset(plan.looped)
+    looped = plan.looped_of(job.hooked)
     try:
-        log_p, tape = tape_pass(job.bound, batch, job.parameters, job.reductions, job.seed, plan.uses, skipped)
+        log_p, tape = tape_pass(
+            job.bound, batch, job.parameters, job.reductions, job.seed, plan.uses, frozenset(looped)
+        )
     except UnsupportedError as reason:
+        remember(job, batch, replace(plan, settled=False))
         raise ModelError(
-            f"the batched pass failed in the middle ({reason}); pass method='loop' to gradient_pass or gradient_norms"
+            f"the batched pass failed in the middle ({reason}); call again, the model will be probed anew, or pass "
+            "method='loop' to gradient_pass or gradient_norms"
         ) from reason
     if tape.revived:
         _confirm(job, plan, batch.rows(sorted(tape.revived)[: PROBE_SIZES[0]]))
-    if plan.looped:
-        _looped_at_once(job, batch, {name: job.parameters[name] for name in plan.looped})
+    if looped:
+        return _looped_at_once(job, batch, {name: job.parameters[name] for name in looped})
     return log_p
 
 
 def _confirm(job: Job, plan: Plan, samples: Batch) -> None:
     """Check the layouts that the plan assumed, now that there are samples whose gradient reaches them."""
-    fresh = job.plan(samples, fresh=True)
-    for old, new in zip(plan.uses, fresh.uses, strict=False):
-        if old.assumed and old.key == new.key and new.layout != old.layout:
+    fresh = plan_for(job, samples, fresh=True)
+    again = "call again, the model has been probed anew"
+    if fresh.loop_all or [use.key for use in fresh.uses] != [use.key for use in plan.uses]:
+        raise ModelError(f"gradients reach parameters that none reached before, in another way than it seemed; {again}")
+    for old, new in zip(plan.uses, fresh.uses, strict=True):
+        if old.assumed and new.layout != old.layout:
             raise ModelError(
                 f"the output of '{old.key.op}' on {', '.join(old.key.parameters)} does not carry the batch on its "
-                "first axis as it seemed to; call again, the model has been probed anew"
+                f"first axis as it seemed to; {again}"
             )
+    if late := sorted(fresh.looped.keys() - plan.looped.keys()):
+        raise ModelError(f"the batched gradient of {', '.join(late)} was not the loop's after all; {again}")
 
 
 def looped_pass(job: Job, batch: Batch) -> Tensor:

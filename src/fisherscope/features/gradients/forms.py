@@ -9,8 +9,9 @@ matrix view of a parameter is (shape[0], the rest).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -64,9 +65,10 @@ class GradientForm(ABC):
         """Return the gradients themselves, (M, *shape)."""
 
     def vectors(self) -> Tensor:
-        """Return the gradients flattened, (M, n_l); of a scalar parameter too."""
+        """Return the gradients flattened, (M, n_l); complex ones as real and imaginary parts, (M, 2 n_l)."""
         dense = self.dense()
-        return dense.reshape(dense.shape[0], -1)
+        flat = dense.reshape(dense.shape[0], -1)
+        return torch.view_as_real(flat).flatten(1) if flat.is_complex() else flat
 
     @abstractmethod
     def squared_norm(self) -> Tensor:
@@ -187,8 +189,17 @@ class OuterForm(GradientForm):
         if positions == 1:
             return row_squares(self._rows) * row_squares(self._columns)
         if positions * (r + c) < r * c:
-            return self.inner(self).clamp_min(0)
+            return self._gram_norm()
         return row_squares(summed_instances(torch.bmm(self._rows.mT, self._columns), self._n_groups))
+
+    def _gram_norm(self) -> Tensor:
+        r, c = finely(self.rows), finely(self.columns)
+        rows, columns = torch.bmm(r, r.mT), torch.bmm(c, c.mT)
+        return settled_norm(
+            row_inner(rows, columns),
+            row_inner(rows.diagonal(dim1=1, dim2=2), columns.diagonal(dim1=1, dim2=2)),
+            lambda low: row_squares(torch.bmm(r[low].mT, c[low])),
+        ).to(self._rows.dtype)
 
     def inner(self, other: OuterForm) -> Tensor:
         """Return the inner product with another form of the same parameter, (M,), without forming either."""
@@ -223,6 +234,31 @@ def summed_instances(products: Tensor, n_groups: int) -> Tensor:
     if products.shape[0] == n_groups:
         return products
     return products.reshape(n_groups, -1, *products.shape[1:]).sum(1)
+
+
+_GRAM_TRUST: Final = {torch.float64: 1e-5}
+
+
+def settled_norm(total: Tensor, size: Tensor, exactly: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return squared norms that were found as sums of inner products between their terms, (M,).
+
+    Where terms cancel, the round-off of such a sum is that of the terms' own squares: then the terms are added up. Only
+    on a CPU: elsewhere the question alone would halt the device at every layer, and the sums are :func:`finely` made.
+
+    Args:
+        total: the sums, (M,).
+        size: of the terms' squared norms, (M,).
+        exactly: returns the squared norms of some groups, given their numbers, by adding up their terms.
+    """
+    if total.device.type != "cpu":
+        return total.clamp_min(0)
+    low = (total <= _GRAM_TRUST.get(total.dtype, 1e-3) * size).nonzero().flatten()
+    return total if not len(low) else total.index_put((low,), exactly(low).to(total.dtype))
+
+
+def finely(value: Tensor) -> Tensor:
+    """Return a float32 tensor of an accelerator in float64, any other as it is; see :func:`settled_norm`."""
+    return value.double() if value.dtype is torch.float32 and value.device.type != "cpu" else value
 
 
 def row_inner(first: Tensor, second: Tensor) -> Tensor:

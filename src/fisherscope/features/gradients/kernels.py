@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fisherscope.features.gradients.forms import row_inner, row_squares, summed_instances
+from fisherscope.features.gradients.forms import finely, row_inner, row_squares, settled_norm, summed_instances
 from fisherscope.features.gradients.geometry import Geometry
 
 CHUNK_BYTES: Final = {"cpu": 2 << 20}
@@ -122,23 +122,31 @@ def patches_norm(x: Tensor, g: Tensor, n_groups: int, geometry: Geometry) -> Ten
 
 def gram_norm(x: Tensor, g: Tensor, n_groups: int, geometry: Geometry) -> Tensor:
     """``sum_ts <a_t, a_s> <g_t, g_s>``: for few positions and many channels."""
-    a = _patch_columns(x, g, n_groups, geometry)
-    b = fold_positions(g, n_groups)
-    return row_inner(torch.bmm(a.mT, a), torch.bmm(b.mT, b)).clamp_min(0)
+    a, b = finely(_patch_columns(x, g, n_groups, geometry)), finely(fold_positions(g, n_groups))
+    return settled_norm(
+        row_inner(torch.bmm(a.mT, a), torch.bmm(b.mT, b)),
+        row_inner(a.square().sum(1), b.square().sum(1)),
+        lambda low: row_squares(torch.bmm(a[low], b[low].mT)),
+    ).to(x.dtype)
 
 
 def taps_norm(x: Tensor, g: Tensor, n_groups: int, geometry: Geometry) -> Tensor:
     """The Gram form without patches: <a_t, a_s> is a sum over the taps of inner products of pixels. S = 1."""
     padded = padded_input(x, g, geometry)
     height, width = g.shape[2:]
-    a, b = padded.flatten(2), g.flatten(2)
+    a, b = finely(padded.flatten(2)), finely(g.flatten(2))
     pixels = torch.bmm(a.mT, a).reshape(n_groups, *padded.shape[2:], *padded.shape[2:])
-    total = torch.zeros(n_groups, height, width, height, width, dtype=x.dtype, device=x.device)
+    total = torch.zeros(n_groups, height, width, height, width, dtype=a.dtype, device=x.device)
     for i in range(geometry.kernel[0]):
         rows = pixels[:, i : i + height, :, i : i + height]
         for j in range(geometry.kernel[1]):
             total += rows[:, :, j : j + width, :, j : j + width]
-    return row_inner(total, torch.bmm(b.mT, b)).clamp_min(0)
+    inputs, outputs = total.reshape(n_groups, height * width, -1), torch.bmm(b.mT, b)
+    return settled_norm(
+        row_inner(inputs, outputs),
+        row_inner(inputs.diagonal(dim1=1, dim2=2), outputs.diagonal(dim1=1, dim2=2)),
+        lambda low: patches_norm(x[low], g[low], len(low), geometry),
+    ).to(x.dtype)
 
 
 def rows_norm(x: Tensor, g: Tensor, n_groups: int, geometry: Geometry) -> Tensor:

@@ -78,6 +78,8 @@ def tensor_leaves(x: Any) -> list[Tensor]:
         if not isinstance(leaf, Tensor) or leaf.dim() == 0:
             given = "a 0-d tensor" if isinstance(leaf, Tensor) else type(leaf).__name__
             raise DataError(f"x holds {given}; expected tensors whose first axis is the batch: convert it first")
+        if leaf.layout is not torch.strided:
+            raise DataError(f"x holds a tensor of layout {leaf.layout}; expected a dense one: give x.to_dense()")
     lengths = sorted({len(leaf) for leaf in leaves})
     if len(lengths) > 1:
         raise DataError(f"the tensors of x have lengths {lengths}; expected one batch size on every first axis")

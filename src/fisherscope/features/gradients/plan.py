@@ -8,8 +8,7 @@ from then on: exact, only slower. A model whose samples interact is refused.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
 from types import MethodType
 from typing import Any, Final
 from weakref import WeakKeyDictionary, WeakMethod, ref
@@ -22,14 +21,15 @@ from fisherscope.core.errors import ModelError
 from fisherscope.features.gradients import guards
 from fisherscope.features.gradients.batch import Batch
 from fisherscope.features.gradients.component import UnsupportedError
+from fisherscope.features.gradients.job import Job
 from fisherscope.features.gradients.layout import Observation, infer_layout
-from fisherscope.features.gradients.logprob import BoundLogProb
+from fisherscope.features.gradients.logprob import BoundLogProb, check_log_prob
 from fisherscope.features.gradients.loop import group_gradient
 from fisherscope.features.gradients.memory import MemoryMeter
-from fisherscope.features.gradients.reductions import SquaredNorms
-from fisherscope.features.gradients.run import backward, forward, tape_pass
+from fisherscope.features.gradients.run import backward, forward
 from fisherscope.features.gradients.tape import Tape
-from fisherscope.features.gradients.uses import PlanMismatchError, Use, UsePlan
+from fisherscope.features.gradients.uses import Plan, Use, UsePlan, spread
+from fisherscope.features.gradients.verification import verified
 
 PROBE_SIZES: Final = (3, 2)
 CACHED_PLANS: Final = 8
@@ -37,60 +37,54 @@ CACHED_PLANS: Final = 8
 BACKWARD_SHARE: Final = 2
 """Peak memory of a pass over what its forward half keeps: gradients of activations, and the kernels' copies."""
 
-_AGREEMENT = {torch.float64: 1e-6, torch.float32: 2e-3}
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How one model is served.
-
-    Attributes:
-        uses: its uses of parameters in order.
-        looped: parameters that the loop serves, by name, with the reason.
-        loop_all: why everything is looped, or None.
-        bytes_fixed: memory of a pass that does not grow with the batch.
-        bytes_per_sample: memory that does.
-        settled: whether it may serve later batches too: not if a use is looped because its gradients were all zero, or
-            because the batched ones differed from the loop's.
-    """
-
-    uses: tuple[UsePlan, ...] = ()
-    looped: Mapping[str, str] = field(default_factory=dict)
-    loop_all: str | None = None
-    bytes_fixed: int = 0
-    bytes_per_sample: int = 0
-    settled: bool = True
-
 
 _plans: WeakKeyDictionary[nn.Module, dict[Any, Plan]] = WeakKeyDictionary()
+_asked: WeakKeyDictionary[nn.Module, set[Any]] = WeakKeyDictionary()
 
 
-def plan_for(
-    module: nn.Module,
-    log_prob: Callable[..., Tensor] | None,
-    bound: BoundLogProb,
-    modes: tuple[bool, ...],
-    batch: Batch,
-    parameters: Mapping[str, Parameter],
-    seed: int,
-    *,
-    fresh: bool = False,
-) -> Plan:
+def plan_for(job: Job, batch: Batch, *, fresh: bool = False) -> Plan:
     """Return the plan of a model in these modes for inputs like these, from memory unless ``fresh``."""
-    shapes = tuple((leaf.shape[1:], leaf.dtype, leaf.device) for leaf in batch.leaves)
-    types = tuple((name, p.dtype, p.device) for name, p in parameters.items())
-    key = (_weak_key(log_prob), str(batch.spec), shapes, modes, types, torch.is_autocast_enabled())
-    known = _plans.setdefault(module, {})
-    if fresh or key not in known:
-        with guards.unchanged_state(module):
-            plan = make_plan(module, bound, batch, parameters, seed)
-        known.pop(key, None)
-        if not plan.settled:
-            return plan
+    known, key = _plans.setdefault(job.module, {}), _key(job, batch)
+    if not fresh and key in known:
+        return known[key]
+    with guards.unchanged_state(job.module):
+        plan = make_plan(job, batch)
+    remember(job, batch, plan)
+    return plan
+
+
+def remember(job: Job, batch: Batch, plan: Plan) -> None:
+    """Keep a settled plan for later batches like this one, and drop any other that was kept for them."""
+    known, key = _plans.setdefault(job.module, {}), _key(job, batch)
+    known.pop(key, None)
+    if plan.settled:
         while len(known) >= CACHED_PLANS:
             known.pop(next(iter(known)))
         known[key] = plan
-    return known[key]
+
+
+def _key(job: Job, batch: Batch) -> tuple[object, ...]:
+    shapes = tuple((leaf.shape[1:], leaf.dtype, leaf.device) for leaf in batch.leaves)
+    types = tuple((name, p.dtype, p.device) for name, p in job.parameters.items())
+    return _weak_key(job.log_prob), str(batch.spec), shapes, job.modes, types, torch.is_autocast_enabled()
+
+
+def require_steady(job: Job, group: Batch) -> None:
+    """Check once that a model which judges one group, without a plan, is not random and stays as it is.
+
+    Raises:
+        ModelError: it is, or does not.
+    """
+    asked, key = _asked.setdefault(job.module, set()), _key(job, group)
+    if key in asked:
+        return
+    with guards.unchanged_state(job.module):
+        first, again = (
+            check_log_prob(job.bound(group.tree(), job.seed, group.keys), len(group), group.first).detach()
+            for _ in range(2)
+        )
+    guards.check_repeated(first, again)
+    asked.add(key)
 
 
 def _weak_key(log_prob: Callable[..., Tensor] | None) -> object:
@@ -105,10 +99,9 @@ def _weak_key(log_prob: Callable[..., Tensor] | None) -> object:
     return key
 
 
-def make_plan(
-    module: nn.Module, bound: BoundLogProb, batch: Batch, parameters: Mapping[str, Parameter], seed: int
-) -> Plan:
+def make_plan(job: Job, batch: Batch) -> Plan:
     """Probe a model with some samples of a batch."""
+    bound, parameters, seed = job.bound, job.parameters, job.seed
     # the second probe runs backwards, so that a model which sorts its samples cannot look like one that does not
     first = [i % len(batch) for i in range(PROBE_SIZES[0])]
     samples = [batch.rows(first), batch.rows(first[PROBE_SIZES[1] - 1 :: -1])]
@@ -132,7 +125,7 @@ def make_plan(
     guards.check_alone(probes[0].log_p, again, singly, place, copied)
     guards.check_input_gradients(bound, samples[0], seed, place)
     plan = _drafted(probes, parameters)
-    return plan if plan.loop_all else _verified(plan, bound, samples[0], parameters, seed, [g for _, g in alone])
+    return plan if plan.loop_all else verified(plan, job, samples[0], [g for _, g in alone])
 
 
 class _Probe:
@@ -183,7 +176,7 @@ def _drafted(probes: Sequence[_Probe], parameters: Mapping[str, Parameter]) -> P
     for index, use in enumerate(first.uses):
         seen = [probe.observation(index) for probe in probes]
         reached = any(o.reached for o in seen)
-        layout = infer_layout(seen) if reached else None
+        layout = infer_layout(seen)
         sliceable = use.batch_sized and second.uses[index].batch_sized
         uses.append(UsePlan(use.key, use.shape, layout, sliceable, all(o.dead for o in seen)))
         if layout is None and reached:
@@ -192,49 +185,8 @@ def _drafted(probes: Sequence[_Probe], parameters: Mapping[str, Parameter]) -> P
     each = BACKWARD_SHARE * max(0, first.nbytes - second.nbytes)
     return Plan(
         tuple(uses),
-        _spread(looped, uses),
+        spread(looped, uses),
         bytes_fixed=max(0, BACKWARD_SHARE * second.nbytes - each * second.n),
         bytes_per_sample=each,
         settled=settled,
     )
-
-
-def _spread(looped: Mapping[str, str], uses: Iterable[UsePlan]) -> dict[str, str]:
-    """Extend the looped parameters to those that share a use with one of them."""
-    spread = dict(looped)
-    while True:
-        size = len(spread)
-        for use in uses:
-            reasons = [spread[name] for name in use.key.parameters if name in spread]
-            if reasons:
-                spread |= {name: reasons[0] for name in use.key.parameters if name not in spread}
-        if len(spread) == size:
-            return spread
-
-
-def _verified(
-    plan: Plan,
-    bound: BoundLogProb,
-    batch: Batch,
-    parameters: Mapping[str, Parameter],
-    seed: int,
-    reference: Sequence[Mapping[str, Tensor]],
-) -> Plan:
-    """Compare the batched gradients with the loop's; move what differs to the loop."""
-    norms = SquaredNorms()
-    try:
-        tape_pass(bound, batch, parameters, [norms], seed, plan.uses, frozenset(plan.looped))
-    except (UnsupportedError, PlanMismatchError) as reason:
-        return replace(plan, loop_all=str(reason))
-    names = [name for name in parameters if name not in plan.looped]
-    found = norms.result(names)
-    exact = {name: torch.stack([g[name].double().norm() for g in reference]) for name in parameters}
-    floor = torch.stack(list(exact.values())).norm(dim=0)
-    wrong = {}
-    for name in names:
-        kind = parameters[name].dtype
-        error = (found[name].double().sqrt() - exact[name]).abs()
-        if not bool((error <= _AGREEMENT.get(kind, 0.3) * exact[name] + 64 * torch.finfo(kind).eps * floor).all()):
-            wrong[name] = "the batched gradient differs from the loop's"
-    # Round-off alone may do that on samples far from what the model has learnt; others need not be looped for it.
-    return replace(plan, looped=_spread({**plan.looped, **wrong}, plan.uses), settled=False) if wrong else plan

@@ -109,7 +109,8 @@ class SquareSums(Reduction):
         return False
 
     def update(self, name: str, form: GradientForm) -> None:
-        squares = form.dense().square().sum(0)
+        dense = form.dense()
+        squares = (dense.abs() if dense.is_complex() else dense).square().sum(0)
         self._sums[name] = self._sums[name] + squares if name in self._sums else squares
 
     def result(self, names: list[str]) -> dict[str, Tensor]:

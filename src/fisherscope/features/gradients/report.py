@@ -9,8 +9,9 @@ import torch
 
 from fisherscope.core.errors import DataError
 from fisherscope.features.gradients.batch import Batch
-from fisherscope.features.gradients.engine import Job
+from fisherscope.features.gradients.job import Job
 from fisherscope.features.gradients.loop import loop_pass
+from fisherscope.features.gradients.plan import plan_for
 from fisherscope.features.gradients.reductions import SquaredNorms
 from fisherscope.features.gradients.run import tape_pass
 from fisherscope.features.gradients.uses import PlanMismatchError
@@ -63,26 +64,27 @@ def make_report(job: Job, batch: Batch) -> RulesReport:
     """Run one pass and report on it."""
     if len(batch) < 2:
         raise DataError("one sample needs no batched rules; pass at least two")
-    plan = job.plan(batch)
+    plan = plan_for(job, batch)
+    looped_names = plan.looped_of(job.hooked)
     norms = SquaredNorms()
     names = list(job.parameters)
     if plan.loop_all:
         return _looped(job, batch, plan.loop_all)
     try:
-        _, tape = tape_pass(job.bound, batch, job.parameters, [norms], job.seed, plan.uses, frozenset(plan.looped))
+        _, tape = tape_pass(job.bound, batch, job.parameters, [norms], job.seed, plan.uses, frozenset(looped_names))
     except PlanMismatchError as reason:
         return _looped(job, batch, f"this batch does not follow the probe, {reason}")
     # the loop runs once for all the parameters that it serves
     start = perf_counter()
-    if plan.looped:
-        loop_pass(job.bound, batch, {name: job.parameters[name] for name in plan.looped}, [norms], job.seed)
+    if looped_names:
+        loop_pass(job.bound, batch, {name: job.parameters[name] for name in looped_names}, [norms], job.seed)
     looped = perf_counter() - start
     zero = _zeros(norms, names)
     rows = []
     for name in names:
         uses = [use for use in tape.uses if name in use.key.parameters]
-        if name in plan.looped:
-            rows.append(RuleUse(name, (f"loop: {plan.looped[name]}",), looped, 0, name in zero))
+        if name in looped_names:
+            rows.append(RuleUse(name, (f"loop: {looped_names[name]}",), looped, 0, name in zero))
             continue
         rules = tuple(use.rule for use in uses if use.rule) or ("unused",)
         seconds, nbytes = sum(use.seconds for use in uses), sum(use.nbytes for use in uses)

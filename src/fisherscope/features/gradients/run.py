@@ -26,12 +26,15 @@ def forward(tape: Tape, log_prob: BoundLogProb, batch: Batch, seed: int) -> Tens
     leaves = [leaf.detach().clone() for leaf in batch.leaves]  # a model may change its input in place
     for leaf in leaves:
         tape.mark_data(leaf)
-    with torch.enable_grad(), tape:
-        value = check_log_prob(log_prob(batch.tree(leaves), seed, batch.keys), len(batch), batch.first)
+    with torch.enable_grad():
+        with tape:
+            found = log_prob(batch.tree(leaves), seed, batch.keys)
+        value = check_log_prob(found, len(batch), batch.first)
         if value in tape.graph:
             nothing = torch.zeros_like(value)
             tape.mark_data(nothing)
-            value = torch.add(nothing, value)
+            with tape:
+                value = torch.add(nothing, value)
     return value
 
 
@@ -97,11 +100,13 @@ def tape_pass(
     if len(tape.uses) != len(uses):
         raise PlanMismatchError(f"{len(tape.uses)} uses instead of {len(uses)}")
     leaves = guards.graph_leaves(value)
-    unserved = set(guards.leaked(leaves, parameters)) - skipped
+    leaked = guards.leaked(leaves, parameters)
+    unserved = set(leaked) - skipped
     if unserved:
         raise PlanMismatchError(f"{sorted(unserved)} reach log p outside torch functions")
     log_p = value.detach()
-    backward(tape, value.sum(), leaves)
+    # what reaches the parameters by itself may be the user's own graph (weights that are computed once and kept)
+    backward(tape, value.sum(), leaves, retain_graph=bool(leaked))
     with torch.no_grad():
         tape.graph.finish()
     return log_p, tape

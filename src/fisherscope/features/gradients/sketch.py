@@ -144,6 +144,8 @@ class Sketch(Reduction):
 
     def _entries(self, name: str, form: GradientForm) -> Tensor:
         """Return the projected gradients of a parameter, (M, q * p)."""
+        if form.sample.is_complex():  # real projections know no complex matrices
+            return form.vectors()
         given = self._given.get(name)
         like = _Like(form.sample.dtype, form.sample.device)
         if given is None:

@@ -7,7 +7,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fisherscope.features.gradients.forms import DenseForm, GradientForm, KroneckerFactors, OuterForm, row_inner
+from fisherscope.features.gradients.forms import (
+    DenseForm,
+    GradientForm,
+    KroneckerFactors,
+    OuterForm,
+    finely,
+    row_inner,
+    row_squares,
+    settled_norm,
+)
 
 
 class RowsForm(GradientForm):
@@ -48,8 +57,19 @@ class RowsForm(GradientForm):
 
     def squared_norm(self) -> Tensor:
         same = self.index[:, :, None] == self.index[:, None, :]
-        products = torch.bmm(self.gradients, self.gradients.mT)
-        return row_inner(products, same.to(products.dtype))
+        gradients = finely(self.gradients)
+        products = torch.bmm(gradients, gradients.mT)
+        return settled_norm(
+            row_inner(products, same.to(products.dtype)),
+            products.diagonal(dim1=1, dim2=2).sum(1),
+            lambda low: torch.stack([self._row_by_row(m) for m in low.tolist()]),
+        ).to(self.gradients.dtype)
+
+    def _row_by_row(self, group: int) -> Tensor:
+        """Return the squared norm of one group, its gradients added up row by row."""
+        rows, place = torch.unique(self.index[group], return_inverse=True)
+        sums = self.gradients.new_zeros(len(rows), self.gradients.shape[2])
+        return row_squares(sums.index_add_(0, place, self.gradients[group]).reshape(1, -1))[0]
 
     def inner_outer(self, other: OuterForm) -> Tensor:
         """Return the inner product with an outer form of the same table (a tied output layer), (M,)."""
@@ -95,7 +115,17 @@ class TiedForm(GradientForm):
 
     def squared_norm(self) -> Tensor:
         cross = self.rows.inner_outer(self.outer)
-        return (self.rows.squared_norm() + self.outer.squared_norm() + 2 * cross).clamp_min(0)
+        parts = self.rows.squared_norm() + self.outer.squared_norm()
+        return settled_norm(parts + 2 * cross, parts, self._dense_norm)
+
+    def _dense_norm(self, low: Tensor) -> Tensor:
+        """Return the squared norms of some groups, one table at a time: tables are large."""
+        read, outer = self.rows, self.outer
+        norms = []
+        for m in low.tolist():
+            one = RowsForm(read.index[m][None], read.gradients[m][None], self.shape).dense()[0]
+            norms.append(row_squares((one + outer.rows[m].mT @ outer.columns[m]).reshape(1, -1)))
+        return torch.cat(norms)
 
     def project(self, left: Tensor | None, right: Tensor | None) -> Tensor:
         return self.rows.project(left, right) + self.outer.project(left, right)

@@ -37,6 +37,13 @@ from fisherscope.features.gradients.weights import Sink, WeightGraph
 
 MARK: Final = "_fisherscope_tape"
 
+_PLACING: Final = frozenset(
+    {"permute", "transpose", "swapaxes", "swapdims", "movedim", "moveaxis", "flatten", "unflatten", "flip", "roll"}
+)
+"""Ops by whose numbers alone the samples come to lie on one axis or another."""
+
+_TURNED: Final = frozenset({"T", "mT", "H", "mH"})
+
 CONSTANT_MAKERS: Final = frozenset(
     {"zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones", "new_full", "new_empty",
      "new_tensor", "rand_like", "randn_like", "randint_like"}
@@ -65,6 +72,8 @@ class _Kind(NamedTuple):
 @lru_cache(maxsize=4096)
 def _kind_of(func: Callable[..., Any]) -> _Kind:
     name = getattr(func, "__name__", str(func))
+    if name == "__get__" and getattr(getattr(func, "__self__", None), "__name__", "") in _TURNED:
+        name = func.__self__.__name__  # type: ignore[attr-defined]
     return _Kind(name, name in CONSTANT_MAKERS, name in ROW_MOVERS, is_in_place(name), rules.decomposition(func))
 
 
@@ -151,8 +160,10 @@ class Tape(TorchFunctionMode):
         if kind.makes_constants and result.dim() and len(result) != self._n:
             return
         if kind.moves_rows and moves_rows(kind.name, args, kwargs, self._is_data, self._n):
-            raise UnsupportedError(f"'{kind.name}' picks samples by their values")
-        if kind.name != "__get__":
+            raise UnsupportedError(f"'{kind.name}' may move samples by their values")
+        if kind.name in _PLACING:
+            self._context.add(f"{kind.name} {args[1:]} {kwargs}")
+        elif kind.name != "__get__":
             self._context.add(kind.name)
         for tensor in _results(args, result):
             if not tensor.requires_grad:
@@ -161,6 +172,8 @@ class Tape(TorchFunctionMode):
     def _parameter_op(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], weights: list[Tensor]
     ) -> Any:
+        if func is Tensor.register_hook:
+            raise UnsupportedError("a hook is registered on a parameter or a tensor computed from parameters")
         result = func(*args, **kwargs)
         for tensor in _results(args, result):
             if tensor.requires_grad:
@@ -183,21 +196,26 @@ class Tape(TorchFunctionMode):
         run = func if use is None or use.call is None else use.call.run
         by_name = dict(zip(kwargs, detached(kwargs.values(), self.graph), strict=True))
         result = run(*detached(args, self.graph), **by_name)
-        made = self._outputs(_results(args, result), kind.in_place)
+        outputs = _results(args, result)
+        if not outputs:  # a number, a dtype, a yes or no
+            return result
+        made = self._outputs(outputs, kind.in_place)
         if use is not None:
             self._listen(use, made)
         if result is None or isinstance(result, Tensor):
             return None if result is None else made[0]
+        if len(made) != len(result):
+            raise UnsupportedError(f"the result of '{kind.name}' holds more than tensors")
         return type(result)(made) if type(result) in (tuple, list) else _renamed(result, made)
 
     def _outputs(self, outputs: list[Tensor], in_place: bool) -> list[Tensor]:
         """Make floating outputs part of the graph and mark the rest as data."""
         made = []
         for tensor in outputs:
+            if in_place and tensor._is_view():  # autograd sends the gradient through the base alone
+                raise UnsupportedError("a parameter is written into a view of the data")
             if tensor.requires_grad or not (tensor.is_floating_point() or tensor.is_complex()):
                 made.append(tensor)
-            elif tensor._is_view() and in_place:
-                raise UnsupportedError("a parameter is written into a view of the data")
             else:
                 owned = tensor.clone() if tensor._is_view() else tensor
                 made.append(_Source.apply(self.anchor, owned)[0])  # type: ignore[no-untyped-call]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -71,6 +71,60 @@ class UsePlan:
     layout: Layout | None
     sliceable: bool
     assumed: bool
+
+
+class Passes:
+    """Counts the passes that follow a plan."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def due(self) -> bool:
+        """Count one more; return whether it is to be checked: the first, second, fourth, eighth and so on."""
+        self._count += 1
+        return self._count & (self._count - 1) == 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one model is served.
+
+    Attributes:
+        uses: its uses of parameters in order.
+        looped: parameters that the loop serves, by name, with the reason.
+        loop_all: why everything is looped, or None.
+        bytes_fixed: memory of a pass that does not grow with the batch.
+        bytes_per_sample: memory that does.
+        settled: whether it may serve later batches too: not if a use is looped because its gradients were all zero, or
+            because the batched ones differed from the loop's.
+        passes: how often it was followed.
+        passes: how often it was followed.
+    """
+
+    uses: tuple[UsePlan, ...] = ()
+    looped: Mapping[str, str] = field(default_factory=dict)
+    loop_all: str | None = None
+    bytes_fixed: int = 0
+    bytes_per_sample: int = 0
+    settled: bool = True
+    passes: Passes = field(default_factory=Passes, compare=False, repr=False)
+
+    def looped_of(self, hooked: Mapping[str, str]) -> Mapping[str, str]:
+        """Return the parameters that the loop serves now that some have hooks, by name, with the reason."""
+        return spread({**self.looped, **hooked}, self.uses) if hooked else self.looped
+
+
+def spread(looped: Mapping[str, str], uses: Iterable[UsePlan]) -> dict[str, str]:
+    """Extend the looped parameters to those that share a use with one of them."""
+    spread = dict(looped)
+    while True:
+        size = len(spread)
+        for use in uses:
+            reasons = [spread[name] for name in use.key.parameters if name in spread]
+            if reasons:
+                spread |= {name: reasons[0] for name in use.key.parameters if name not in spread}
+        if len(spread) == size:
+            return spread
 
 
 class PlanMismatchError(Exception):

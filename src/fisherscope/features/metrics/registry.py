@@ -7,7 +7,7 @@ from typing import Final
 
 from fisherscope.core.errors import SettingError
 from fisherscope.core.own_code import import_named
-from fisherscope.core.table import SKETCH_KINDS
+from fisherscope.core.table import GLOBAL_SKETCH, SKETCH_KINDS
 from fisherscope.features.metrics.base import FisherMetric
 from fisherscope.features.metrics.diagonal import EntrywiseMetric
 from fisherscope.features.metrics.kronecker import Ekfac, Kfac
@@ -34,7 +34,7 @@ def metric_names() -> tuple[str, ...]:
     detector decides.
     """
     quadratic = [name + suffix for name in _QUADRATIC for suffix in ("", UNCENTRED)]
-    return (*quadratic, "gaussian", *SKETCH_KINDS)
+    return (*quadratic, GLOBAL_SKETCH, *SKETCH_KINDS)
 
 
 def make_metric(name: str, sketch: SketchSettings | None = None) -> FisherMetric:
@@ -51,7 +51,7 @@ def make_metric(name: str, sketch: SketchSettings | None = None) -> FisherMetric
     plain = name.removesuffix(UNCENTRED)
     if plain in _QUADRATIC:
         return _QUADRATIC[plain](name, plain == name)
-    if name == "gaussian":
+    if name == GLOBAL_SKETCH:
         return GaussianSketch(name, sketch)
     if name in SKETCH_KINDS:
         return Sketched(name, name, sketch)
@@ -75,7 +75,10 @@ def _own(name: str) -> FisherMetric:
     if not (isinstance(kind, type) and issubclass(kind, FisherMetric)):
         raise SettingError(f"'{name}' is {kind!r}, expected a subclass of fisherscope.features.metrics.FisherMetric")
     make: Callable[[str], FisherMetric] = kind
-    metric = make(name)
+    try:
+        metric = make(name)
+    except TypeError as cause:
+        raise SettingError(f"'{name}' cannot be made of its name alone: {cause}") from None
     if metric.name != name:
         raise SettingError(
             f"'{name}' made a metric called '{metric.name}', expected it to keep the name that it is called with"

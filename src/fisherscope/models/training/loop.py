@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -30,7 +29,7 @@ def train(
     device: str | torch.device = "cpu",
     resume: bool = False,
     storage: torch.dtype | None = None,
-    command: str | None = None,
+    command: str = "",
     report: Callable[[Progress], None] | None = None,
 ) -> GenerativeModel:
     """Train a model and save it, with checkpoints on the way.
@@ -46,7 +45,7 @@ def train(
         device: where to compute.
         resume: continue from the checkpoint in ``folder``.
         storage: floating dtype of the saved file; by default that of the parameters.
-        command: the command line for the model card; by default this process's.
+        command: the command line that trains the model, for its card.
         report: called after every step.
 
     Returns:
@@ -65,7 +64,7 @@ def train(
             trainer.checkpoint()
         if interrupted:
             raise KeyboardInterrupt
-        trained = trainer.finish(command or " ".join(["fisherscope", *sys.argv[1:]]))
+        trained = trainer.finish(command)
         if team.main:
             trained.save(folder, dtype=storage)
         team.wait()
@@ -77,7 +76,8 @@ def _start(trainer: Trainer, resume: bool) -> None:
     if resume and not begun:
         raise SettingError(f"there is nothing to resume in {trainer.folder}; leave --resume out to start")
     if not resume and (begun or (trainer.folder / "model.json").is_file()):
-        raise SettingError(f"{trainer.folder} already holds a model; use --resume to go on with it, or another folder")
+        found = "a model" if (trainer.folder / "model.json").is_file() else "an interrupted training"
+        raise SettingError(f"{trainer.folder} already holds {found}; use --resume to go on with it, or another folder")
     # No process may write its first checkpoint before all have looked for one.
     trainer.workers.wait()
     if resume:

@@ -89,9 +89,9 @@ def layer_features(context: Context) -> Iterator[LayerFeatures]:
 
 def _independent(data: Batches, table: FeatureTable) -> int:
     """Return the number of groups of a table, or of the clusters that its samples come from if those are fewer."""
-    if data.clusters is None:
+    if (clusters := data.joined_clusters) is None:
         return len(table)
-    cluster = dict(zip(data.ids, data.clusters, strict=True))
+    cluster = dict(zip(data.ids, clusters, strict=True))
     return min(len(table), len({cluster[name] for ids in table.ids for name in ids}))
 
 

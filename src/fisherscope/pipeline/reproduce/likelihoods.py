@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from fisherscope.evaluation import Bootstrap, Interval, metric_intervals
+from fisherscope.evaluation.bootstrap import Clusters
 from fisherscope.pipeline.reproduce.case import Case, RunSettings
 from fisherscope.pipeline.reproduce.cases import (
     bits_per_dim,
@@ -55,7 +56,7 @@ class _Measured(NamedTuple):
     """Bits/dim of the samples of a set, and the cluster of each, or None where they are independent."""
 
     bits: NDArray[np.float64]
-    clusters: tuple[str, ...] | None
+    clusters: Clusters | None
 
 
 def _bits(context: Context, case: Case) -> dict[str, _Measured]:
@@ -65,7 +66,7 @@ def _bits(context: Context, case: Case) -> dict[str, _Measured]:
     for name in (case.in_dist, *case.out_dists):
         data = context.batches(name, target)
         bits = bits_per_dim(context.table(target, data, ("log_p",)), target.data_shape)
-        values[data.name] = _Measured(bits, data.clusters)
+        values[data.name] = _Measured(bits, data.joined_clusters)
     return values
 
 

@@ -23,7 +23,6 @@ from fisherscope.pipeline.extraction import DEFAULT_BLOCKS, ExtractSettings, ext
 from fisherscope.pipeline.reproduce.case import Case
 from fisherscope.pipeline.reproduce.context import Context
 from fisherscope.pipeline.target import Target, load_target
-from fisherscope.pipeline.versions import versions
 
 _EVERY_MODEL: Final = frozenset(
     {*DEFAULT_BLOCKS, "grad_norm", "pixels", "codec_bytes", "statistics", "sketch", "layer_sketch"}
@@ -100,7 +99,7 @@ def case_companions(context: Context, case: Case, target: Target) -> tuple[Compa
 def score(context: Context, request: ScoreRequest) -> list[ResampledPair]:
     """Return every pair at every group size, from the file of an earlier run if there is one; none if no detector fits.
 
-    The file's name depends on model, samples, detectors, settings, versions and the code behind the numbers.
+    The file's name depends on model, samples, detectors, settings, and the code and libraries behind the numbers.
     """
     path = cache_file(context.settings.tables, f"scores-{_digest(context, request)}", SCORES)
     if not path.is_file():
@@ -164,7 +163,6 @@ def _digest(context: Context, request: ScoreRequest) -> str:
         "companions": {c.name: c.fingerprint() for c in request.companions},
         "seed": settings.seed,
         "replicates": settings.replicates,
-        "versions": versions(),
     }
     return hashlib.blake2b(json.dumps(said, sort_keys=True).encode(), digest_size=8).hexdigest()
 

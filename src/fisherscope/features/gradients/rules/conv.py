@@ -32,7 +32,7 @@ def transposed_convolution(call: Call) -> Backward | None:
 
 def _served(call: Call, bound: dict[str, Any], *, transposed: bool) -> Backward | None:
     x, weight, bias = bound["input"], bound["weight"], bound["bias"]
-    if call.is_weight(x) or call.fold.layout.axis != 0 or x.dim() != weight.dim():
+    if call.is_weight(x) or call.fold.layout.axis != 0 or x.dim() != weight.dim() or weight.is_complex():
         return None
     geometry = _geometry(bound)
     heavy, light = call.is_weight(weight), call.is_weight(bias)

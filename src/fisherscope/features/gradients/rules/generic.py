@@ -28,7 +28,10 @@ def generic(call: Call) -> Backward:
     weights = [flat[i] for i in slots]
     others = [call.saved(value) for value in flat]
     run = _closed(call, spec, slots)
-    fold, sliceable = call.fold, call.sliceable and call.fold.layout.plain
+    fold = call.fold
+    # an operand made of parameters that has a row for each sample would have to be cut as well
+    rows_of_weights = any(w.dim() and len(w) == fold.n for w in weights)
+    sliceable = call.sliceable and fold.layout.plain and not rows_of_weights
 
     def backward(gradients: list[Tensor | None]) -> Gradients:
         found = None
@@ -93,7 +96,7 @@ def _sliced(
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="There is a performance drop")  # vmap loops by itself, exactly
             return list(torch.func.vmap(one)(*(data[i] for i in moving), *arrived))
-    except (RuntimeError, ValueError, NotImplementedError):
+    except Exception:  # whatever this op raises where it cannot be cut
         return None
 
 

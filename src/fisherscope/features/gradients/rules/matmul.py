@@ -15,7 +15,7 @@ def linear(call: Call) -> Backward | None:
     bound = call.bind("input", "weight", "bias")
     x, weight, bias = bound["input"], bound["weight"], bound["bias"]
     fold = call.fold
-    if call.is_weight(x) or weight.dim() != 2 or fold.layout.axis >= x.dim() - 1:
+    if call.is_weight(x) or weight.dim() != 2 or weight.is_complex() or fold.layout.axis >= x.dim() - 1:
         return None
     heavy, light = call.is_weight(weight), call.is_weight(bias)
     kept = call.saved(x) if heavy else None
@@ -50,7 +50,7 @@ def addmm(call: Call) -> Backward | None:
     fold = call.fold
     if call.kwargs or call.in_place or call.is_weight(x) or not call.is_weight(weight) or fold.layout.axis != 0:
         return None
-    if call.is_weight(bias) and bias.dim() != 1:
+    if (call.is_weight(bias) and bias.dim() != 1) or weight.is_complex():
         return None
     kept, light = call.saved(x), call.is_weight(bias)
 
@@ -80,7 +80,14 @@ def einsum(call: Call) -> Backward | None:
     (x, weight), (x_letters, w_letters) = pair, letters
     batch = output[:1]
     repeats = any(len(set(part)) < len(part) for part in (x_letters, w_letters, output))
-    if repeats or not batch or batch not in x_letters or batch in w_letters or set(w_letters) - set(x_letters + output):
+    if (
+        repeats
+        or any(t.is_complex() or 1 in t.shape for t in pair)
+        or not batch
+        or batch not in x_letters
+        or batch in w_letters
+        or set(w_letters) - set(x_letters + output)
+    ):
         return None
     kept, fold = call.saved(x), call.fold
     back = f"{output},{x_letters}->{batch}{w_letters}"
@@ -100,7 +107,7 @@ def _product(call: Call, first: Tensor, second: Tensor) -> Backward | None:
     left = call.is_weight(first)
     weight, x = (first, second) if left else (second, first)
     fold = call.fold
-    if weight.dim() != 2 or x.dim() < 2:
+    if weight.dim() != 2 or x.dim() < 2 or weight.is_complex() or x.is_complex():
         return None
     axis = fold.layout.axis
     if left:  # w @ x = (x^T @ w^T)^T: the positions of x are its columns
