@@ -130,3 +130,28 @@ def test_a_detector_of_ones_own_has_to_score_every_group(rng, wrong):
     detector = Own().fit(table_of(pixels=rng.normal(size=(50, 1, 1, 2, 2))))
     with pytest.raises(DataError, match="for 7 groups, expected a number for each"):
         detector.score(table_of(pixels=rng.normal(size=(7, 1, 1, 2, 2))))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("rao-layers@kfac", "'kfac' has none for it; the metrics that do: countsketch"),
+        ("rao-layers@gaussian", "'gaussian' has none for it"),
+        ("rao-sketch@diagonal", "the metrics that do: .*gaussian"),
+        ("total-norm@gaussian", "a sketch of the whole gradient alone"),
+    ],
+)
+def test_a_metric_that_cannot_fill_what_a_detector_reads_is_refused(name, message):
+    with pytest.raises(SettingError, match=message):
+        make_detector(name)
+
+
+def test_a_class_that_cannot_be_made_is_one_clear_error(tmp_path, monkeypatch):
+    (tmp_path / "own_detectors.py").write_text(
+        "from fisherscope import Detector\nclass Bare(Detector): ...\n"
+        "class Needs(Bare):\n    def __init__(self, width): ...\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    for kind in ("Bare", "Needs"):
+        with pytest.raises(SettingError, match=f"'own_detectors:{kind}' cannot be made without arguments"):
+            make_detector(f"own_detectors:{kind}")

@@ -160,3 +160,10 @@ def test_protocol_is_json():
     value = json.loads(json.dumps(PROTOCOL.to_json()))
     assert value["statement"] == PROTOCOL.statement()
     assert value["group_sizes"] == [1, 5]
+
+
+def test_too_few_clusters_are_said_to_be_the_cause():
+    with pytest.raises(
+        DataError, match=r"100 samples of 3 clusters leave no group of 5 .* give samples of more clusters"
+    ):
+        split_in_dist(100, 5, 0, clusters=["a"] * 98 + ["b", "c"])

@@ -4,9 +4,13 @@ from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
+import pytest
+import torch
 
+from fisherscope.core.errors import DataError
 from fisherscope.pipeline.batches import as_batches
-from fisherscope.pipeline.evaluation import EvaluationSettings, score_sets
+from fisherscope.pipeline.evaluation import EvaluationSettings, evaluate, score_sets
+from fisherscope.pipeline.target import Target
 
 
 def test_equal_samples_are_in_one_part(target, digits):
@@ -28,3 +32,28 @@ def test_equal_samples_are_resampled_together(target, digits):
     pair = scored.groups[1].pairs["other"]
     assert scored.protocol.clustered == (twice.name,)
     assert pair.clusters_out is None and len(set(pair.clusters_in)) == len(pair.clusters_in) // 2
+
+
+def test_dependent_samples_have_no_calibration_check(target, digits):
+    thrice = as_batches(np.concatenate([digits.x[:200]] * 3), target)
+    other = replace(as_batches(digits.x[300:340], target), name="other")
+    (record,) = evaluate(target, thrice, [other], EvaluationSettings(("likelihood",), (1,), replicates=20)).records
+    assert record.calibration_ks_p is None and record.false_alarm_rate is not None
+
+
+def test_sets_of_other_kinds_of_samples_are_refused():
+    class Own(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.ones(()))
+
+    own = Target(Own(), lambda module, x: -module.scale * x.flatten(1).square().sum(1), "own")
+    rng = np.random.default_rng(0)
+    levels = as_batches(rng.integers(0, 256, (100, 3, 2, 2), dtype=np.uint8))
+    for x, found in (
+        (rng.normal(size=(20, 3, 2, 2)), r"floating of shape \(3, 2, 2\)"),
+        (rng.integers(0, 256, (20, 3, 4, 1), dtype=np.uint8), r"8-bit of shape \(3, 4, 1\)"),
+    ):
+        other = replace(as_batches(x), name="other")
+        with pytest.raises(DataError, match=f"other: samples are {found}, array holds samples that are 8-bit of shape"):
+            evaluate(own, levels, [other], EvaluationSettings(("likelihood",)))

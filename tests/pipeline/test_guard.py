@@ -587,3 +587,29 @@ def test_columns_go_by_their_names(tmp_path):
     explanation = guard.explain(tmp_path / "good.csv")
     page = write_explanation(explanation, guard.batches(tmp_path / "good.csv"), tmp_path / "page", "")
     assert "<th>weight</th>" in page.read_text()
+
+
+def test_a_table_of_samples_of_another_kind_is_refused(rows):
+    def forgiving(module, x):
+        return -(x.double() - module.mean[0]).square().flatten(1).sum(1)
+
+    target = Target(Gaussian().double(), forgiving, "own")
+    levels = (np.abs(rows) * 50).clip(0, 255).astype(np.uint8)
+    tables = [extract_table(target, as_batches(x), ("grad_norm",)) for x in (levels[:200], levels[:200] * 1.0)]
+    for data in (levels[:200], tables[0]):
+        guard = fisherscope.fit(target, data, detector="layerwise-gaussian", fpr=0.1)
+        assert guard.score(tables[0]).shape == (200,)
+        for use in (guard.judge, guard.update):
+            with pytest.raises(DataError, match=r"samples are floating of shape .* fitted on samples that are 8-bit"):
+                use(tables[1])
+
+
+def test_a_log_prob_that_nobody_would_ask_is_refused(glow, digits, tmp_path):
+    fisherscope.fit(glow, digits.select(range(60)), detector="likelihood", fpr=0.1).save(tmp_path / "guard")
+    glow.save(tmp_path / "glow")
+    own = {"log_prob": lambda module, x: -module.log_prob(x)}
+    for model in (tmp_path / "glow", Target(glow, None, "glow")):
+        with pytest.raises(SettingError, match=r"a log_prob was given with .*, which has its own"):
+            fisherscope.fit(model, digits.select(range(60)), **own)
+    with pytest.raises(SettingError, match="without the module that it asks"):
+        fisherscope.load(tmp_path / "guard", **own)

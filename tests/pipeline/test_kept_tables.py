@@ -130,3 +130,16 @@ def test_files_of_other_kinds_are_left_alone(target, data, tmp_path, extracted):
     kept_table(tmp_path, target, data, ("log_p",), ExtractSettings())
     kept_table(tmp_path, target, data, ("log_p",), ExtractSettings())
     assert len(extracted) == 1 and (tmp_path / f"broken{ending}").read_bytes() == b"no table"
+
+
+def test_a_table_with_damaged_arrays_is_made_again(target, data, tmp_path, extracted):
+    ending = kept_tables.file_ending(kept_tables.FEATURES)
+    kept_table(tmp_path, target, data, ("log_p", "pixels"), ExtractSettings())
+    (path,) = tmp_path.glob(f"*{ending}")
+    damaged = bytearray(path.read_bytes())
+    damaged[-8:] = bytes(8)
+    (tmp_path / f"a{ending}").write_bytes(damaged)
+    path.unlink()
+    table = kept_table(tmp_path, target, data, ("log_p",), ExtractSettings())
+    require_same(table, extract_table(target, data, ("log_p",), ExtractSettings()))
+    assert extracted == [{"log_p", "pixels"}, {"log_p"}]

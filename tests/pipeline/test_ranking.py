@@ -17,6 +17,7 @@ from fisherscope.pipeline import explained
 from fisherscope.pipeline.batches import as_batches
 from fisherscope.pipeline.explained import write_explanation, write_ranking
 from fisherscope.pipeline.explanation import explain_groups
+from fisherscope.pipeline.guard import Guard
 from fisherscope.pipeline.ranking import rank_groups
 from fisherscope.pipeline.saliency import ExplainSettings
 
@@ -199,3 +200,19 @@ def test_refusals(guard, mixed):
             rank_groups(None, None, top=top, fdr=fdr)  # before anything is looked at
     with pytest.raises(DataError, match="holds no samples to show"):
         rank_groups(guard, guard.extract(mixed))
+
+
+@pytest.mark.parametrize(
+    ("detector", "settings", "message"),
+    [
+        ("pixel-mahalanobis", ExplainSettings(method="leverage"), "give some as the reference"),
+        ("dose-svm", ExplainSettings(method="gradient", smooth=2), "has no gradient"),
+    ],
+)
+def test_a_map_that_cannot_be_had_is_refused_before_the_work(
+    glow, digits, mixed, monkeypatch, detector, settings, message
+):
+    guard = fisherscope.fit(glow, digits.select(range(100)), detector=detector, fpr=0.1)
+    monkeypatch.setattr(Guard, "extract_checked", lambda *_: pytest.fail("extracted"))
+    with pytest.raises(SettingError, match=message):
+        rank_groups(guard, mixed, settings=settings)
