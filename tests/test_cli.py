@@ -420,8 +420,12 @@ def test_rank_takes_a_guard_or_a_model_with_good_samples(run, folder, tmp_path):
     assert code == 2 and "two models were given; --model other:make" in err and err.count("\n") == 1
     code, _, err = run("rank", folder / "glow", *arguments)
     assert code == 2 and "--in-dist DATA" in err and err.count("\n") == 1
-    code, _, err = run("rank", folder / "guard", *arguments, *fit)
-    assert code == 2 and "already fitted" in err and err.count("\n") == 1
+    code, _, err = run("rank", folder / "guard", *arguments, *fit, "--group-size", 2)
+    assert code == 2 and err.count("\n") == 1
+    assert "already fitted: leave out --in-dist, --detector, --group-size, or" in err
+    settings = ("--group-size", 2, "--dtype", "float64", "--seed", 3)
+    code, out, err = run("rank", folder / "glow", *arguments, *fit, *settings)
+    assert (code, err) == (0, "") and "of 5 discoveries" in out
 
 
 def test_rank_takes_as_many_good_samples_as_there_are(run, folder, tmp_path):

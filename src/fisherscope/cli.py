@@ -20,12 +20,24 @@ from fisherscope.cli_explain import app as explain_app
 from fisherscope.cli_models import app as models_app
 from fisherscope.cli_models import parse_settings
 from fisherscope.cli_options import (
+    AllowTraining,
     Companions,
     DataRoot,
     Device,
+    Dtype,
+    GuardArgument,
     Limit,
+    LimitSeed,
     MaxMemory,
+    ModelArgument,
+    ModelSettings,
+    OwnDetector,
+    OwnMetric,
+    OwnModel,
+    Resize,
+    SamplesOption,
     Seed,
+    Split,
     Window,
     writable_file,
     writable_folder,
@@ -50,8 +62,6 @@ app = typer.Typer(
 _SHOWN_NAMES: Final = 10
 
 console = Console(stderr=True, soft_wrap=True, highlight=False)
-
-Dtype = Annotated[str, typer.Option(help="Floating dtype: float32 or float64.")]
 
 
 class Update(Protocol):
@@ -135,12 +145,6 @@ def demo(
 app.add_typer(models_app)
 
 
-ModelArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="MODEL", help="Folder of a saved model, zoo:NAME, hub:owner/NAME, or package.module:factory."
-    ),
-]
 Data = Annotated[
     str,
     typer.Option(
@@ -149,28 +153,13 @@ Data = Annotated[
         help="Named set, folder of images, .parquet, .npy, .npz, text (.txt), table (.csv), or feature table.",
     ),
 ]
-_Samples = Annotated[
-    str,
-    typer.Option(
-        "--data", metavar="DATA", help="Named set, folder of images, .parquet, .npy, .npz, text (.txt) or table (.csv)."
-    ),
-]
-Split = Annotated[str | None, typer.Option(help="Split of the set [default: test; a file: all of it].")]
-Resize = Annotated[str | None, typer.Option(help="Convert images to CxHxW, e.g. 3x32x32.", metavar="CxHxW")]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="A saved model's setting beside its parameters; may be repeated.", metavar="NAME=JSON"),
-]
 GroupSize = Annotated[int, typer.Option("--group-size", help="How many samples are judged together.", metavar="B")]
-AllowTraining = Annotated[
-    bool, typer.Option("--allow-training-samples", help="Accept samples that the model was trained on.")
-]
 
 
 @app.command()
 def extract(
     model: ModelArgument,
-    data: _Samples,
+    data: SamplesOption,
     out: Annotated[
         Path, typer.Option("--out", metavar="TABLE.safetensors", help="Feature table to write.", callback=writable_file)
     ],
@@ -183,7 +172,7 @@ def extract(
     resize: Resize = None,
     companion: Companions = None,
     window: Window = None,
-    model_settings: Settings = None,
+    model_settings: ModelSettings = None,
     seed: Seed = 0,
     device: Device = "cpu",
     dtype: Dtype = "float32",
@@ -223,7 +212,7 @@ def fit(
     data: Data,
     out: Annotated[
         Path,
-        typer.Option("--out", metavar="DETECTOR", help="Folder for the fitted detector.", callback=writable_folder),
+        typer.Option("--out", metavar="GUARD", help="Folder for the fitted detector.", callback=writable_folder),
     ],
     detector: Annotated[
         str | None, typer.Option(help="Detector name, package.module:Class, or combined:A+B.", metavar="NAME")
@@ -241,7 +230,7 @@ def fit(
     window: Window = None,
     allow_training_samples: AllowTraining = False,
     companion: Companions = None,
-    model_settings: Settings = None,
+    model_settings: ModelSettings = None,
     seed: Seed = 0,
     device: Device = "cpu",
     dtype: Dtype = "float32",
@@ -276,21 +265,13 @@ def fit(
     _print_guard(out, guard)
 
 
-GuardArgument = Annotated[Path, typer.Argument(metavar="DETECTOR", help="Folder that fit wrote.")]
-OwnModel = Annotated[str | None, typer.Option(metavar="MODEL", help="package.module:factory of your own module.")]
-OwnDetector = Annotated[str | None, typer.Option(metavar="NAME", help="package.module:Class of your own detector.")]
-OwnMetric = Annotated[
-    str | None, typer.Option("--metric-class", metavar="NAME", help="package.module:Class of your own Fisher metric.")
-]
-
-
 @app.command()
 def update(
     detector: GuardArgument,
     data: Data,
     out: Annotated[
         Path,
-        typer.Option("--out", metavar="DETECTOR", help="Folder for the updated detector.", callback=writable_folder),
+        typer.Option("--out", metavar="GUARD", help="Folder for the updated detector.", callback=writable_folder),
     ],
     model: OwnModel = None,
     detector_class: OwnDetector = None,
@@ -301,6 +282,7 @@ def update(
     limit: Limit = None,
     resize: Resize = None,
     window: Window = None,
+    seed: LimitSeed = 0,
     device: Device = "cpu",
     max_memory: MaxMemory = None,
     data_root: DataRoot = None,
@@ -310,7 +292,7 @@ def update(
     Example: fisherscope update runs/guard --data good_of_this_week --out runs/guard-2
     """
     guard = load_guard(detector, model, detector_class, metric_class, companion, device, max_memory)
-    samples = read_data(data, guard.target, split, data_root, limit, resize, window)
+    samples = read_data(data, guard.target, split, data_root, limit, resize, window, seed)
     with progress_bar(f"updating with {data}", "samples") as progress:
         updated = guard.update(samples, allow_training_samples=allow_training_samples, report=progress)
     updated.save(out)
@@ -333,6 +315,7 @@ def score(
     limit: Limit = None,
     resize: Resize = None,
     window: Window = None,
+    seed: LimitSeed = 0,
     device: Device = "cpu",
     max_memory: MaxMemory = None,
     data_root: DataRoot = None,
@@ -345,7 +328,7 @@ def score(
 
     require_known_format(out)
     guard = load_guard(detector, model, detector_class, metric_class, companion, device, max_memory).at(fpr)
-    samples = read_data(data, guard.target, split, data_root, limit, resize, window)
+    samples = read_data(data, guard.target, split, data_root, limit, resize, window, seed)
     with progress_bar(f"scoring {data}", "samples") as update:
         verdict = guard.judge(samples, update)
     write_verdict(out, verdict)
@@ -381,7 +364,7 @@ def evaluate(
     fpr: Annotated[float, typer.Option(help="False-alarm rate at which false alarms are counted.")] = 0.05,
     allow_training_samples: AllowTraining = False,
     companion: Companions = None,
-    model_settings: Settings = None,
+    model_settings: ModelSettings = None,
     seed: Seed = 0,
     device: Device = "cpu",
     dtype: Dtype = "float32",
@@ -478,7 +461,7 @@ def read_data(
     limit: int | None,
     resize: str | None,
     window: int | None,
-    seed: int = 0,
+    seed: int,
 ) -> Samples | FeatureTable:
     """Return a feature table, or the samples of anything else that ``--data`` takes."""
     from fisherscope.core.errors import SettingError

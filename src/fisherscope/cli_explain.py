@@ -4,16 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from fisherscope.cli_options import (
+    AllowTraining,
     Companions,
     DataRoot,
     Device,
+    GuardArgument,
     Limit,
+    LimitSeed,
     MaxMemory,
+    ModelSettings,
+    OwnDetector,
+    OwnMetric,
+    OwnModel,
+    Resize,
+    SamplesOption,
+    Seed,
+    Split,
     Window,
     writable_file,
     writable_folder,
@@ -27,15 +38,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(rich_markup_mode=None)
 
-_Data = Annotated[
-    str,
-    typer.Option(
-        "--data", metavar="DATA", help="Named set, folder of images, .parquet, .npy, .npz, text (.txt) or table (.csv)."
-    ),
-]
-_Model = Annotated[str | None, typer.Option(metavar="MODEL", help="package.module:factory of your own module.")]
-_Split = Annotated[str | None, typer.Option(help="Split of the set [default: test; a file: all of it].")]
-_Resize = Annotated[str | None, typer.Option(help="Convert images to CxHxW, e.g. 3x32x32.", metavar="CxHxW")]
 _Smooth = Annotated[int, typer.Option(help="Average the maps over so many perturbed copies; 0: none.")]
 _Noise = Annotated[
     float | None, typer.Option(help="Their standard deviation in the units of x [default: 2 % of the range].")
@@ -58,16 +60,12 @@ _Reference = Annotated[
     str | None,
     typer.Option(metavar="DATA", help="In-distribution samples that the layers, and a map of leverage, compare with."),
 ]
-_MetricClass = Annotated[
-    str | None, typer.Option("--metric-class", metavar="NAME", help="package.module:Class of your own Fisher metric.")
-]
-_Class = Annotated[str | None, typer.Option(metavar="NAME", help="package.module:Class of your own detector.")]
 
 
 @app.command()
 def explain(
-    guard: Annotated[Path, typer.Argument(metavar="GUARD", help="Folder that fit wrote.")],
-    data: _Data,
+    guard: GuardArgument,
+    data: SamplesOption,
     out: Annotated[
         Path,
         typer.Option("--out", metavar="DIR", help="Folder for page, heat maps and tables.", callback=writable_folder),
@@ -78,14 +76,15 @@ def explain(
     signed: _Signed = False,
     map_kind: _Method = None,
     blur: _Blur = None,
-    model: _Model = None,
-    detector_class: _Class = None,
-    metric_class: _MetricClass = None,
+    model: OwnModel = None,
+    detector_class: OwnDetector = None,
+    metric_class: OwnMetric = None,
     companion: Companions = None,
-    split: _Split = None,
+    split: Split = None,
     limit: Limit = None,
-    resize: _Resize = None,
+    resize: Resize = None,
     window: Window = None,
+    seed: LimitSeed = 0,
     device: Device = "cpu",
     max_memory: MaxMemory = None,
     data_root: DataRoot = None,
@@ -104,7 +103,7 @@ def explain(
     settings = _settings(smooth, noise, signed, map_kind, blur)
     loaded = load_guard(guard, model, detector_class, metric_class, companion, device, max_memory)
     shape = parse_shape(resize)
-    read = _reader(loaded.target, data_root, shape, window)
+    read = _reader(loaded.target, data_root, shape, window, seed)
     samples = as_batches(read(data, split=split, limit=limit), loaded.target)
     known = None if reference is None else read(reference)
     with progress_bar(f"explaining {data}", "samples") as update:
@@ -119,7 +118,7 @@ def rank(
     guard_or_model: Annotated[
         str, typer.Argument(metavar="GUARD_OR_MODEL", help="Folder that fit wrote; or a model, with --in-dist.")
     ],
-    data: _Data,
+    data: SamplesOption,
     out: Annotated[
         Path,
         typer.Option(
@@ -133,20 +132,32 @@ def rank(
         typer.Option("--in-dist", metavar="DATA", help="Good samples to fit on, for a model that has no guard yet."),
     ] = None,
     detector: Annotated[str | None, typer.Option(help="Detector to fit with --in-dist.", metavar="NAME")] = None,
+    group_size: Annotated[
+        int | None,
+        typer.Option(
+            "--group-size", help="How many samples are judged together, with --in-dist [default: 1].", metavar="B"
+        ),
+    ] = None,
+    allow_training_samples: AllowTraining = False,
+    model_settings: ModelSettings = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="Floating dtype, with --in-dist: float32 (the default) or float64.")
+    ] = None,
     reference: _Reference = None,
     smooth: _Smooth = 0,
     noise: _Noise = None,
     signed: _Signed = False,
     map_kind: _Method = None,
     blur: _Blur = None,
-    model: _Model = None,
-    detector_class: _Class = None,
-    metric_class: _MetricClass = None,
+    model: OwnModel = None,
+    detector_class: OwnDetector = None,
+    metric_class: OwnMetric = None,
     companion: Companions = None,
-    split: _Split = None,
+    split: Split = None,
     limit: Limit = None,
-    resize: _Resize = None,
+    resize: Resize = None,
     window: Window = None,
+    seed: Seed = 0,
     device: Device = "cpu",
     max_memory: MaxMemory = None,
     data_root: DataRoot = None,
@@ -155,7 +166,9 @@ def rank(
 
     Example: fisherscope rank runs/guard --data incoming --top 100 --fdr 0.1 --out runs/incoming.html
     """
-    from fisherscope.cli import command_line, load_guard, parse_shape, print_left_out, progress_bar
+    from fisherscope.cli import command_line, load_guard, parse_bytes, parse_shape, print_left_out, progress_bar
+    from fisherscope.cli_models import parse_settings
+    from fisherscope.detectors import DEFAULT_DETECTOR
     from fisherscope.pipeline.companions import load_companions
     from fisherscope.pipeline.explained import ranking_notes, require_ranking_format, write_ranking
     from fisherscope.pipeline.ranking import rank_groups, require_ranking_settings
@@ -166,16 +179,33 @@ def rank(
     settings = _settings(smooth, noise, signed, map_kind, blur)
     shape = parse_shape(resize)
     if (Path(guard_or_model) / "guard.safetensors").is_file():
-        _refuse_fit_options(in_dist, detector)
+        _refuse_fit_options(
+            {
+                "--in-dist": in_dist,
+                "--detector": detector,
+                "--group-size": group_size,
+                "--allow-training-samples": allow_training_samples or None,
+                "--set": model_settings,
+                "--dtype": dtype,
+            }
+        )
         loaded = load_guard(Path(guard_or_model), model, detector_class, metric_class, companion, device, max_memory)
+        read = _reader(loaded.target, data_root, shape, window, seed)
     else:
         good = _required(in_dist, guard_or_model)
         _refuse_guard_options(model, detector_class, metric_class)
-        target = load_target(guard_or_model, device=device)
-        companions = load_companions(companion or (), device=device)
-        known_good = _reader(target, data_root, shape, window)(good)
-        loaded = _fitted(target, known_good, detector, companions, max_memory)
-    read = _reader(loaded.target, data_root, shape, window)
+        kind = dtype or "float32"
+        target = load_target(guard_or_model, device=device, dtype=kind, settings=parse_settings(model_settings or []))
+        read = _reader(target, data_root, shape, window, seed)
+        fit_settings = {
+            "detector": detector or DEFAULT_DETECTOR,
+            "group_size": group_size,
+            "seed": seed,
+            "max_memory": parse_bytes(max_memory),
+            "allow_training_samples": allow_training_samples,
+            "companions": load_companions(companion or (), device=device, dtype=kind),
+        }
+        loaded = _fitted(target, read(good), fit_settings)
     samples = read(data, split=split, limit=limit)
     known = None if reference is None else read(reference)
     with progress_bar(f"ranking {data}", "") as update:
@@ -205,7 +235,7 @@ def _settings(
 
 
 def _reader(
-    target: Target, data_root: Path | None, shape: tuple[int, int, int] | None, window: int | None
+    target: Target, data_root: Path | None, shape: tuple[int, int, int] | None, window: int | None, seed: int
 ) -> Callable[..., Samples]:
     """Return what reads sets for a target: ``read(data, split=None, limit=None)``."""
     from fisherscope.core.errors import DataError
@@ -219,6 +249,7 @@ def _reader(
             split=split,
             data_root=data_root,
             limit=limit,
+            seed=seed,
             resize=shape,
             window=window,
             default_window=target.window,
@@ -227,24 +258,13 @@ def _reader(
     return read
 
 
-def _fitted(
-    target: Target, good: Samples, detector: str | None, companions: Mapping[str, Target], max_memory: str | None
-) -> Guard:
-    from fisherscope.cli import parse_bytes, progress_bar
-    from fisherscope.detectors import DEFAULT_DETECTOR
+def _fitted(target: Target, good: Samples, settings: Mapping[str, Any]) -> Guard:
+    from fisherscope.cli import progress_bar
     from fisherscope.pipeline.guard import fit
 
     with progress_bar(f"fitting on {good.name}", "samples") as update:
         # A ranking holds a false discovery rate by p-values alone: however few samples calibrate, they will do.
-        guard = fit(
-            target,
-            good,
-            detector=detector or DEFAULT_DETECTOR,
-            fpr=0.5,
-            max_memory=parse_bytes(max_memory),
-            companions=companions,
-            report=update,
-        )
+        guard = fit(target, good, fpr=0.5, report=update, **settings)
     return guard.at(1 / (len(guard.calibration.scores) + 1))
 
 
@@ -275,8 +295,8 @@ def _refuse_guard_options(model: str | None, detector_class: str | None, metric_
         )
 
 
-def _refuse_fit_options(in_dist: str | None, detector: str | None) -> None:
+def _refuse_fit_options(options: Mapping[str, object]) -> None:
     from fisherscope.core.errors import SettingError
 
-    if in_dist is not None or detector is not None:
-        raise SettingError("the guard is already fitted: leave out --in-dist and --detector, or give a model")
+    if given := [name for name, value in options.items() if value is not None]:
+        raise SettingError(f"the guard is already fitted: leave out {', '.join(given)}, or give a model")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fisherscope.cli_options import DataRoot, Device, Limit, Seed, writable_folder
+from fisherscope.cli_options import DataRoot, Device, Limit, ModelArgument, Seed, writable_file, writable_folder
 
 if TYPE_CHECKING:
     from fisherscope.config import TrainConfig
@@ -17,12 +17,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(rich_markup_mode=None)
 
-_Model = Annotated[
-    str,
-    typer.Argument(
-        metavar="MODEL", help="Folder of a saved model, zoo:NAME, hub:owner/NAME, or package.module:factory."
-    ),
-]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -199,7 +193,7 @@ def zoo(as_json: _Json = False) -> None:
 
 
 @app.command()
-def info(model: _Model, as_json: _Json = False) -> None:
+def info(model: ModelArgument, as_json: _Json = False) -> None:
     """Tell what is known of a model: parameters, layers with shapes, bits/dim, card.
 
     Example: fisherscope info runs/glow
@@ -220,9 +214,15 @@ def info(model: _Model, as_json: _Json = False) -> None:
 
 @app.command()
 def samples(
-    model: _Model,
+    model: ModelArgument,
     out: Annotated[
-        Path, typer.Option("--out", metavar="FILE", help="Grid as .png, texts as .txt, rows as .csv, or any as .npy.")
+        Path,
+        typer.Option(
+            "--out",
+            metavar="FILE",
+            help="Grid as .png, texts as .txt, rows as .csv, or any as .npy.",
+            callback=writable_file,
+        ),
     ],
     count: Annotated[int, typer.Option("--count", "-n", help="How many samples.")] = 64,
     seed: Seed = 0,

@@ -39,6 +39,34 @@ def _require_place(path: Path) -> None:
         raise typer.BadParameter(f"{path} cannot be written: {place} is no folder that you may write to.")
 
 
+ModelArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", help="Folder of a saved model, zoo:NAME, hub:owner/NAME, or package.module:factory."
+    ),
+]
+GuardArgument = Annotated[Path, typer.Argument(metavar="GUARD", help="Folder that fit wrote.")]
+SamplesOption = Annotated[
+    str,
+    typer.Option(
+        "--data", metavar="DATA", help="Named set, folder of images, .parquet, .npy, .npz, text (.txt) or table (.csv)."
+    ),
+]
+OwnModel = Annotated[str | None, typer.Option(metavar="MODEL", help="package.module:factory of your own module.")]
+OwnDetector = Annotated[str | None, typer.Option(metavar="NAME", help="package.module:Class of your own detector.")]
+OwnMetric = Annotated[
+    str | None, typer.Option("--metric-class", metavar="NAME", help="package.module:Class of your own Fisher metric.")
+]
+AllowTraining = Annotated[
+    bool, typer.Option("--allow-training-samples", help="Accept samples that the model was trained on.")
+]
+ModelSettings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="A saved model's setting beside its parameters; may be repeated.", metavar="NAME=JSON"),
+]
+Dtype = Annotated[str, typer.Option(help="Floating dtype: float32 or float64.")]
+Split = Annotated[str | None, typer.Option(help="Split of the set [default: test; a file: all of it].")]
+Resize = Annotated[str | None, typer.Option(help="Convert images to CxHxW, e.g. 3x32x32.", metavar="CxHxW")]
 DataRoot = Annotated[
     Path | None, typer.Option("--data-root", envvar="FISHERSCOPE_DATA", help="Folder of named sets.", metavar="DIR")
 ]
@@ -47,6 +75,7 @@ Limit = Annotated[
     int | None, typer.Option(callback=_at_least_one, help="Use at most so many samples, drawn at random.")
 ]
 Seed = Annotated[int, typer.Option(help="Seed of all randomness.")]
+LimitSeed = Annotated[int, typer.Option("--seed", help="Seed of the subset that --limit draws.")]
 Window = Annotated[
     int | None, typer.Option(help="Bytes of the windows that a text is cut into [default: the model's].", metavar="T")
 ]

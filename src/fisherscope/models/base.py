@@ -296,6 +296,6 @@ def require_not_trained_on(model: nn.Module, keys: KeyArray, purpose: str) -> No
     if count:
         raise DataError(
             f"{count} of {keys.size} samples given to {purpose} are samples the model was trained on, where its "
-            "gradients are untypically small; give held-out samples, or have them accepted by fit, update or evaluate "
-            "(--allow-training-samples, in Python allow_training_samples=True)"
+            "gradients are untypically small; give held-out samples, or have them accepted by fit, rank, update or "
+            "evaluate (--allow-training-samples, in Python allow_training_samples=True)"
         )
