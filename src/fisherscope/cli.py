@@ -199,9 +199,9 @@ def extract(
         samples = read(resize=parse_shape(resize), window=window, default_window=target.window)
         companions = as_companions(load_companions(companion or (), device=str(team.device), dtype=dtype), target)
         settings = ExtractSettings(group_size, seed, max_memory=parse_bytes(max_memory), companions=companions)
-        data_batches = as_batches(samples, target)
+        data_batches, wanted = as_batches(samples, target), [block.strip() for block in blocks.split(",")]
         with progress_bar(samples.name, "samples") if team.main else nullcontext() as update:
-            table = extract_table(target, data_batches, blocks.split(","), settings, out=out, report=update, team=team)
+            table = extract_table(target, data_batches, wanted, settings, out=out, report=update, team=team)
     if team.main:
         print(f"{out}: {len(table)} groups of {group_size}, blocks {', '.join(sorted(table.blocks))}")
 

@@ -31,7 +31,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -147,7 +147,7 @@ class ExperimentConfig(BaseModel):
     comment: str = ""
     minutes: float = Field(gt=0)
     grids: tuple[GridTable, ...] = ()
-    group_sizes: tuple[int, ...] = (1,)
+    group_sizes: tuple[Annotated[int, Field(ge=1)], ...] = (1,)
     limit: int = Field(default=1000, ge=1)
     detectors: tuple[str, ...] = ()
     timesteps: tuple[int, ...] = ()

@@ -1,8 +1,13 @@
 """The hash of the package's code: what counts and what does not."""
 
+import importlib
+
+import numpy as np
 import pytest
+import torch
 
 from fisherscope.core import package_code
+from fisherscope.core.table import FeatureTable
 
 digest = package_code.code_digest.__wrapped__
 
@@ -50,3 +55,19 @@ def test_a_renamed_or_new_module_counts(package):
     before = digest(*PARTS)
     (package / "features" / "a.py").rename(package / "features" / "z.py")
     assert digest(*PARTS) != before
+
+
+def test_the_users_own_code_counts(tmp_path, monkeypatch):
+    own_code = package_code.own_code
+    monkeypatch.setattr(package_code, "_kept_tree", package_code._tree)
+    file = tmp_path / "own_code_behind.py"
+    file.write_text("class Model:\n    def log_prob(self):\n        return 1\n\ndef factory(): ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    module = importlib.import_module("own_code_behind")
+    first = own_code(module.Model())
+    assert first == own_code(module.Model) == own_code(None, module.factory) != ""
+    file.write_text(file.read_text() + "# a comment\n")
+    assert own_code(module.Model) == first
+    file.write_text(file.read_text().replace("return 1", "return 2"))
+    assert own_code(module.Model) != first
+    assert own_code(None, torch.nn.Linear(1, 1), np.mean, FeatureTable, 3) == ""

@@ -247,3 +247,17 @@ def test_training_samples_are_recognised(model: Glow) -> None:
         require_not_trained_on(model, np.array([[1, 9], [3, 4]], dtype=np.uint64), "fit")
     model.train_keys = None
     require_not_trained_on(model, np.array([9], dtype=np.uint64), "fit")
+
+
+def test_a_family_of_ones_own_is_loaded_by_its_class(tmp_path: Path) -> None:
+    class Own(Glow):
+        family = "own"
+
+    Own((1, 4, 4), levels=1, steps=1, hidden=4).save(tmp_path / "m")
+    with pytest.raises(
+        SettingError, match=r"unknown model family 'own'; .* one of your own: .* load_model\(folder, family=Class\)"
+    ):
+        load_model(tmp_path / "m")
+    with pytest.raises(ModelError, match="holds a model of family 'own', Glow is 'glow'"):
+        load_model(tmp_path / "m", family=Glow)
+    assert type(load_model(tmp_path / "m", family=Own)) is Own

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from fisherscope.core.errors import DataError
+from fisherscope.core.errors import DataError, ModelError, SettingError
+from fisherscope.detectors import Detector
 from fisherscope.pipeline.batches import as_batches
 from fisherscope.pipeline.evaluation import EvaluationSettings, evaluate, score_sets
 from fisherscope.pipeline.target import Target
@@ -57,3 +58,21 @@ def test_sets_of_other_kinds_of_samples_are_refused():
         other = replace(as_batches(x), name="other")
         with pytest.raises(DataError, match=f"other: samples are {found}, array holds samples that are 8-bit of shape"):
             evaluate(own, levels, [other], EvaluationSettings(("likelihood",)))
+
+
+@pytest.mark.parametrize(
+    ("detectors", "sizes", "error", "message"),
+    [
+        (("likelihood", "msma"), (1,), ModelError, "msma cannot be had of tiny-glow: Glow is no diffusion model"),
+        (("likelihood", "fisher-dose"), (1, 9), DataError, "fisher-dose needs 20 groups of 9 to fit on, .* leaves 5"),
+        ("likelihood", (1,), SettingError, "expected a tuple of names"),
+        ((Detector,), (1,), SettingError, "expected a tuple of names"),
+        (("likelihood", "likelihood"), (1,), SettingError, "detectors are .*, expected at least one and none twice"),
+        (("likelihood",), (1, 1), SettingError, "group sizes are"),
+    ],
+)
+def test_what_cannot_be_had_is_said_before_the_work(target, digits, monkeypatch, detectors, sizes, error, message):
+    sets = [as_batches(digits.select(range(100)), target), replace(as_batches(digits.x[100:120], target), name="other")]
+    monkeypatch.setattr("fisherscope.pipeline.evaluation._Evaluation.at_group_size", lambda *_: pytest.fail("begun"))
+    with pytest.raises(error, match=message):
+        evaluate(target, sets[0], sets[1:], EvaluationSettings(detectors, sizes))

@@ -1,16 +1,21 @@
 """Features are taken from whatever kept tables hold them; only what no table holds is extracted."""
 
+import importlib
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
+from fisherscope.core import package_code
 from fisherscope.core.keys import sample_keys
 from fisherscope.features.metrics import SketchSettings
 from fisherscope.pipeline import extraction, kept_tables
 from fisherscope.pipeline.batches import as_batches
 from fisherscope.pipeline.extraction import ExtractSettings, extract_table, fit_metrics_on
+from fisherscope.pipeline.guard import fit, load
 from fisherscope.pipeline.kept_tables import kept_table
+from fisherscope.pipeline.target import Target
 
 LARGE = ("grad_norm", "log_p", "sketch", "pixels")
 
@@ -143,3 +148,31 @@ def test_a_table_with_damaged_arrays_is_made_again(target, data, tmp_path, extra
     table = kept_table(tmp_path, target, data, ("log_p",), ExtractSettings())
     require_same(table, extract_table(target, data, ("log_p",), ExtractSettings()))
     assert extracted == [{"log_p", "pixels"}, {"log_p"}]
+
+
+def test_tables_of_a_log_prob_that_has_changed_are_not_taken(digits, tmp_path, extracted, monkeypatch):
+    monkeypatch.setattr(package_code, "_kept_tree", package_code._tree)
+    monkeypatch.syspath_prepend(tmp_path)
+    file = tmp_path / "own_log_prob_that_changes.py"
+    for sign, times in (("", 1), ("", 1), ("-", 2)):
+        file.write_text(f"def log_prob(module, x):\n    return {sign}module(x.flatten(1))[:, 0]\n")
+        module = importlib.import_module("own_log_prob_that_changes")
+        own = Target(torch.nn.Linear(64, 1), module.log_prob, "own")
+        torch.nn.init.ones_(own.module.weight)
+        torch.nn.init.zeros_(own.module.bias)
+        kept_table(tmp_path, own, as_batches(digits.select(range(6))), ("log_p",), ExtractSettings())
+        assert len(extracted) == times
+
+
+def test_a_guard_says_that_the_code_of_the_model_has_changed(digits, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(package_code, "_kept_tree", package_code._tree)
+    monkeypatch.syspath_prepend(tmp_path)
+    file = tmp_path / "own_log_prob_of_a_guard.py"
+    file.write_text("def log_prob(module, x):\n    return module(x.flatten(1))[:, 0]\n")
+    log_prob, model = importlib.import_module("own_log_prob_of_a_guard").log_prob, torch.nn.Linear(64, 1)
+    fit(model, digits.x[:60], log_prob=log_prob, detector="likelihood", fpr=0.1).save(tmp_path / "guard")
+    load(tmp_path / "guard", model, log_prob)
+    assert not caplog.records
+    file.write_text(file.read_text().replace("return ", "return -"))
+    load(tmp_path / "guard", model, log_prob)
+    assert "the code of Linear, or of its log_prob, is not that of the fit" in caplog.text

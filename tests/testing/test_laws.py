@@ -24,7 +24,7 @@ class Sound(Updatable, Differentiable):
     def _fit(self, table):
         logs = self.logs(table)
         self.mean_, self.std_, self.count_ = logs.mean(0), logs.std(0), len(logs)
-        if not self.std_.all():
+        if (self.std_ < 1e-9).any():
             raise DataError("the groups are all the same; give different samples")
 
     def _update(self, table):
@@ -72,6 +72,16 @@ def unchecked(self, table):
     self.mean_, self.std_, self.count_ = logs[0], np.ptp(logs, axis=0), len(logs)
 
 
+def unchecked_deviation(self, table):
+    logs = self.logs(table)
+    self.mean_, self.std_, self.count_ = logs.mean(0), logs.std(0), len(logs)
+
+
+def without_underscore(self, table):
+    Sound._fit(self, table)
+    self.shift = 1.0
+
+
 def more_state(self, table):
     self.more_ = np.zeros(3)
 
@@ -82,20 +92,40 @@ BROKEN = [
         "scores_depend_on_their_group_alone",
         _score=lambda self, table: Sound._score(self, table) - 1e-3 * Sound._score(self, table).mean(),
     ),
+    broken(
+        "members_of_a_group_have_no_order",
+        requires=("grad_norm", "log_p"),
+        _score=lambda self, table: Sound._score(self, table) - 1e-3 * table.block("log_p")[:, 0],
+    ),
+    broken(
+        "what_is_required_suffices",
+        _score=lambda self, table: Sound._score(self, table) - 1e-3 * table.block("log_p").mean(1),
+    ),
     broken("tables_are_left_alone", _score=in_place),
     broken(
         "state_is_arrays_that_come_back",
         _fit=hidden,
         _score=lambda self, table: Sound._score(self, table) + getattr(self, "secret", 0.0),
     ),
+    broken(
+        "state_is_arrays_that_come_back",
+        _fit=without_underscore,
+        _score=lambda self, table: Sound._score(self, table) + self.shift,
+    ),
     broken("fits_are_repeatable", _fit=random),
     broken("p_values_are_calibrated", _score=lambda self, table: np.sign(Sound._score(self, table) - 0.5)),
     broken("constant_groups_are_scored_or_refused", _fit=unchecked),
+    broken("constant_groups_are_scored_or_refused", _fit=unchecked_deviation),
     broken("extreme_groups_have_finite_scores", _score=lambda self, table: np.exp(20 * Sound._score(self, table))),
     broken("misuse_is_refused", score=lambda self, table: self._score(table)),
     broken("misuse_is_refused", score=lambda self, table: np.zeros(len(table))),
     broken("the_fewest_groups_suffice", _fit=greedy),
     broken("cotangents_are_slopes", _cotangent=lambda self, table: {"grad_norm": np.ones((len(table), 6))}),
+    broken(
+        "cotangents_are_slopes",
+        requires=("grad_norm", "log_p"),
+        _score=lambda self, table: Sound._score(self, table) - table.block("log_p").mean(1),
+    ),
     broken("updates_take_groups_in", _update=more_state),
 ]
 
@@ -122,7 +152,7 @@ def test_the_message_names_the_law():
     with pytest.raises(AssertionError, match=r"the law 'louder_is_more_novel' is broken: sound: 8 times .* must mean"):
         check_detector(BROKEN[0].values[1])
     with pytest.raises(AssertionError, match=r"'extreme_groups_have_finite_scores' is broken: sound gives inf"):
-        check_detector(BROKEN[7].values[1])
+        check_detector(next(c.values[1] for c in BROKEN if c.values[0] == "extreme_groups_have_finite_scores"))
 
 
 def test_tables_of_ones_own():

@@ -1,13 +1,16 @@
-"""A hash of the package's own code, so that what other code computed is not taken for its result."""
+"""Hashes of code, the package's and the user's own, so that what other code computed is not taken for its result."""
 
 from __future__ import annotations
 
 import ast
 import hashlib
+import inspect
+import sysconfig
 from collections.abc import Iterator
 from functools import cache
 from importlib import resources
 from pathlib import Path
+from types import ModuleType
 
 
 @cache
@@ -26,6 +29,48 @@ def code_digest(*parts: str) -> str:
     for path in sorted(files):
         digest.update(f"{path.relative_to(root).as_posix()}\n{_tree(path)}\n".encode())
     return digest.hexdigest()
+
+
+def own_code(*objects: object) -> str:
+    """Return 8 hexadecimal digits that change with the user's code behind some objects; empty where they have none.
+
+    The file is hashed in which the class or function is written, once a process, as :func:`code_digest` hashes files;
+    where it is in a package, all files of that. Code of the library, of Python and of installed packages does not
+    count.
+
+    Args:
+        objects: instances, classes or functions; None counts for nothing.
+    """
+    files = set()
+    for found in objects:
+        kind = found if inspect.isclass(found) or inspect.isroutine(found) else type(found)
+        module = inspect.getmodule(kind)
+        if found is not None and module is not None and _is_users(module):
+            files |= _files_of(module)
+    if not files:
+        return ""
+    digest = hashlib.blake2b(digest_size=4)
+    for path in sorted(files):
+        digest.update(f"{path.name}\n{_kept_tree(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def _is_users(module: ModuleType) -> bool:
+    path = getattr(module, "__file__", None)
+    if path is None or module.__name__.partition(".")[0] == "fisherscope":
+        return False
+    places = sysconfig.get_paths()
+    return not any(Path(path).is_relative_to(places[name]) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+
+
+def _files_of(module: ModuleType) -> set[Path]:
+    path = Path(str(module.__file__))
+    return set(_files(path.parent)) if module.__package__ else {path}
+
+
+@cache
+def _kept_tree(path: Path) -> str:
+    return _tree(path)
 
 
 def _files(place: Path) -> Iterator[Path]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from fisherscope.core.errors import DataError, SettingError
 from fisherscope.core.keys import KeyArray, fingerprint_keys, sample_keys
+from fisherscope.core.settings import require_whole
 
 Array = NDArray[Any]
 Shape = tuple[int, int, int]
@@ -128,6 +129,7 @@ class ReadOptions:
         """Check the ranges."""
         if self.limit is not None and self.limit < 1:
             raise SettingError(f"limit is {self.limit}, expected at least 1 sample")
+        require_whole("seed", self.seed, 0)
         shape = self.resize
         if shape is not None and (len(shape) != 3 or shape[0] not in (1, 3) or min(shape) < 1):
             raise SettingError(f"resize is {shape}, expected (channels, height, width) with 1 or 3 channels")

@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from fisherscope.core.errors import CardMismatchError, DataError, NotFittedError
+from fisherscope.core.errors import CardMismatchError, DataError, NotFittedError, SettingError
 from fisherscope.core.table import FeatureTable
 from fisherscope.detectors.columns import gradient_columns, require_same_columns
 
@@ -54,6 +54,10 @@ class Detector(ABC):
         self._fit(table)
         if columns is not None:
             self.columns_ = columns
+        if not self.state():
+            raise SettingError(
+                f"{self.name} has learnt nothing: its _fit must set at least one attribute whose name ends in '_'"
+            )
         self._settle()
         return self
 

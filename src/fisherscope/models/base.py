@@ -174,10 +174,14 @@ def _to_numpy(tensor: Tensor) -> np.ndarray[Any, Any]:
 def family_class(name: str) -> type[GenerativeModel]:
     """Return the class of a model family; an unknown one is a :class:`SettingError` that lists the known ones."""
     if name not in FAMILIES:
-        raise SettingError(f"unknown model family '{name}'; known families: {', '.join(sorted(FAMILIES))}")
+        raise SettingError(_unknown_family(name))
     module, _, attribute = FAMILIES[name].partition(":")
     family: type[GenerativeModel] = getattr(importlib.import_module(module), attribute)
     return family
+
+
+def _unknown_family(name: str) -> str:
+    return f"unknown model family '{name}'; known families: {', '.join(sorted(FAMILIES))}"
 
 
 def make_model(family: str, **config: Any) -> GenerativeModel:
@@ -186,7 +190,11 @@ def make_model(family: str, **config: Any) -> GenerativeModel:
     Raises:
         SettingError: there is no such family or setting, or a setting is of another type.
     """
-    kind = family_class(family)
+    return _made(family_class(family), config)
+
+
+def _made(kind: type[GenerativeModel], config: Mapping[str, Any]) -> GenerativeModel:
+    family = kind.family
     known = list(inspect.signature(kind).parameters)
     unknown = sorted(set(config) - set(known))
     if unknown:
@@ -206,6 +214,7 @@ def load_model(
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
     settings: Mapping[str, Any] | None = None,
+    family: type[GenerativeModel] | None = None,
 ) -> GenerativeModel:
     """Load a model in eval mode.
 
@@ -216,18 +225,19 @@ def load_model(
         dtype: floating dtype of the parameters.
         settings: constructor's arguments to change that leave the parameters alone: a diffusion's timesteps, a VAE's
             importance_samples, a language model's window.
+        family: class of the saved model, needed only for a family of your own: a file does not decide what is imported.
 
     Raises:
         ModelError: the folder is no saved model, a file is truncated, or its contents do not fit together.
     """
-    model = _load(str(folder), dict(settings or {}))
+    model = _load(str(folder), dict(settings or {}), family)
     return model.to(device=device, dtype=dtype).eval()
 
 
-def _load(name: str, changes: Mapping[str, Any]) -> GenerativeModel:
+def _load(name: str, changes: Mapping[str, Any], family: type[GenerativeModel] | None) -> GenerativeModel:
     folder = zoo_folder(name) if name.startswith(PREFIX) else Path(name)
     if not name.startswith(HUB) and (folder / "model.json").is_file():
-        return _load_saved(folder, changes)
+        return _load_saved(folder, changes, family)
     if not name.startswith(HUB) and (folder / "model_index.json").is_file():
         from fisherscope.models.adapters.diffusers import DiffusersModel
 
@@ -252,11 +262,18 @@ def _known(changes: Mapping[str, Any], known: tuple[str, ...]) -> Mapping[str, A
     return changes
 
 
-def _load_saved(folder: Path, changes: Mapping[str, Any]) -> GenerativeModel:
+def _load_saved(folder: Path, changes: Mapping[str, Any], family: type[GenerativeModel] | None) -> GenerativeModel:
     head = read_head(folder)
-    family_class(head.family)
+    if family is not None and family.family != head.family:
+        raise ModelError(f"{folder} holds a model of family '{head.family}', {family.__name__} is '{family.family}'")
+    if family is None and head.family not in FAMILIES:
+        raise SettingError(
+            f"{_unknown_family(head.family)}; {folder} may hold one of your own: read it in Python with "
+            "load_model(folder, family=Class), on the command line by a package.module:factory that does so"
+        )
+    kind = family or family_class(head.family)
     try:
-        model = make_model(head.family, **head.config)
+        model = _made(kind, head.config)
     except SettingError as cause:
         raise ModelError(f"{folder / 'model.json'} describes no {head.family}: {cause}") from None
     load_state(model, folder)
@@ -270,7 +287,7 @@ def _load_saved(folder: Path, changes: Mapping[str, Any]) -> GenerativeModel:
 
 def _changed(model: GenerativeModel, changes: Mapping[str, Any]) -> GenerativeModel:
     """Return the model with other settings and the same parameters."""
-    other = make_model(model.family, **(model.config() | dict(changes)))
+    other = _made(type(model), model.config() | dict(changes))
     try:
         other.load_state_dict(model.state_dict())
     except RuntimeError as cause:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 
-from fisherscope.core.errors import SettingError
+from fisherscope.core.errors import DataError, ModelError, SettingError
 from fisherscope.core.settings import require_whole
 from fisherscope.core.table import FeatureTable
 from fisherscope.detectors import STANDARD_DETECTORS as STANDARD_DETECTORS
@@ -27,9 +28,13 @@ from fisherscope.features.companions import Companion
 from fisherscope.features.metrics import FisherMetric, make_metric
 from fisherscope.pipeline.batches import Batches
 from fisherscope.pipeline.companions import require_held_out
-from fisherscope.pipeline.extraction import ExtractSettings, extract_table, fit_metrics_on, metrics_in
+from fisherscope.pipeline.extraction import DEFAULT_BLOCKS, ExtractSettings, extract_table, fit_metrics_on, metrics_in
 from fisherscope.pipeline.kept_tables import kept_table
 from fisherscope.pipeline.target import Target
+
+_EVERY_MODEL: Final = frozenset(
+    {*DEFAULT_BLOCKS, "grad_norm", "pixels", "codec_bytes", "statistics", "sketch", "layer_sketch"}
+)
 
 ReportProgress = Callable[[str, int, int], None]
 
@@ -66,9 +71,14 @@ class EvaluationSettings:
         object.__setattr__(self, "seed", require_whole("seed", self.seed, 0))
         object.__setattr__(self, "fpr_level", require_fpr(self.fpr_level, "fpr_level"))
         object.__setattr__(self, "replicates", require_whole("replicates", self.replicates, 1))
-        for values in (self.detectors, self.group_sizes):
+        given: object = self.detectors
+        if not isinstance(given, (tuple, list)) or not all(isinstance(name, str) for name in given):
+            raise SettingError(
+                f"detectors are {given!r}, expected a tuple of names; one of your own is called package.module:Class"
+            )
+        for what, values in (("detectors", self.detectors), ("group sizes", self.group_sizes)):
             if not values or len(set(values)) != len(values):
-                raise SettingError(f"expected at least one of each kind and none twice, given {list(values)}")
+                raise SettingError(f"{what} are {list(values)}, expected at least one and none twice")
         for name in metrics_in(self.blocks):
             make_metric(name)
 
@@ -180,9 +190,43 @@ def score_sets(
     if not settings.allow_training_samples:
         for data in (in_dist, *out_dists):
             require_held_out(target, settings.companions, data.keys, f"evaluate ({data.name})")
+    _require_served(target, in_dist, settings)
     job = _Evaluation(target, in_dist, tuple(out_dists), settings, report)
     job = replace(job, metrics=job.fitted_metrics())
     return Scored(job.protocol(), {size: job.at_group_size(size) for size in settings.group_sizes})
+
+
+def _require_served(target: Target, in_dist: Batches, settings: EvaluationSettings) -> None:
+    """Check, before the long work, that every detector has groups to fit on and a model that serves it."""
+    asked = dict[str, str | None]()
+    for name in settings.detectors:
+        detector = make_detector(name)
+        for size in settings.group_sizes:
+            groups = len(in_dist.split(size, settings.seed).fit) // size
+            if groups < detector.min_fit:
+                raise DataError(
+                    f"{name} needs {detector.min_fit} groups of {size} to fit on, {in_dist.name} leaves {groups}; give "
+                    "more in-distribution samples, or leave it out"
+                )
+        for block in uncommon_blocks(detector):
+            if block not in asked:
+                asked[block] = refusal(target, in_dist, block, settings.companions)
+            if (reason := asked[block]) is not None:
+                raise ModelError(f"{name} cannot be had of {target.name}: {reason}; leave it out")
+
+
+def uncommon_blocks(detector: Detector) -> tuple[str, ...]:
+    """Return the blocks of a detector that not every model serves."""
+    return tuple(b for b in detector.requires if b not in _EVERY_MODEL and ":" not in b)
+
+
+def refusal(target: Target, data: Batches, block: str, companions: tuple[Companion, ...]) -> str | None:
+    """Return why a model cannot fill a block, asked with one sample, or None."""
+    try:
+        extract_table(target, data.select([0]), (block,), ExtractSettings(companions=companions))
+    except ModelError as cause:
+        return str(cause).partition(";")[0]
+    return None
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from fisherscope.core.errors import DataError, NonFiniteLogProbError, SettingError
+from fisherscope.core.package_code import own_code
 from fisherscope.core.settings import require_whole
 from fisherscope.core.table import Card, FeatureTable
 from fisherscope.features.companions import Companion
@@ -182,10 +183,18 @@ def table_card(
     metrics: Iterable[FisherMetric] = (),
 ) -> Card:
     """Return the card of the table that :func:`extract_table` makes."""
-    return _card(target, data, settings, choose_extractors(blocks, settings.sketch, metrics, settings.companions))
+    metrics = tuple(metrics)
+    extractors = choose_extractors(blocks, settings.sketch, metrics, settings.companions)
+    return _card(target, data, settings, extractors, metrics)
 
 
-def _card(target: Target, data: Batches, settings: ExtractSettings, extractors: Sequence[Extractor]) -> Card:
+def _card(
+    target: Target,
+    data: Batches,
+    settings: ExtractSettings,
+    extractors: Sequence[Extractor],
+    metrics: Iterable[FisherMetric],
+) -> Card:
     blocks = sorted({block for e in extractors for block in e.blocks})
     said: dict[str, Any] = {
         "blocks": blocks,
@@ -193,6 +202,8 @@ def _card(target: Target, data: Batches, settings: ExtractSettings, extractors: 
         "samples": data.form,
         "features": {k: v for e in extractors for k, v in e.settings(target.module).items()},
     }
+    if code := own_code(target.module, target.log_prob, *metrics):
+        said["own_code"] = code
     if any("sketch" in block for block in blocks):
         said["sketch"] = asdict(settings.sketch)
     return Card(
@@ -249,8 +260,9 @@ def extract_table(
             "give more samples or a smaller group size"
         )
     data = data.whole_groups(settings.group_size)
+    metrics = tuple(metrics)
     extractors = choose_extractors(blocks, settings.sketch, metrics, settings.companions)
-    job = _Job(target, data, settings, extractors, _card(target, data, settings, extractors), report, team)
+    job = _Job(target, data, settings, extractors, _card(target, data, settings, extractors, metrics), report, team)
     if out is None and team.size > 1:
         raise SettingError(f"{team.size} processes cannot make a table in memory together; give a file as out")
     if out is None:

@@ -15,6 +15,7 @@ from torch import nn
 
 from fisherscope.core.errors import CardMismatchError, DataError, ModelError, SettingError
 from fisherscope.core.keys import KeyArray
+from fisherscope.core.package_code import own_code
 from fisherscope.core.store import atomic_folder, read_arrays, read_card, write_arrays
 from fisherscope.core.table import Card, FeatureTable
 from fisherscope.detectors import (
@@ -36,6 +37,7 @@ from fisherscope.features.metrics import (
     is_built_in_metric,
     load_metric,
     metric_fingerprint,
+    require_own_name,
     save_metric,
 )
 from fisherscope.models.base import GenerativeModel, load_model
@@ -90,7 +92,7 @@ class Verdict:
     left_out: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Guard:
     """A model, a detector fitted to its features, and a calibration. Make one with :func:`fit` or :func:`load`.
 
@@ -127,6 +129,13 @@ class Guard:
     clusters: int | None = None
     form: Mapping[str, str] | None = None
     sample_columns: tuple[str, ...] | None = None
+
+    def __repr__(self) -> str:
+        size, count = self.card.group_size, len(self.calibration.scores)
+        return (
+            f"Guard({self.detector.name} of {self.target.name}, groups of {size}, {count} calibration groups, "
+            f"fpr {self.fpr:g})"
+        )
 
     @property
     def false_alarm_bound(self) -> float | None:
@@ -364,6 +373,8 @@ def fit(
             settings that the name stands for.
     """
     fpr, chosen = require_fpr(fpr), _chosen(detector)
+    for metric in metrics:
+        require_own_name(metric)
     settings = ExtractSettings(1 if group_size is None else group_size, seed, max_memory=max_memory)
     seed, needed = settings.seed, groups_needed(fpr)
     target = as_target(model, log_prob)
@@ -587,6 +598,8 @@ def load(
         companions: those of the fit that are modules of your own, by name.
         metrics: unfitted instances, needed only for Fisher metrics of your own.
 
+    A warning is logged where the code of the user's own model or log_prob has changed since the fit.
+
     Raises:
         CardMismatchError: the module is not the one the guard was fitted for, or the detector is called otherwise.
         ModelError: no module was saved along and none is given.
@@ -604,6 +617,11 @@ def load(
     if head.get("own_log_prob", given) != given:
         wanted = "pass log_prob= as it was given to fit" if head["own_log_prob"] else "leave log_prob= out"
         raise ModelError(f"{folder} was fitted {'without' if given else 'with'} a log_prob of its own; {wanted}")
+    if own_code(target.module, target.log_prob) != card.settings.get("own_code", ""):
+        _LOG.warning(
+            "fisherscope: the code of %s, or of its log_prob, is not that of the fit; if that changes log p, fit again",
+            card.model_name,
+        )
     chosen = copy.deepcopy(detector) or _built_in(head["detector"])
     if chosen.name != head["detector"]:
         raise CardMismatchError("detector", head["detector"], chosen.name, "give the detector of the fit")

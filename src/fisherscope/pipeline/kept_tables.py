@@ -124,8 +124,8 @@ def _card_of(path: Path) -> Card | None:
 
 
 def _same_origin(held: Card, wanted: Card) -> bool:
-    """Whether model, noise and kind of the samples agree."""
-    same_kind = held.settings["samples"] == wanted.settings["samples"]
+    """Whether model, noise and kind of the samples agree, and the user's own code behind the model."""
+    same_kind = all(held.settings.get(name) == wanted.settings.get(name) for name in ("samples", "own_code"))
     return same_kind and all(getattr(held, name) == getattr(wanted, name) for name in _SAME)
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 
 from fisherscope.core.store import write_atomic
 from fisherscope.report.heatmap import LOWERS, RAISES, display_image, full_colour, overlay
 from fisherscope.report.html import png_uri
+from fisherscope.report.templating import page_template
 from fisherscope.report.theme import format_p
 
 SHOWN_LAYERS: Final = 5
@@ -72,12 +72,10 @@ class ExplainedPage:
 
 def write_explained_page(page: ExplainedPage, path: Path) -> None:
     """Write the page as one self-contained HTML file, atomically; every text in it is escaped."""
-    environment = Environment(
-        loader=PackageLoader("fisherscope.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    environment.filters["p_value"] = format_p
     shown = [(group, [_shown(group, i) for i in range(len(group.samples))]) for group in page.groups]
-    text = environment.get_template("explained.html").render(page=page, groups=shown, raises=RAISES, lowers=LOWERS)
+    text = page_template("explained.html", {"p_value": format_p}).render(
+        page=page, groups=shown, raises=RAISES, lowers=LOWERS
+    )
     write_atomic(path, text.encode())
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
@@ -28,6 +27,7 @@ from fisherscope.report.figures import (
     sample_grid,
 )
 from fisherscope.report.tables import metric_grid
+from fisherscope.report.templating import page_template
 from fisherscope.report.theme import detector_styles, display_name, format_p, set_styles
 from fisherscope.report.verdict import PairVerdict, headline, pair_verdicts
 
@@ -75,17 +75,14 @@ def write_report(content: ReportContent, folder: str | Path) -> Path:
 
 def render_page(content: ReportContent, verdicts: Sequence[PairVerdict], pictures: Sequence[_Picture]) -> str:
     """Return the page; every text in it is escaped."""
-    environment = Environment(
-        loader=PackageLoader("fisherscope.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    environment.filters |= {
+    filters: dict[str, Callable[..., str]] = {
         "display": display_name,
         "p_value": format_p,
         "percent": lambda share: f"{100 * share:.1f} %",
     }
     ranked = (*content.most_novel, *content.least_novel)
     detectors = tuple(dict.fromkeys(record.detector for record in content.records))
-    return environment.get_template("report.html").render(
+    return page_template("report.html", filters).render(
         content=content,
         headline=headline(content, tuple(verdicts)),
         verdicts=verdicts,

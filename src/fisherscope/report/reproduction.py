@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
+from fisherscope.report.templating import page_template
 from fisherscope.report.text_table import TextTable
 
 TITLE = "The paper, reproduced by command"
@@ -122,9 +121,6 @@ def _table(entry: PageEntry, name: str) -> str:
 
 def html_page(entries: Sequence[PageEntry], command: str) -> str:
     """Return the page in HTML; every text in it is escaped."""
-    environment = Environment(
-        loader=PackageLoader("fisherscope.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    return environment.get_template("reproduction.html").render(
+    return page_template("reproduction.html").render(
         title=TITLE, introduction=INTRODUCTION, entries=entries, command=command
     )

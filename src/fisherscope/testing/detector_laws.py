@@ -15,7 +15,7 @@ from scipy import stats
 
 from fisherscope.core.errors import DataError, FisherscopeError, NotFittedError
 from fisherscope.core.store import read_arrays, write_arrays
-from fisherscope.core.table import FeatureTable
+from fisherscope.core.table import FeatureTable, is_group_block
 from fisherscope.detectors import (
     ConformalCalibration,
     Detector,
@@ -30,6 +30,7 @@ MakeDetector = Callable[[], Detector]
 DetectorLaw = Callable[[MakeDetector, MakeTable], None]
 
 _FIT: Final = 150
+_ABSURD: Final = 1e8
 
 
 def check_detector(detector: str | MakeDetector, table: MakeTable | None = None) -> None:
@@ -52,12 +53,14 @@ def check_detector(detector: str | MakeDetector, table: MakeTable | None = None)
 
 
 def keep_laws(laws: Mapping[str, Callable[[], None]]) -> None:
-    """Run laws; one that is broken, or ends in an error of the library, is an AssertionError that names it."""
+    """Run laws; one that is broken, or ends in any other error, is an AssertionError that names it."""
     for name, law in laws.items():
         try:
             law()
         except (AssertionError, FisherscopeError) as error:
             raise AssertionError(f"the law '{name}' is broken: {str(error).strip()}") from error
+        except Exception as error:
+            raise AssertionError(f"the law '{name}' is broken: {type(error).__name__}: {error}") from error
 
 
 def require(kept: object, message: str) -> None:
@@ -108,6 +111,45 @@ def scores_depend_on_their_group_alone(make: MakeDetector, table: MakeTable) -> 
     order = np.random.default_rng(0).permutation(20)
     same(detector.score(groups.select(order)), scores[order])
     same(detector.score(groups.select([7])), scores[[7]])
+
+
+def members_of_a_group_have_no_order(make: MakeDetector, table: MakeTable) -> None:
+    """A group is a set of samples: its score is the same whatever their order."""
+    detector, groups = _fitted(make, table, 3), table(20, 3, 1)
+    order = np.random.default_rng(0).permuted(np.tile(np.arange(3), (20, 1)), axis=1)
+    rows = np.arange(20)[:, None]
+    mixed = replace(
+        groups,
+        blocks={name: v if is_group_block(name) else v[rows, order] for name, v in groups.blocks.items()},
+        ids=tuple(tuple(ids[i] for i in places) for ids, places in zip(groups.ids, order, strict=True)),
+        keys=groups.keys[rows, order],
+    )
+    np.testing.assert_allclose(
+        detector.score(mixed),
+        detector.score(groups),
+        rtol=1e-8,
+        err_msg=f"{detector.name}: scores of the same groups, their members in another order",
+    )
+
+
+def what_is_required_suffices(make: MakeDetector, table: MakeTable) -> None:
+    """A table with the blocks of ``requires``, and no others, gives the same scores."""
+
+    def narrow(groups: FeatureTable) -> FeatureTable:
+        kept = set(make().requires)
+        return replace(
+            groups,
+            blocks={name: v for name, v in groups.blocks.items() if name in kept},
+            columns={name: v for name, v in groups.columns.items() if name in kept},
+        )
+
+    fit, groups = table(_FIT), table(20, 1, 1)
+    np.testing.assert_allclose(
+        make().fit(narrow(fit)).score(narrow(groups)),
+        make().fit(fit).score(groups),
+        rtol=1e-10,
+        err_msg=f"{make().name}: scores with the required blocks alone, and with all",
+    )
 
 
 def tables_are_left_alone(make: MakeDetector, table: MakeTable) -> None:
@@ -180,6 +222,12 @@ def constant_groups_are_scored_or_refused(make: MakeDetector, table: MakeTable) 
         pass
     else:
         require(np.isfinite(detector.score(constant(usual, 5))).all(), f"{name}: fitted on equal groups")
+        odd, others = np.abs(detector.score(table(20, 1, 1))).max(), np.abs(_fitted(make, table).score(table(20, 1, 1)))
+        require(
+            odd <= _ABSURD * max(1.0, others.max()),
+            f"{name}: fitted on equal groups, it scores others up to {odd:.3g}; it divides by a deviation that is "
+            "round-off, which has to be refused like 0",
+        )
     scores = _fitted(make, table).score(constant(usual, 5))
     require(np.isfinite(scores).all(), f"{name}: scores of equal groups are {scores}, expected finite ones")
     require(
@@ -225,6 +273,9 @@ def cotangents_are_slopes(make: MakeDetector, table: MakeTable) -> None:
         require(slopes and set(slopes) <= set(detector.requires), f"{detector.name} has slopes of {set(slopes)}")
         for block, slope in slopes.items():
             _require_slope(detector, groups, block, slope)
+        for block in detector.requires:
+            if block not in slopes and (block == "log_p" or is_group_block(block)):
+                _require_slope(detector, groups, block, np.zeros(groups.blocks[block].shape))
     order = np.random.default_rng(0).permutation(12)
     for block, slope in score_cotangent(detector, groups).items():
         again = score_cotangent(detector, groups.select(order))[block]
@@ -285,6 +336,8 @@ DETECTOR_LAWS: Final[Mapping[str, DetectorLaw]] = {
     for law in (
         louder_is_more_novel,
         scores_depend_on_their_group_alone,
+        members_of_a_group_have_no_order,
+        what_is_required_suffices,
         tables_are_left_alone,
         state_is_arrays_that_come_back,
         fits_are_repeatable,

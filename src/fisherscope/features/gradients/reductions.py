@@ -139,7 +139,7 @@ class Kronecker(Reduction):
     """Sums behind the Kronecker factors: name -> :class:`KroneckerFactors`, for parameters that have them.
 
     Parameters used once in a linear map or a convolution have them; biases, scales, tied and derived parameters
-    do not and are left out. Position sums are per sample, so groups are refused.
+    do not and are left out. A group counts as the sum of its samples.
     """
 
     needs_factors = True

@@ -11,7 +11,7 @@ from fisherscope.features.metrics.fit import (
 )
 from fisherscope.features.metrics.frames import CoordinateMoments, Frame, LayerLengths
 from fisherscope.features.metrics.raw import SketchSettings
-from fisherscope.features.metrics.registry import is_built_in_metric, make_metric, metric_names
+from fisherscope.features.metrics.registry import is_built_in_metric, make_metric, metric_names, require_own_name
 
 __all__ = [
     "CoordinateMoments",
@@ -26,6 +26,7 @@ __all__ = [
     "make_metric",
     "metric_fingerprint",
     "metric_names",
+    "require_own_name",
     "save_metric",
     "update_metrics",
 ]

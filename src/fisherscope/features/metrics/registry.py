@@ -67,6 +67,15 @@ def is_built_in_metric(name: str) -> bool:
     return name in metric_names()
 
 
+def require_own_name(metric: FisherMetric) -> None:
+    """Raise :class:`SettingError` for a metric of one's own under a built-in name: a file would bring back another."""
+    if is_built_in_metric(metric.name) and type(metric) is not type(make_metric(metric.name)):
+        raise SettingError(
+            f"the metric of class {type(metric).__name__} is called '{metric.name}', as one of the library is; give it "
+            "a name of its own"
+        )
+
+
 def _own(name: str) -> FisherMetric:
     try:
         kind = import_named(name)

@@ -7,26 +7,23 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-from fisherscope.core.errors import ModelError
+from fisherscope.core.package_code import own_code
 from fisherscope.core.store import read_arrays, write_arrays
 from fisherscope.detectors import make_detector
 from fisherscope.evaluation import METRICS, Bootstrap, ResampledPair, resample_pair
 from fisherscope.evaluation.protocol import FIT_SHARE
 from fisherscope.features.companions import BACKGROUND, Companion
+from fisherscope.features.metrics import make_metric
 from fisherscope.pipeline.batches import Batches
 from fisherscope.pipeline.cache import SCORES, cache_file
 from fisherscope.pipeline.companions import as_companions
-from fisherscope.pipeline.evaluation import Scored, score_sets
-from fisherscope.pipeline.extraction import DEFAULT_BLOCKS, ExtractSettings, extract_table
+from fisherscope.pipeline.evaluation import Scored, refusal, score_sets, uncommon_blocks
+from fisherscope.pipeline.extraction import metrics_in
 from fisherscope.pipeline.reproduce.case import Case
 from fisherscope.pipeline.reproduce.context import Context
 from fisherscope.pipeline.target import Target, load_target
-
-_EVERY_MODEL: Final = frozenset(
-    {*DEFAULT_BLOCKS, "grad_norm", "pixels", "codec_bytes", "statistics", "sketch", "layer_sketch"}
-)
 
 
 @dataclass(frozen=True)
@@ -132,25 +129,21 @@ def _compute(context: Context, request: ScoreRequest) -> tuple[list[ResampledPai
 
 def _unsupported(request: ScoreRequest) -> Iterable[tuple[str, str]]:
     """Yield the detectors that cannot be had here, and why; for a block the model is asked with one sample."""
-    one, why = request.in_dist.select([0]), dict[str, str | None]()
+    why = dict[str, str | None]()
     fit_groups = int(FIT_SHARE * len(request.in_dist)) // max(request.group_sizes)
     for name in request.detectors:
         detector = make_detector(name)
-        asked = [b for b in detector.requires if b not in _EVERY_MODEL and ":" not in b]
-        why |= {block: _refusal(request, one, block) for block in asked if block not in why}
+        asked = uncommon_blocks(detector)
+        why |= {
+            block: refusal(request.target, request.in_dist, block, request.companions)
+            for block in asked
+            if block not in why
+        }
         reasons = [reason for block in asked if (reason := why[block]) is not None]
         if detector.min_fit > fit_groups:
             reasons.append(f"it needs {detector.min_fit} fit groups, there are {fit_groups}")
         if reasons:
             yield f"{name} of {request.name}", reasons[0]
-
-
-def _refusal(request: ScoreRequest, one: Batches, block: str) -> str | None:
-    try:
-        extract_table(request.target, one, (block,), ExtractSettings(companions=request.companions))
-    except ModelError as cause:
-        return str(cause).partition(";")[0]
-    return None
 
 
 def _digest(context: Context, request: ScoreRequest) -> str:
@@ -161,10 +154,19 @@ def _digest(context: Context, request: ScoreRequest) -> str:
         "detectors": request.detectors,
         "group_sizes": request.group_sizes,
         "companions": {c.name: c.fingerprint() for c in request.companions},
+        "own_code": own_code(request.target.module, request.target.log_prob, *_own_parts(request.detectors)),
         "seed": settings.seed,
         "replicates": settings.replicates,
     }
     return hashlib.blake2b(json.dumps(said, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+def _own_parts(names: Iterable[str]) -> Iterable[object]:
+    """Yield detectors, and the metrics that they read."""
+    for name in names:
+        detector = make_detector(name)
+        yield detector
+        yield from (make_metric(metric) for metric in metrics_in(detector.requires))
 
 
 def _write(path: Path, pairs: Sequence[ResampledPair], card: Mapping[str, Any]) -> None:
