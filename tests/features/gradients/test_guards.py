@@ -233,7 +233,7 @@ def test_the_garbage_collector_rests_during_a_pass_and_is_left_as_it_was(collect
         return m.a(x).sum(1) / (0.0 if len(x) == 5 else 1.0)
 
     model = Model(None, a=nn.Linear(4, 3))
-    for _ in range(2):  # the first and the second pass are compared with the loop
+    for _ in range(2):  # the first and the second pass are checked
         gradient_norms(model, normal(6, 4), log_prob=log_p)
     (gc.enable if collects else gc.disable)()
     try:

@@ -19,7 +19,7 @@ from fisherscope.features.gradients.plan import PROBE_SIZES, plan_for, remember,
 from fisherscope.features.gradients.reductions import check_reductions
 from fisherscope.features.gradients.run import tape_pass
 from fisherscope.features.gradients.uses import Plan, PlanMismatchError
-from fisherscope.features.gradients.verification import rechecked
+from fisherscope.features.gradients.verification import rechecked, require_alone
 
 
 def batched_pass(job: Job, batch: Batch, max_memory: int | None) -> Tensor:
@@ -34,27 +34,30 @@ def batched_pass(job: Job, batch: Batch, max_memory: int | None) -> Tensor:
     values = []
     for piece in pieces:
         try:
-            plan = _checked(job, plan, piece)
-            values.append(_piece(job, plan, piece))
+            values.append(_followed(job, plan, piece))
         except PlanMismatchError:
             # the model changed, or branches on its data: probe these samples
             plan = plan_for(job, piece, fresh=True)
             try:
-                plan = _checked(job, plan, piece)
-                values.append(_piece(job, plan, piece))
+                values.append(_followed(job, plan, piece))
             except PlanMismatchError:
                 values.append(looped_pass(job, piece))
     return torch.cat(values)
 
 
-def _checked(job: Job, plan: Plan, batch: Batch) -> Plan:
-    """Return the plan to follow on a batch, compared with the loop where it is time for that."""
-    if plan.loop_all or batch.n_groups == 1 or not plan.passes.due():
-        return plan
-    checked = rechecked(plan, job, batch)
-    if checked is not plan and checked.settled:
-        remember(job, batch, checked)
-    return checked
+def _followed(job: Job, plan: Plan, batch: Batch) -> Tensor:
+    """Feed the reductions by a plan, which is checked where it is time for that; return log p (n,)."""
+    plan.passes.begin()
+    checkable = batch.n_groups > 1 and not plan.loop_all
+    if checkable and plan.passes.thorough:
+        checked = rechecked(plan, job, batch)
+        if checked is not plan and checked.settled:
+            remember(job, batch, checked)
+        return _piece(job, checked, batch)
+    log_p = _piece(job, plan, batch)
+    if checkable and plan.passes.quick:
+        require_alone(job, batch, log_p)
+    return log_p
 
 
 def micro_batches(batch: Batch, plan: Plan, max_memory: int | None) -> list[Batch]:

@@ -121,7 +121,7 @@ def check_alone(together: Tensor, again: Tensor, alone: Tensor, layers: str, cop
     """
     check_repeated(together, again)
     roughly = _ROUGHLY.get(together.dtype, _ROUGHLY[torch.float32])
-    if not _close(together, alone) and not (_close(together, alone, roughly) and _close(together, copied())):
+    if not agree(together, alone) and not (agree(together, alone, roughly) and agree(together, copied())):
         worst = int((together - alone).abs().argmax())
         raise ModelError(
             f"log p of sample {worst} is {float(together[worst])} in a batch but {float(alone[worst])} by itself: "
@@ -135,7 +135,7 @@ def check_repeated(first: Tensor, again: Tensor) -> None:
     Raises:
         ModelError: it is not.
     """
-    if not _close(first, again):
+    if not agree(first, again):
         raise ModelError(
             f"log_prob is random: it gave {first.tolist()} and then {again.tolist()} for the same samples; make "
             "its noise a function of seed= and keys= (accept them as arguments), or switch it off"
@@ -198,7 +198,8 @@ def _others(gradient: Tensor, row: int) -> list[int]:
     return [i for i in reached.nonzero().flatten().tolist() if i != row]
 
 
-def _close(a: Tensor, b: Tensor, tolerance: float | None = None) -> bool:
+def agree(a: Tensor, b: Tensor, tolerance: float | None = None) -> bool:
+    """Return whether log p of samples is the same twice, but for round-off."""
     tolerance = tolerance or _TOLERANCE.get(a.dtype, _ROUGHLY[torch.float32])
     scale = 1 + torch.maximum(a.abs(), b.abs())
     return bool(((a - b).abs() <= tolerance * scale).all())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -74,15 +74,27 @@ class UsePlan:
 
 
 class Passes:
-    """Counts the passes that follow a plan."""
+    """Counts the passes that follow a plan, and says which of them are to be checked."""
 
     def __init__(self) -> None:
         self._count = 0
 
-    def due(self) -> bool:
-        """Count one more; return whether it is to be checked: the first, second, fourth, eighth and so on."""
+    def begin(self) -> None:
+        """Count one more."""
         self._count += 1
-        return self._count & (self._count - 1) == 0
+
+    @property
+    def thorough(self) -> bool:
+        """Whether the gradients of this one are to be compared with the loop's: of the first, tenth, hundredth ..."""
+        return self._count in _TENS
+
+    @property
+    def quick(self) -> bool:
+        """Whether log p of some samples is to be compared with that by themselves: of the second, fourth, eighth ..."""
+        return self._count > 1 and self._count & (self._count - 1) == 0
+
+
+_TENS: Final = frozenset(10**i for i in range(12))
 
 
 @dataclass(frozen=True)

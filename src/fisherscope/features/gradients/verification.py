@@ -15,6 +15,7 @@ from fisherscope.features.gradients import guards
 from fisherscope.features.gradients.batch import Batch
 from fisherscope.features.gradients.component import UnsupportedError
 from fisherscope.features.gradients.job import Job
+from fisherscope.features.gradients.logprob import check_log_prob
 from fisherscope.features.gradients.loop import group_gradient
 from fisherscope.features.gradients.reductions import SquaredNorms
 from fisherscope.features.gradients.run import tape_pass
@@ -76,14 +77,7 @@ def rechecked(plan: Plan, job: Job, batch: Batch) -> Plan:
     groups = _some_groups(batch)
     alone = [group_gradient(job.bound, batch.groups(m, m + 1), job.parameters, job.seed) for m in groups]
     rows = [i for m in groups for i in range(m * batch.group_size, (m + 1) * batch.group_size)]
-    again = job.bound(batch.tree(), job.seed, batch.keys).detach()
-    guards.check_alone(
-        norms.log_p[rows],
-        again[rows],
-        torch.cat([value for values, _ in alone for value in values]),
-        "",
-        lambda: torch.cat([_among_copies(job, batch, i) for i in rows]),
-    )
+    _require_alone(job, batch, rows, norms.log_p, torch.cat([value for values, _ in alone for value in values]))
     reference = [gradients for _, gradients in alone]
     wrong = _differing(job.parameters, {name: f[groups] for name, f in norms.found.items()}, reference)
     if not wrong:
@@ -97,6 +91,33 @@ def rechecked(plan: Plan, job: Job, batch: Batch) -> Plan:
         for found, gradients in zip(copies, reference, strict=True)
     )
     return replace(plan, looped=looped, settled=settled)
+
+
+def require_alone(job: Job, batch: Batch, log_p: Tensor) -> None:
+    """Check that log p of two samples is in a batch what it is by themselves.
+
+    Args:
+        job: with the model.
+        batch: at least two groups.
+        log_p: of the samples, (n,).
+
+    Raises:
+        ModelError: samples interact, or log p is random.
+    """
+    rows = [m * batch.group_size for m in _some_groups(batch)]
+    alone = torch.cat([_log_p(job, batch.rows([row])) for row in rows])
+    _require_alone(job, batch, rows, log_p, alone)
+
+
+def _require_alone(job: Job, batch: Batch, rows: list[int], log_p: Tensor, alone: Tensor) -> None:
+    if not guards.agree(log_p[rows], alone):
+        again = _log_p(job, batch)[rows]
+        copied = lambda: torch.cat([_log_p(job, batch.rows([row] * len(batch)))[:1] for row in rows])  # noqa: E731
+        guards.check_alone(log_p[rows], again, alone, "", copied)
+
+
+def _log_p(job: Job, batch: Batch) -> Tensor:
+    return check_log_prob(job.bound(batch.tree(), job.seed, batch.keys), len(batch), batch.first).detach()
 
 
 class _Norms(NamedTuple):
@@ -120,11 +141,6 @@ def _some_groups(batch: Batch) -> list[int]:
 def _copies(batch: Batch, group: int) -> Batch:
     each = range(group * batch.group_size, (group + 1) * batch.group_size)
     return batch.rows([*each] * batch.n_groups, batch.group_size)
-
-
-def _among_copies(job: Job, batch: Batch, row: int) -> Tensor:
-    copies = batch.rows([row] * len(batch))
-    return job.bound(copies.tree(), job.seed, copies.keys).detach()[:1]
 
 
 def _differing(
