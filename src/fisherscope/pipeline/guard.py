@@ -167,8 +167,9 @@ class Guard:
             DataError: its samples are of another form than those that the guard was fitted on.
         """
         require_fitting_table(self.card, self.columns, self.detector.requires, table)
-        if self.form is not None:
-            require_form(table.card.settings["samples"], self.form, table.card.data_name, "the guard was fitted on")
+        form = _form_of(table)
+        if self.form is not None and form is not None:
+            require_form(form, self.form, table.card.data_name, "the guard was fitted on")
 
     def extract(self, x: Any, report: Callable[[int, int], None] | None = None) -> FeatureTable:
         """Return the feature table of samples, extracted as the fit samples were."""
@@ -403,7 +404,7 @@ def fit(
             raise CardMismatchError(
                 "dtype", target.dtype_name, table.card.dtype, "give the model in the dtype of the table"
             )
-        form = table.card.settings["samples"]
+        form = _form_of(data)
     else:
         batches, size = as_batches(data, target), settings.group_size
         n_groups = len(batches) // size
@@ -508,6 +509,11 @@ def warn_of_few_clusters(clusters: int | None, fpr: float) -> None:
             fpr,
             needed,
         )
+
+
+def _form_of(table: FeatureTable) -> Mapping[str, str] | None:
+    """Return kind and shape of a table's samples; None where an earlier version extracted it, which did not say."""
+    return table.card.settings.get("samples")
 
 
 def _require_no_metric(detector: Detector) -> None:
