@@ -298,8 +298,8 @@ All times are divided by ONE ordinary batched forward + backward pass of the sam
 that fill whole groups. "right" counts the parameter tensors whose squared norms agree with
 the plain loop to 1 %; a method without that note gets all of them. The first call on a model also probes it
 (`features/gradients/plan.py`); that cost comes once a model and is the last column of the last table, not in this one.
-Of the later ones some are compared with the loop (`verification.py`: gradients in the tenth, hundredth, ..., log p in the
-second, fourth, eighth, ...); they are among the rounds, and a median over these does not show them.
+Of the later ones some are compared with the loop (`verification.py`: gradients in the tenth, hundredth, ..., log p
+in the second, fourth, eighth, ...); they are among the rounds, and a median over these does not show them.
 
 ## What is missed
 
