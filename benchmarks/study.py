@@ -246,8 +246,8 @@ def _family_losses(cases: Sequence[Case], figures: dict[str, Any]) -> str:
         "(study_ablations.md)), sketches whitened or equalised, and the other densities and metrics of the table of "
         "the choice, below. One-sided terms beside the densities gain at one group size what they lose at the other: "
         "in how far log p falls short of what the code lengths let expect (better at B = 1), in the mean log norm of "
-        "the layers, and in Rao's statistic of a sketch (both better at B = 5). Judging gradients and log p given the code "
-        "lengths, without how frequent these are themselves, loses there and gains on the seen pairs.\n\n"
+        "the layers, and in Rao's statistic of a sketch (both better at B = 5). Judging gradients and log p given the "
+        "code lengths, without how frequent these are themselves, loses there and gains on the seen pairs.\n\n"
     )
 
 
