@@ -317,7 +317,7 @@ def test_other_mistakes_are_one_line_and_leave_nothing(run, folder, tmp_path):
         "is not a saved detector": ["score", folder / "glow", "--data", "digits", "--out", tmp_path / "s.csv"],
         "larger than the data": [
             *("evaluate", folder / "glow", "--in-dist", "digits", "--out-dist", folder / "pictures"),
-            *("--group-size", 50, "--json", tmp_path / "r.json"),
+            *("--group-size", 50, "--detector", "likelihood", "--json", tmp_path / "r.json"),
         ],
         "0 groups were given": [*fit, "--group-size", 1000],
         "20 groups were given": [*fit, "--limit", 20],
