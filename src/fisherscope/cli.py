@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -375,7 +375,6 @@ def evaluate(
 
     Example: fisherscope evaluate runs/glow --in-dist fashion_mnist --out-dist mnist --report runs/report
     """
-    from fisherscope.data import load_samples
     from fisherscope.evaluation import write_records
     from fisherscope.pipeline.batches import as_batches
     from fisherscope.pipeline.companions import as_companions, load_companions
@@ -397,16 +396,8 @@ def evaluate(
     target = load_target(model, device=device, dtype=dtype, settings=parse_settings(model_settings or []))
     companions = as_companions(load_companions(companion or (), device=device, dtype=dtype), target)
     settings = replace(settings, companions=companions)
-    read = partial(
-        load_samples,
-        data_root=data_root,
-        limit=limit,
-        seed=seed,
-        resize=parse_shape(resize),
-        window=window,
-        default_window=target.window,
-    )
-    sets = [as_batches(read(data), target) for data in (in_dist, *out_dist)]
+    read = sample_reader(target, data_root, parse_shape(resize), window, seed)
+    sets = [as_batches(read(data, limit=limit), target) for data in (in_dist, *out_dist)]
     with progress_bar("extracting", "samples") as update:
         evaluation = run_evaluation(
             target, sets[0], sets[1:], settings, report=lambda what, done, total: update(done, total, what)
@@ -466,7 +457,6 @@ def read_data(
     """Return a feature table, or the samples of anything else that ``--data`` takes."""
     from fisherscope.core.errors import SettingError
     from fisherscope.core.table import FeatureTable
-    from fisherscope.data import load_samples
 
     shape = parse_shape(resize)
     if data.endswith(".safetensors"):
@@ -477,15 +467,17 @@ def read_data(
                 "the samples"
             )
         return FeatureTable.load(data)
-    return load_samples(
-        data,
-        split=split,
-        data_root=data_root,
-        limit=limit,
-        seed=seed,
-        resize=shape,
-        window=window,
-        default_window=target.window,
+    return sample_reader(target, data_root, shape, window, seed)(data, split=split, limit=limit)
+
+
+def sample_reader(
+    target: Target, data_root: Path | None, shape: tuple[int, int, int] | None, window: int | None, seed: int
+) -> Callable[..., Samples]:
+    """Return what reads sets for a target: ``read(data, split=None, limit=None)``."""
+    from fisherscope.data import load_samples
+
+    return partial(
+        load_samples, data_root=data_root, seed=seed, resize=shape, window=window, default_window=target.window
     )
 
 

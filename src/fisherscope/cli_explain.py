@@ -237,23 +237,16 @@ def _settings(
 def _reader(
     target: Target, data_root: Path | None, shape: tuple[int, int, int] | None, window: int | None, seed: int
 ) -> Callable[..., Samples]:
-    """Return what reads sets for a target: ``read(data, split=None, limit=None)``."""
+    """Return what reads sets for a target, and refuses tables: ``read(data, split=None, limit=None)``."""
+    from fisherscope.cli import sample_reader
     from fisherscope.core.errors import DataError
-    from fisherscope.data import load_samples
+
+    samples = sample_reader(target, data_root, shape, window, seed)
 
     def read(data: str, split: str | None = None, limit: int | None = None) -> Samples:
         if data.endswith(".safetensors"):
             raise DataError(f"{data} is a feature table and holds no samples to explain; give the samples themselves")
-        return load_samples(
-            data,
-            split=split,
-            data_root=data_root,
-            limit=limit,
-            seed=seed,
-            resize=shape,
-            window=window,
-            default_window=target.window,
-        )
+        return samples(data, split=split, limit=limit)
 
     return read
 

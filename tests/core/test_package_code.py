@@ -59,7 +59,7 @@ def test_a_renamed_or_new_module_counts(package):
 
 def test_the_users_own_code_counts(tmp_path, monkeypatch):
     own_code = package_code.own_code
-    monkeypatch.setattr(package_code, "_kept_tree", package_code._tree)
+    monkeypatch.setattr(package_code, "_digest_behind", package_code._digest_behind.__wrapped__)
     file = tmp_path / "own_code_behind.py"
     file.write_text("class Model:\n    def log_prob(self):\n        return 1\n\ndef factory(): ...\n")
     monkeypatch.syspath_prepend(tmp_path)

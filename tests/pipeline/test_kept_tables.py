@@ -151,7 +151,7 @@ def test_a_table_with_damaged_arrays_is_made_again(target, data, tmp_path, extra
 
 
 def test_tables_of_a_log_prob_that_has_changed_are_not_taken(digits, tmp_path, extracted, monkeypatch):
-    monkeypatch.setattr(package_code, "_kept_tree", package_code._tree)
+    monkeypatch.setattr(package_code, "_digest_behind", package_code._digest_behind.__wrapped__)
     monkeypatch.syspath_prepend(tmp_path)
     file = tmp_path / "own_log_prob_that_changes.py"
     for sign, times in (("", 1), ("", 1), ("-", 2)):
@@ -165,7 +165,7 @@ def test_tables_of_a_log_prob_that_has_changed_are_not_taken(digits, tmp_path, e
 
 
 def test_a_guard_says_that_the_code_of_the_model_has_changed(digits, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(package_code, "_kept_tree", package_code._tree)
+    monkeypatch.setattr(package_code, "_digest_behind", package_code._digest_behind.__wrapped__)
     monkeypatch.syspath_prepend(tmp_path)
     file = tmp_path / "own_log_prob_of_a_guard.py"
     file.write_text("def log_prob(module, x):\n    return module(x.flatten(1))[:, 0]\n")

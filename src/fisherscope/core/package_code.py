@@ -41,17 +41,25 @@ def own_code(*objects: object) -> str:
     Args:
         objects: instances, classes or functions; None counts for nothing.
     """
-    files = set()
+    digests = set()
     for found in objects:
         kind = found if inspect.isclass(found) or inspect.isroutine(found) else type(found)
         module = inspect.getmodule(kind)
-        if found is not None and module is not None and _is_users(module):
-            files |= _files_of(module)
-    if not files:
+        if found is not None and module is not None:
+            digests.add(_digest_behind(module))
+    digests.discard("")
+    return hashlib.blake2b("".join(sorted(digests)).encode(), digest_size=4).hexdigest() if digests else ""
+
+
+@cache
+def _digest_behind(module: ModuleType) -> str:
+    """Return the hash of a module of the user's, or of the package it is in; empty for any other module."""
+    if not _is_users(module):
         return ""
-    digest = hashlib.blake2b(digest_size=4)
-    for path in sorted(files):
-        digest.update(f"{path.name}\n{_kept_tree(path)}\n".encode())
+    path = Path(str(module.__file__))
+    digest = hashlib.blake2b(digest_size=8)
+    for file in sorted(_files(path.parent)) if module.__package__ else [path]:
+        digest.update(f"{file.name}\n{_tree(file)}\n".encode())
     return digest.hexdigest()
 
 
@@ -61,16 +69,6 @@ def _is_users(module: ModuleType) -> bool:
         return False
     places = sysconfig.get_paths()
     return not any(Path(path).is_relative_to(places[name]) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
-
-
-def _files_of(module: ModuleType) -> set[Path]:
-    path = Path(str(module.__file__))
-    return set(_files(path.parent)) if module.__package__ else {path}
-
-
-@cache
-def _kept_tree(path: Path) -> str:
-    return _tree(path)
 
 
 def _files(place: Path) -> Iterator[Path]:

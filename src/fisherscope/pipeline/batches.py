@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ class Batches:
                 "columns in that order"
             )
 
-    @property
+    @cached_property
     def joined_clusters(self) -> Clusters | None:
         """A label for each sample, by which equal samples are in one cluster too; None where all are independent."""
         return join_equal(self.clusters, self.keys)

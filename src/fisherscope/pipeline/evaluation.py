@@ -199,10 +199,10 @@ def score_sets(
 def _require_served(target: Target, in_dist: Batches, settings: EvaluationSettings) -> None:
     """Check, before the long work, that every detector has groups to fit on and a model that serves it."""
     asked = dict[str, str | None]()
+    there = {size: len(in_dist.split(size, settings.seed).fit) // size for size in settings.group_sizes}
     for name in settings.detectors:
         detector = make_detector(name)
-        for size in settings.group_sizes:
-            groups = len(in_dist.split(size, settings.seed).fit) // size
+        for size, groups in there.items():
             if groups < detector.min_fit:
                 raise DataError(
                     f"{name} needs {detector.min_fit} groups of {size} to fit on, {in_dist.name} leaves {groups}; give "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -142,20 +142,22 @@ def check_repeated(first: Tensor, again: Tensor) -> None:
         )
 
 
-def among_copies(log_prob: BoundLogProb, batch: Batch, seed: int) -> Tensor:
-    """Return log p of each sample in a batch of as many copies of it as there are samples, (n,)."""
-    copies = [batch.rows([i] * len(batch)) for i in range(len(batch))]
+def log_p_of(log_prob: BoundLogProb, batch: Batch, seed: int) -> Tensor:
+    """Return log p of samples, checked, (n,)."""
+    return check_log_prob(log_prob(batch.tree(), seed, batch.keys), len(batch), batch.first).detach()
+
+
+def among_copies(log_prob: BoundLogProb, batch: Batch, seed: int, rows: Sequence[int] | None = None) -> Tensor:
+    """Return log p of each sample, or of some, in a batch of as many copies of it as there are samples, (n,)."""
+    copies = [batch.rows([i] * len(batch)) for i in (range(len(batch)) if rows is None else rows)]
     return torch.stack([log_prob(c.tree(), seed, c.keys).detach()[0] for c in copies])
 
 
 def check_singly(log_prob: BoundLogProb, batch: Batch, seed: int) -> None:
     """Run :func:`check_alone` on the samples of a batch by forward passes."""
-
-    def values(of: Batch) -> Tensor:
-        return check_log_prob(log_prob(of.tree(), seed, of.keys), len(of), of.first).detach()
-
-    alone = torch.cat([values(batch.rows([i])) for i in range(len(batch))])
-    check_alone(values(batch), values(batch), alone, "", lambda: among_copies(log_prob, batch, seed))
+    alone = torch.cat([log_p_of(log_prob, batch.rows([i]), seed) for i in range(len(batch))])
+    together, again = (log_p_of(log_prob, batch, seed) for _ in range(2))
+    check_alone(together, again, alone, "", lambda: among_copies(log_prob, batch, seed))
 
 
 def check_input_gradients(log_prob: BoundLogProb, batch: Batch, seed: int, layers: str) -> None:

@@ -23,7 +23,7 @@ from fisherscope.features.gradients.batch import Batch
 from fisherscope.features.gradients.component import UnsupportedError
 from fisherscope.features.gradients.job import Job
 from fisherscope.features.gradients.layout import Observation, infer_layout
-from fisherscope.features.gradients.logprob import BoundLogProb, check_log_prob
+from fisherscope.features.gradients.logprob import BoundLogProb
 from fisherscope.features.gradients.loop import group_gradient
 from fisherscope.features.gradients.memory import MemoryMeter
 from fisherscope.features.gradients.run import backward, forward
@@ -79,10 +79,7 @@ def require_steady(job: Job, group: Batch) -> None:
     if key in asked:
         return
     with guards.unchanged_state(job.module):
-        first, again = (
-            check_log_prob(job.bound(group.tree(), job.seed, group.keys), len(group), group.first).detach()
-            for _ in range(2)
-        )
+        first, again = (guards.log_p_of(job.bound, group, job.seed) for _ in range(2))
     guards.check_repeated(first, again)
     asked.add(key)
 

@@ -15,7 +15,6 @@ from fisherscope.features.gradients import guards
 from fisherscope.features.gradients.batch import Batch
 from fisherscope.features.gradients.component import UnsupportedError
 from fisherscope.features.gradients.job import Job
-from fisherscope.features.gradients.logprob import check_log_prob
 from fisherscope.features.gradients.loop import group_gradient
 from fisherscope.features.gradients.reductions import SquaredNorms
 from fisherscope.features.gradients.run import tape_pass
@@ -105,19 +104,14 @@ def require_alone(job: Job, batch: Batch, log_p: Tensor) -> None:
         ModelError: samples interact, or log p is random.
     """
     rows = [m * batch.group_size for m in _some_groups(batch)]
-    alone = torch.cat([_log_p(job, batch.rows([row])) for row in rows])
+    alone = torch.cat([guards.log_p_of(job.bound, batch.rows([row]), job.seed) for row in rows])
     _require_alone(job, batch, rows, log_p, alone)
 
 
 def _require_alone(job: Job, batch: Batch, rows: list[int], log_p: Tensor, alone: Tensor) -> None:
     if not guards.agree(log_p[rows], alone):
-        again = _log_p(job, batch)[rows]
-        copied = lambda: torch.cat([_log_p(job, batch.rows([row] * len(batch)))[:1] for row in rows])  # noqa: E731
-        guards.check_alone(log_p[rows], again, alone, "", copied)
-
-
-def _log_p(job: Job, batch: Batch) -> Tensor:
-    return check_log_prob(job.bound(batch.tree(), job.seed, batch.keys), len(batch), batch.first).detach()
+        again = guards.log_p_of(job.bound, batch, job.seed)[rows]
+        guards.check_alone(log_p[rows], again, alone, "", lambda: guards.among_copies(job.bound, batch, job.seed, rows))
 
 
 class _Norms(NamedTuple):
