@@ -32,8 +32,7 @@ def reconstruction_error(target: Target, x: NDArray[np.uint8], seed: int) -> Map
     levels = torch.from_numpy(x).to(target.device, target.dtype)
     with torch.no_grad():
         if isinstance(target.module, VAE):
-            mean, _ = target.module.encoder(levels / 127.5 - 1)
-            image = target.module.decoder(mean)[0]
+            image = target.module.decode(target.module.encode(levels)[0]) / 127.5 - 1
         elif isinstance(target.module, Diffusion):
             denoiser = target.module.denoiser
             grid = restoration_grid(denoiser.schedule)

@@ -83,12 +83,21 @@ class MixtureHead(nn.Module):
         mean = (mean + spread[:, None, None, None] + 1) * 127.5
         return F.log_softmax(weight[:, :, 0], dim=1), mean, log_scale + math.log(16.0), coefficients.tanh()
 
+    def mean(self, features: Tensor) -> Tensor:
+        """Return the mean of the mixture before levels are rounded, (n, C, H, W), for features (n, F, H, W)."""
+        log_weight, mean, _, coefficients = self._parameters_of(features)
+        of_components: list[Tensor] = []
+        for c in range(self.data_channels):
+            before = torch.stack(of_components, dim=2) if c else mean[:, :, :0]
+            of_components.append(self._mean(mean, coefficients, before, c))
+        return (log_weight.exp()[:, :, None] * torch.stack(of_components, dim=2)).sum(1)
+
     def _mean(self, mean: Tensor, coefficients: Tensor, x: Tensor, channel: int) -> Tensor:
-        """Return the means (n, K, H, W) of a channel given x (n, C, H, W), of which earlier channels count."""
+        """Return the means (n, K, H, W) of a channel given x (n, 1 or K, C, H, W), of which earlier channels count."""
         moved = mean[:, :, channel]
         first = channel * (channel - 1) // 2
         for c in range(channel):
-            moved = moved + coefficients[:, :, first + c] * (x[:, None, c] - 127.5)
+            moved = moved + coefficients[:, :, first + c] * (x[:, :, c] - 127.5)
         return moved
 
     def forward(self, features: Tensor, x: Tensor) -> Tensor:
@@ -97,7 +106,7 @@ class MixtureHead(nn.Module):
         before = torch.zeros_like(joint[:, 0])
         conditionals = []
         for c in range(self.data_channels):
-            location = self._mean(mean, coefficients, x, c)
+            location = self._mean(mean, coefficients, x[:, None], c)
             joint = joint + logistic_log_prob(x[:, None, c], location, log_scale[:, :, c])
             after = joint.logsumexp(1)
             conditionals.append(after - before)
@@ -112,7 +121,7 @@ class MixtureHead(nn.Module):
         rows = torch.arange(len(u), device=u.device)
         x = features.new_zeros(len(features), self.data_channels, 1, 1)
         for c in range(self.data_channels):
-            location = self._mean(mean, coefficients, x, c)[rows, chosen, 0, 0]
+            location = self._mean(mean, coefficients, x[:, None], c)[rows, chosen, 0, 0]
             scale = log_scale[rows, chosen, c, 0, 0].exp()
             value = location + scale * torch.logit(u[:, c], eps=1e-6)
             x[:, c, 0, 0] = value.round().clamp(0, _LEVELS - 1)

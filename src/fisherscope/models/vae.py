@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fisherscope.core.errors import SettingError
 from fisherscope.core.keys import KeyArray
@@ -16,9 +16,11 @@ from fisherscope.models.base import GenerativeModel
 from fisherscope.models.discretised import logistic_log_prob
 from fisherscope.models.initial import initial_seed
 from fisherscope.models.noise import keys_of, normal_noise, uniform_noise
-from fisherscope.models.vae_nets import Decoder, Encoder
+from fisherscope.models.pixel_heads import MixtureHead
+from fisherscope.models.vae_nets import GridDecoder, GridEncoder, VectorDecoder, VectorEncoder
 
-Likelihood = Literal["logistic", "gaussian"]
+Likelihood = Literal["logistic", "gaussian", "mixture"]
+Layout = Literal["vector", "grid"]
 _LATENT_STREAM, _DEQUANTISATION_STREAM = 0, 1
 _LARGEST_LOG_VARIANCE = 10.0
 _DRAWS = 16
@@ -26,19 +28,27 @@ _LOG_2_PI = math.log(2 * math.pi)
 
 
 class VAE(GenerativeModel):
-    """VAE with strided convolutions and a standard normal prior.
+    """VAE with convolutions and a standard normal prior.
 
     ``log_prob`` is the importance-weighted bound of ``importance_samples`` latents (Burda et al. 2016, eq. 8), which
     for one latent is the evidence lower bound.
 
     Args:
         data_shape: (C, H, W).
-        latents: dimensions of z.
+        latents: dimensions of z, or of each of its vectors where ``layout`` is ``grid``.
         hidden: channels of the first convolution.
-        likelihood: ``logistic`` (discretised, per pixel location and scale) or ``gaussian`` (per pixel mean and
-            variance, of uniformly dequantised levels).
+        likelihood: ``logistic`` (discretised, location and scale for each channel of a pixel by itself), ``gaussian``
+            (mean and variance for each, of uniformly dequantised levels) or ``mixture`` (of discretised logistics,
+            channel after channel: Salimans et al. 2017).
+        layout: ``vector``, one z for the image behind strided convolutions and linear layers, or ``grid``, one for
+            each place of 2 x 2 pixels behind residual blocks, which loses far less of a photograph.
+        components: logistics in the mixture.
+        blocks: residual blocks of the encoder and of the decoder of a grid.
         importance_samples: latents a sample, K.
         init_seed: seed of the initial weights.
+
+    Attributes:
+        latents: dimensions of all of z.
     """
 
     family: ClassVar[str] = "vae"
@@ -50,26 +60,54 @@ class VAE(GenerativeModel):
         latents: int = 64,
         hidden: int = 32,
         likelihood: Likelihood = "logistic",
+        layout: Layout = "vector",
+        components: int = 3,
+        blocks: int = 2,
         importance_samples: int = 1,
         init_seed: int = 0,
     ) -> None:
         super().__init__(tuple(data_shape), (0.0, 255.0))
-        _check_settings(self.data_shape, latents, hidden, likelihood, importance_samples)
+        _check_settings(self.data_shape, likelihood, layout)
+        _check_positive(
+            latents=latents,
+            hidden=hidden,
+            components=components,
+            blocks=blocks,
+            importance_samples=importance_samples,
+        )
         self._config = {
             "data_shape": list(data_shape),
             "latents": latents,
             "hidden": hidden,
             "likelihood": likelihood,
+            "layout": layout,
+            "components": components,
+            "blocks": blocks,
             "importance_samples": importance_samples,
             "init_seed": init_seed,
         }
-        self.latents, self.likelihood, self.importance_samples = latents, likelihood, importance_samples
+        self.likelihood, self.importance_samples = likelihood, importance_samples
         sizes = [(data_shape[1], data_shape[2])]
         for _ in range(3):
             sizes.append(((sizes[-1][0] + 1) // 2, (sizes[-1][1] + 1) // 2))
+        channels = data_shape[0]
+
+        def make_head(features: int) -> nn.Module:
+            if likelihood == "mixture":
+                return MixtureHead(features, channels, components)
+            return nn.Conv2d(features, 2 * channels, 3, padding=1)
+
+        self.encoder: GridEncoder | VectorEncoder
+        self.decoder: GridDecoder | VectorDecoder
         with initial_seed(init_seed):
-            self.encoder = Encoder(data_shape, sizes, hidden, latents)
-            self.decoder = Decoder(data_shape, sizes, hidden, latents)
+            if layout == "grid":
+                self.latents = latents * math.prod(sizes[1])
+                self.encoder = GridEncoder(data_shape, hidden, latents, blocks)
+                self.decoder = GridDecoder(sizes, hidden, latents, blocks, make_head)
+            else:
+                self.latents = latents
+                self.encoder = VectorEncoder(data_shape, sizes, hidden, latents)
+                self.decoder = VectorDecoder(sizes, hidden, latents, make_head)
 
     def config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
@@ -119,9 +157,7 @@ class VAE(GenerativeModel):
         z = mean[:, None] + (0.5 * log_variance).exp()[:, None] * noise
         log_q = -0.5 * (noise.square() + log_variance[:, None] + _LOG_2_PI).sum(2)
         log_prior = -0.5 * (z.square() + _LOG_2_PI).sum(2)
-        location, log_scale = self._decode(z.flatten(0, 1))
-        shape = (len(x), count, *self.data_shape)
-        likelihood = self._log_likelihood(x, location.reshape(shape), log_scale.reshape(shape), keys, seed)
+        likelihood = self._log_likelihood(x, z, keys, seed)
         return likelihood + log_prior - log_q, likelihood
 
     def statistics(self, x: Tensor, *, seed: int = 0, keys: KeyArray | None = None) -> Tensor:
@@ -137,49 +173,75 @@ class VAE(GenerativeModel):
         bound = log_weights.logsumexp(1) - math.log(_DRAWS)
         return torch.stack([cross, entropy, cross - entropy, likelihood.mean(1), bound], dim=1)
 
-    def _decode(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return location and log scale in levels, (n, C, H, W) each."""
-        location, log_scale = self.decoder(z)
-        return (location + 1) * 127.5, log_scale + math.log(16.0)
-
-    def _log_likelihood(self, x: Tensor, location: Tensor, log_scale: Tensor, keys: KeyArray, seed: int) -> Tensor:
+    def _log_likelihood(self, x: Tensor, z: Tensor, keys: KeyArray, seed: int) -> Tensor:
+        """Return log p(x | z), (n, count), of images x (n, C, H, W) and latents z (n, count, latents)."""
+        features = self.decoder(z.flatten(0, 1))
+        each = x[:, None].expand(-1, z.shape[1], *self.data_shape)
+        if isinstance(self.decoder.out, MixtureHead):
+            log_p: Tensor = self.decoder.out(features, each.flatten(0, 1)).unflatten(0, z.shape[:2])
+            return log_p.flatten(2).sum(2)
+        location, log_scale = (v.unflatten(0, z.shape[:2]) for v in self._location_and_log_scale(features))
         if self.likelihood == "logistic":
-            return logistic_log_prob(x[:, None], location, log_scale).flatten(2).sum(2)
+            return logistic_log_prob(each, location, log_scale).flatten(2).sum(2)
         # The density of x + u bounds the probability of the level x (Theis et al. 2016, section 3.1); without u it
         # could grow without end on a constant background.
         u = uniform_noise(keys, self.data_shape, seed=seed, stream=_DEQUANTISATION_STREAM, like=x)
-        standard = ((x + u)[:, None] - 0.5 - location) * (-log_scale).exp()
+        standard = (each + u[:, None] - 0.5 - location) * (-log_scale).exp()
         return -(0.5 * standard.square() + log_scale + 0.5 * _LOG_2_PI).flatten(2).sum(2)
+
+    def _location_and_log_scale(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Return both in levels, (n, C, H, W) each, of a likelihood that judges each channel by itself."""
+        location, log_scale = self.decoder.out(features).chunk(2, dim=1)
+        return (location + 1) * 127.5, log_scale + math.log(16.0)
 
     @torch.no_grad()
     def sample(self, n: int, *, seed: int = 0) -> Tensor:
         """Return n images, uint8 (n, C, H, W), with the likelihood's own noise."""
-        like = next(self.parameters())
-        keys = np.arange(n, dtype=np.uint64)
-        location, log_scale = self._decode(normal_noise(keys, (self.latents,), seed=seed, like=like))
+        keys, z = self._prior(n, seed)
+        features = self.decoder(z)
+        if isinstance(self.decoder.out, MixtureHead):
+            places = (*self.data_shape[1:], self.data_shape[0] + 1)
+            u = uniform_noise(keys, places, seed=seed, stream=1, like=z)
+            pixels = features.permute(0, 2, 3, 1).flatten(0, 2)
+            drawn = self.decoder.out.draw(pixels[:, :, None, None], u.flatten(0, 2))
+            return drawn.unflatten(0, u.shape[:3]).permute(0, 3, 1, 2).to(torch.uint8)
+        location, log_scale = self._location_and_log_scale(features)
         if self.likelihood == "logistic":
-            u = uniform_noise(keys, self.data_shape, seed=seed, stream=1, like=like)
+            u = uniform_noise(keys, self.data_shape, seed=seed, stream=1, like=z)
             noise = torch.logit(u, eps=1e-6)
         else:
-            noise = normal_noise(keys, self.data_shape, seed=seed, stream=1, like=like)
+            noise = normal_noise(keys, self.data_shape, seed=seed, stream=1, like=z)
         return (location + log_scale.exp() * noise).round().clamp(0, 255).to(torch.uint8)
 
     @torch.no_grad()
     def mean_image(self, n: int, *, seed: int = 0) -> Tensor:
         """Return the locations of n samples without the likelihood's noise, uint8 (n, C, H, W), as papers show them."""
-        like = next(self.parameters())
-        z = normal_noise(np.arange(n, dtype=np.uint64), (self.latents,), seed=seed, like=like)
-        return self._decode(z)[0].round().clamp(0, 255).to(torch.uint8)
+        return self.decode(self._prior(n, seed)[1]).round().clamp(0, 255).to(torch.uint8)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Return the likelihood's locations, a mixture's weighted mean, in levels (n, C, H, W) for z (n, latents)."""
+        features = self.decoder(z)
+        if isinstance(self.decoder.out, MixtureHead):
+            return self.decoder.out.mean(features)
+        return self._location_and_log_scale(features)[0]
+
+    def _prior(self, n: int, seed: int) -> tuple[KeyArray, Tensor]:
+        """Return keys of n samples, their numbers, and a latent (n, latents) of the prior for each."""
+        keys = np.arange(n, dtype=np.uint64)
+        return keys, normal_noise(keys, (self.latents,), seed=seed, like=next(self.parameters()))
 
 
-def _check_settings(
-    data_shape: Sequence[int], latents: int, hidden: int, likelihood: str, importance_samples: int
-) -> None:
+def _check_settings(data_shape: Sequence[int], likelihood: str, layout: str) -> None:
     if len(data_shape) != 3:
         raise SettingError(f"data_shape is {tuple(data_shape)}, expected (channels, height, width)")
-    if min(latents, hidden, importance_samples) < 1:
-        raise SettingError(
-            f"latents ({latents}), hidden ({hidden}) and importance_samples ({importance_samples}) must be at least 1"
-        )
-    if likelihood not in get_args(Likelihood):
-        raise SettingError(f"likelihood is '{likelihood}', expected one of {', '.join(get_args(Likelihood))}")
+    for name, given, known in (
+        ("likelihood", likelihood, get_args(Likelihood)),
+        ("layout", layout, get_args(Layout)),
+    ):
+        if given not in known:
+            raise SettingError(f"{name} is '{given}', expected one of {', '.join(known)}")
+
+
+def _check_positive(**numbers: int) -> None:
+    if wrong := [f"{name} ({number})" for name, number in numbers.items() if number < 1]:
+        raise SettingError(f"expected at least 1, not {', '.join(wrong)}")
