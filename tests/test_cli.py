@@ -156,8 +156,10 @@ def test_evaluate_writes_records_and_a_report(run, folder, tmp_path):
     code, out, err = run(
         *("evaluate", folder / "glow", "--in-dist", "digits", "--out-dist", tmp_path / "noise.npy", "--limit", 200),
         *("--group-size", 1, "--group-size", 5, "--json", json_file, "--report", report),
+        *("--against", "typicality", "--replicates", 300),
     )
     assert code == 0, err
+    assert "AUROC minus that of typicality" in out and "300 resamples" in out
     assert "In-distribution: 200 samples of digits[test]" in out
     records = json.loads(json_file.read_text())
     assert len(records) == 2 * 6
@@ -168,6 +170,15 @@ def test_evaluate_writes_records_and_a_report(run, folder, tmp_path):
     assert by_name["likelihood", 1]["n_in"] == 50 and by_name["likelihood", 5]["n_out"] == 24
     assert all(r["auroc_low"] <= r["auroc"] <= r["auroc_high"] for r in records)
     assert (report / "index.html").is_file()
+
+
+def test_a_comparison_with_what_is_not_evaluated_is_refused_before_the_work(run, folder):
+    data = ("--in-dist", "digits", "--out-dist", "moon")
+    for names in (("likelihood",), ("likelihood", "typicality")):
+        given = [part for name in names for part in ("--detector", name)]
+        against = "likelihood" if len(names) == 1 else "fisher-dose"
+        code, _, err = run("evaluate", folder / "glow", *data, *given, "--against", against)
+        assert code == 2 and f"--against names '{against}', evaluated are {', '.join(names)}" in err
 
 
 OWN_MODEL = """

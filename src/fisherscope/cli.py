@@ -126,7 +126,7 @@ def demo(
     Example: fisherscope demo --out runs/demo
     """
     from fisherscope.pipeline.demo import run_demo
-    from fisherscope.report import print_table
+    from fisherscope.report import metric_grid, print_grid
 
     with progress_bar("demo", "") as update:
         made = run_demo(
@@ -137,7 +137,7 @@ def demo(
             report_training=lambda p: update(p.seconds, 60 * minutes, f"seconds, {p.bits_per_dim:.3f} bits/dim"),
             report_extraction=lambda what, done, total: update(done, total, f"samples of {what}"),
         )
-    print_table(made.evaluation.records)
+    print_grid(metric_grid(made.evaluation.records))
     print(made.evaluation.protocol.statement())
     print(f"model: {made.model}\nreport: {made.page}")
 
@@ -361,7 +361,12 @@ def evaluate(
     limit: Limit = None,
     resize: Resize = None,
     window: Window = None,
+    against: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Print by how much every other detector's AUROC differs from this one's."),
+    ] = None,
     fpr: Annotated[float, typer.Option(help="False-alarm rate at which false alarms are counted.")] = 0.05,
+    replicates: Annotated[int, typer.Option(metavar="R", help="Resamples of the bootstrap.")] = 1000,
     allow_training_samples: AllowTraining = False,
     companion: Companions = None,
     model_settings: ModelSettings = None,
@@ -375,6 +380,7 @@ def evaluate(
 
     Example: fisherscope evaluate runs/glow --in-dist fashion_mnist --out-dist mnist --report runs/report
     """
+    from fisherscope.core.errors import SettingError
     from fisherscope.evaluation import write_records
     from fisherscope.pipeline.batches import as_batches
     from fisherscope.pipeline.companions import as_companions, load_companions
@@ -382,17 +388,23 @@ def evaluate(
     from fisherscope.pipeline.evaluation import evaluate as run_evaluation
     from fisherscope.pipeline.report import write_evaluation_report
     from fisherscope.pipeline.target import load_target
-    from fisherscope.report import print_table
+    from fisherscope.report import difference_grid, metric_grid, print_grid
 
     settings = EvaluationSettings(
         detectors=tuple(detector or STANDARD_DETECTORS),
         group_sizes=tuple(group_size or (1,)),
         seed=seed,
         fpr_level=fpr,
+        replicates=replicates,
         max_memory=parse_bytes(max_memory),
         tables=tables,
         allow_training_samples=allow_training_samples,
     )
+    if against is not None and (against not in settings.detectors or len(settings.detectors) < 2):
+        raise SettingError(
+            f"--against names '{against}', evaluated are {', '.join(settings.detectors)}; name it with --detector, "
+            "beside those to compare with it"
+        )
     target = load_target(model, device=device, dtype=dtype, settings=parse_settings(model_settings or []))
     companions = as_companions(load_companions(companion or (), device=device, dtype=dtype), target)
     settings = replace(settings, companions=companions)
@@ -402,7 +414,10 @@ def evaluate(
         evaluation = run_evaluation(
             target, sets[0], sets[1:], settings, report=lambda what, done, total: update(done, total, what)
         )
-    print_table(evaluation.records)
+    print_grid(metric_grid(evaluation.records))
+    if against is not None:
+        pairs = [pair for group in evaluation.groups.values() for pair in group.pairs.values()]
+        print_grid(difference_grid(pairs, against, evaluation.protocol))
     print(evaluation.protocol.statement())
     if json_file is not None:
         write_records(json_file, evaluation.records)

@@ -5,12 +5,13 @@ import pytest
 from rich.console import Console
 
 from fisherscope.core.errors import DataError, SettingError
-from fisherscope.report import latex_table, markdown_table, metric_grid, print_table
+from fisherscope.evaluation import compare_detectors
+from fisherscope.report import difference_grid, latex_table, markdown_table, metric_grid, print_grid
 
 
 def plain(records, **kwargs):
     buffer = io.StringIO()
-    print_table(records, console=Console(file=buffer, width=80), **kwargs)
+    print_grid(metric_grid(records, **kwargs), Console(file=buffer, width=80))
     return buffer.getvalue()
 
 
@@ -80,6 +81,30 @@ def test_terminal_table_does_not_read_names_as_markup(records):
     odd = [replace(r, out_dist="x[red]", detector=f"[bold]{r.detector}") for r in records[:3]]
     text = plain(odd)
     assert "x[red]" in text and "[bold]likelihood" in text
+
+
+def test_differences_are_those_of_the_paired_comparison(pairs, protocol):
+    grid = difference_grid(pairs, "likelihood", protocol)
+    assert list(grid.rows) == ["layerwise-gaussian", "pixel-mahalanobis"]
+    assert [(c.out_dist, c.group_size) for c in grid.columns] == [(p.out_dist, p.group_size) for p in pairs]
+    for name, cells in grid.rows.items():
+        for cell, pair in zip(cells, pairs, strict=True):
+            found = compare_detectors(pair, name, "likelihood", seed=0, replicates=200).difference
+            assert (cell.estimate, cell.low, cell.high) == (found.estimate, found.low, found.high)
+            assert cell.best == (found.low > 0)
+    buffer = io.StringIO()
+    print_grid(grid, Console(file=buffer, width=80))
+    text = buffer.getvalue()
+    assert "AUROC minus that of likelihood" in text and max(len(line) for line in text.splitlines()) <= 80
+    assert f"{grid.rows['layerwise-gaussian'][0].estimate:+.3f}*" in text
+
+
+def test_differences_need_the_detector_and_another(pairs, protocol):
+    with pytest.raises(SettingError, match="cannot compare with 'typicality': scored were likelihood, layerwise"):
+        difference_grid(pairs, "typicality", protocol)
+    alone = replace(pairs[0], scores_in={"likelihood": [0.0, 1.0]}, scores_out={"likelihood": [0.0, 1.0]})
+    with pytest.raises(SettingError, match="give it and another one"):
+        difference_grid([alone], "likelihood", protocol)
 
 
 def test_unusable_requests_are_refused(records):

@@ -178,15 +178,15 @@ class VAE(GenerativeModel):
         features = self.decoder(z.flatten(0, 1))
         each = x[:, None].expand(-1, z.shape[1], *self.data_shape)
         if isinstance(self.decoder.out, MixtureHead):
-            log_p: Tensor = self.decoder.out(features, each.flatten(0, 1)).unflatten(0, z.shape[:2])
-            return log_p.flatten(2).sum(2)
-        location, log_scale = (v.unflatten(0, z.shape[:2]) for v in self._location_and_log_scale(features))
+            log_p: Tensor = self.decoder.out(features, each.flatten(0, 1))
+            return log_p.flatten(1).sum(1).reshape(each.shape[:2])
+        location, log_scale = (v.reshape(each.shape) for v in self._location_and_log_scale(features))
         if self.likelihood == "logistic":
             return logistic_log_prob(each, location, log_scale).flatten(2).sum(2)
         # The density of x + u bounds the probability of the level x (Theis et al. 2016, section 3.1); without u it
         # could grow without end on a constant background.
         u = uniform_noise(keys, self.data_shape, seed=seed, stream=_DEQUANTISATION_STREAM, like=x)
-        standard = (each + u[:, None] - 0.5 - location) * (-log_scale).exp()
+        standard: Tensor = (each + u[:, None] - 0.5 - location) * (-log_scale).exp()
         return -(0.5 * standard.square() + log_scale + 0.5 * _LOG_2_PI).flatten(2).sum(2)
 
     def _location_and_log_scale(self, features: Tensor) -> tuple[Tensor, Tensor]:
@@ -204,7 +204,7 @@ class VAE(GenerativeModel):
             u = uniform_noise(keys, places, seed=seed, stream=1, like=z)
             pixels = features.permute(0, 2, 3, 1).flatten(0, 2)
             drawn = self.decoder.out.draw(pixels[:, :, None, None], u.flatten(0, 2))
-            return drawn.unflatten(0, u.shape[:3]).permute(0, 3, 1, 2).to(torch.uint8)
+            return drawn.reshape(*u.shape[:3], -1).permute(0, 3, 1, 2).to(torch.uint8)
         location, log_scale = self._location_and_log_scale(features)
         if self.likelihood == "logistic":
             u = uniform_noise(keys, self.data_shape, seed=seed, stream=1, like=z)

@@ -109,6 +109,6 @@ class GridDecoder(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         """Return features (n, hidden / 2, H, W) for z (n, latents * places)."""
         height, width = self.sizes[0]
-        h = self.first(z.unflatten(1, (-1, *self.sizes[1])))
+        h = self.first(z.reshape(len(z), -1, *self.sizes[1]))
         h = F.silu(F.pixel_shuffle(self.up(F.silu(self.blocks(h))), 2))
         return h[:, :, :height, :width]

@@ -12,7 +12,14 @@ from fisherscope.report.figures import (
 )
 from fisherscope.report.heatmap import display_image, heatmap_figure, overlay
 from fisherscope.report.html import write_report
-from fisherscope.report.tables import latex_table, markdown_table, metric_grid, print_table, rich_tables
+from fisherscope.report.tables import (
+    difference_grid,
+    latex_table,
+    markdown_table,
+    metric_grid,
+    print_grid,
+    rich_tables,
+)
 from fisherscope.report.text_table import TextCell, TextTable
 from fisherscope.report.verdict import pair_verdicts
 
@@ -24,6 +31,7 @@ __all__ = [
     "ReportContent",
     "TextCell",
     "TextTable",
+    "difference_grid",
     "display_image",
     "explained_rows",
     "heatmap_figure",
@@ -35,7 +43,7 @@ __all__ = [
     "metric_grid",
     "overlay",
     "pair_verdicts",
-    "print_table",
+    "print_grid",
     "rich_tables",
     "roc_figure",
     "sample_grid",

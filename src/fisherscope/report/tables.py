@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fisherscope.core.errors import DataError, SettingError
-from fisherscope.evaluation import METRICS, Record
+from fisherscope.evaluation import METRICS, PairScores, Protocol, Record, compare_detectors
 from fisherscope.report.text_table import TextCell, TextTable
 from fisherscope.report.theme import display_name
 
@@ -51,36 +51,41 @@ class Cell:
         estimate: the metric.
         low: lower end of its interval.
         high: upper end.
-        best: whether no detector of the column is better, to the three digits shown.
+        best: whether it is marked; by :func:`metric_grid` where no detector of the column is better, to the three
+            digits shown.
+        sign: ``+`` where positive figures carry their sign.
     """
 
     estimate: float
     low: float
     high: float
     best: bool
+    sign: str = ""
 
     @property
     def number(self) -> str:
         """Return the estimate to three digits."""
-        return f"{self.estimate:.3f}"
+        return f"{self.estimate:{self.sign}.3f}"
 
     @property
     def interval(self) -> str:
         """Return the interval to three digits, in brackets."""
-        return f"[{self.low:.3f}, {self.high:.3f}]"
+        return f"[{self.low:{self.sign}.3f}, {self.high:{self.sign}.3f}]"
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A metric of every detector on every pair.
+    """A figure of every detector on every pair.
 
     Attributes:
-        metric: its name in :data:`METRICS`.
+        title: what the figure is.
+        mark: what marked cells are.
         columns: in order of first appearance.
         rows: by detector, in order of first appearance, one cell a column; None where it was not run.
     """
 
-    metric: str
+    title: str
+    mark: str
     columns: tuple[Column, ...]
     rows: Mapping[str, tuple[Cell | None, ...]]
 
@@ -115,7 +120,8 @@ def metric_grid(records: Sequence[Record], metric: str = "auroc") -> Grid:
         return Cell(estimate, low, high, round(estimate, 3) == best[column])
 
     detectors = dict.fromkeys(detector for detector, _ in found)
-    return Grid(metric, columns, {d: tuple(cell(d, c) for c in columns) for d in detectors})
+    rows = {d: tuple(cell(d, c) for c in columns) for d in detectors}
+    return Grid(f"{METRIC_LABELS[metric]} with interval", "best of the column", columns, rows)
 
 
 def _best(records: Sequence[Record], metric: str) -> float:
@@ -123,21 +129,48 @@ def _best(records: Sequence[Record], metric: str) -> float:
     return min(figures) if metric in LOWER_IS_BETTER else max(figures)
 
 
-def rich_tables(records: Sequence[Record], metric: str = "auroc", width: int = 80) -> list[Table]:
+def difference_grid(pairs: Sequence[PairScores], against: str, protocol: Protocol) -> Grid:
+    """Arrange, by pair, the AUROC of every other detector minus that of one, both judged on the same resamples.
+
+    Args:
+        pairs: scores of all detectors, at least two, that of ``against`` among them.
+        against: the detector to compare with.
+        protocol: how to resample: seed, replicates and coverage.
+
+    Raises:
+        SettingError: there is nothing to compare, or a pair was not scored by ``against``.
+    """
+    names = dict.fromkeys(name for pair in pairs for name in pair.scores_in)
+    if len(names) < 2 or not all(against in pair.scores_in for pair in pairs):
+        raise SettingError(f"cannot compare with '{against}': scored were {', '.join(names)}; give it and another one")
+    how = {"seed": protocol.seed, "replicates": protocol.replicates}
+
+    def cell(pair: PairScores, name: str) -> Cell | None:
+        if name not in pair.scores_in:
+            return None
+        difference = compare_detectors(pair, name, against, coverage=protocol.coverage, **how).difference
+        return Cell(difference.estimate, difference.low, difference.high, difference.low > 0, "+")
+
+    columns = tuple(Column(pair.in_dist, pair.out_dist, pair.group_size) for pair in pairs)
+    rows = {name: tuple(cell(pair, name) for pair in pairs) for name in names if name != against}
+    return Grid(f"AUROC minus that of {against}, with interval", "better, with an interval above 0", columns, rows)
+
+
+def rich_tables(grid: Grid, width: int = 80) -> list[Table]:
     """Return the table for a terminal, as several where all columns do not fit ``width`` characters.
 
-    The best of a column is bold and marked by a star.
+    Marked cells are bold and have a star.
     """
-    grid = metric_grid(records, metric)
     heads = [f"{display_name(c.in_dist)} →\n{display_name(c.out_dist)}\nB = {c.group_size}" for c in grid.columns]
     room = width - max(len(name) for name in ("detector", *grid.rows)) - 4
-    widest = max(len(line) for line in ("[0.000, 0.000]", *"\n".join(heads).splitlines()))
+    cells = [cell for row in grid.rows.values() for cell in row if cell is not None]
+    widest = max(len(line) for line in (*(cell.interval for cell in cells), *"\n".join(heads).splitlines()))
     step = max(1, room // (widest + 3))
     return [_rich_table(grid, heads, range(len(heads))[i : i + step]) for i in range(0, len(heads), step)]
 
 
 def _rich_table(grid: Grid, heads: Sequence[str], columns: range) -> Table:
-    table = Table(title=f"{METRIC_LABELS[grid.metric]} with interval", caption="* best of the column")
+    table = Table(title=grid.title, caption=f"* {grid.mark}")
     table.add_column("detector", no_wrap=True)
     for i in columns:
         table.add_column(Text(heads[i]), justify="center", no_wrap=True)
@@ -154,10 +187,10 @@ def _rich_cell(cell: Cell | None) -> Text:
     )
 
 
-def print_table(records: Sequence[Record], metric: str = "auroc", console: Console | None = None) -> None:
+def print_grid(grid: Grid, console: Console | None = None) -> None:
     """Print :func:`rich_tables` to the console given, or to standard output."""
     console = console or Console()
-    for table in rich_tables(records, metric, console.width):
+    for table in rich_tables(grid, console.width):
         console.print(table)
 
 
