@@ -56,6 +56,22 @@ def test_a_map_is_the_slope_of_the_guards_score(guards, digits, detector, group_
     np.testing.assert_allclose(slope, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
 
 
+@pytest.mark.parametrize(("settings", "times"), [(SLOPE, 1), (POSITIONS, 1), (replace(SLOPE, smooth=2), 3)])
+def test_features_are_extracted_once_and_again_only_of_perturbed_copies(guards, digits, monkeypatch, settings, times):
+    guard, extracted = guards("rao-sketch"), []
+    monkeypatch.setattr(
+        "fisherscope.pipeline.guard.extract_table",
+        lambda target, batches, *rest, **options: (
+            extracted.append(len(batches)) or extract_table(target, batches, *rest, **options)
+        ),
+    )
+    guard.explain(digits.select(range(300, 304)), settings)
+    assert extracted == [4] * times
+    extracted.clear()
+    ranking = fisherscope.rank_groups(guard, digits.select(range(300, 310)), top=4, settings=settings)
+    assert ranking.explanation is not None and extracted == [10] + [4] * (times - 1)
+
+
 def test_the_verdict_is_that_of_judge(guards, digits):
     guard, some = guards("rao-sketch"), digits.select(range(300, 304))
     found, verdict = guard.explain(some, SLOPE), guard.judge(some)

@@ -74,6 +74,7 @@ def explain_groups(
     x: Any,
     settings: ExplainSettings | None = None,
     *,
+    table: FeatureTable | None = None,
     reference: Any = None,
     report: Report | None = None,
 ) -> Explanation:
@@ -88,6 +89,7 @@ def explain_groups(
         guard: fitted; its detector must have a gradient (for a map of leverage it need not).
         x: samples (n, ...); those left over by whole groups are not judged, see ``left_out``.
         settings: see :class:`ExplainSettings`.
+        table: what the guard extracted of the same samples, where that is at hand.
         reference: in-distribution samples, or their table with the block ``grad_norm``, that the layers' z-values
             compare with. None: what the detector has learnt, else the layers' contributions to the score. A map of
             leverage compares with them too, and needs the samples.
@@ -105,7 +107,7 @@ def explain_groups(
         raise DataError("a feature table holds no samples to differentiate by; give the samples themselves")
     size = guard.card.group_size
     given = guard.batches(x)
-    table = guard.extract(given)
+    table = guard.extract(given) if table is None else table
     batches = given.whole_groups(size)
     verdict = guard.judge(table)
     method = chosen_method(batches, settings)
@@ -113,9 +115,9 @@ def explain_groups(
     if method == "leverage":
         found = leverage(guard, batches, guard.batches(reference), report)
     elif method == "positions":
-        found = positions(guard, batches, report)
+        found = positions(guard, batches, table, report)
     else:
-        found = mean_gradient(guard, batches, settings, report)
+        found = mean_gradient(guard, batches, table, settings, report)
     maps, kind = _maps(found, batches, method, settings)
     return Explanation(
         ids=verdict.ids,

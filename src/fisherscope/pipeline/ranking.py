@@ -117,8 +117,9 @@ def rank_groups(
     order = np.argsort(-verdict.score, kind="stable")[:top]
     size = guard.card.group_size
     chosen = batches.select((order[:, None] * size + np.arange(size)).ravel())
-    explanation, notes = _explained(guard, chosen, settings, reference, report_explanation)
-    layers = explanation.layers if explanation else layer_profile(guard, table.select(order), chosen, reference)
+    listed = table.select(order)
+    explanation, notes = _explained(guard, chosen, listed, settings, reference, report_explanation)
+    layers = explanation.layers if explanation else layer_profile(guard, listed, chosen, reference)
     return Ranking(
         name=batches.name,
         ids=tuple(verdict.ids[i] for i in order),
@@ -139,13 +140,18 @@ def rank_groups(
 
 
 def _explained(
-    guard: Guard, chosen: Batches, settings: ExplainSettings | None, reference: Any, report: Report | None
+    guard: Guard,
+    chosen: Batches,
+    table: FeatureTable,
+    settings: ExplainSettings | None,
+    reference: Any,
+    report: Report | None,
 ) -> tuple[Explanation | None, tuple[str, ...]]:
     """Return the explanation of the listed groups; or None, and why there is none."""
     if not is_differentiable(guard.detector) and (settings is None or settings.method != "leverage"):
         return None, ("This detector has no gradient: there are no heat maps.",)
     try:
-        return explain_groups(guard, chosen, settings, reference=reference, report=report), ()
+        return explain_groups(guard, chosen, settings, table=table, reference=reference, report=report), ()
     except (ModelError, DataError) as cause:
         # Whoever asked for a kind of map wants that one; else the list is what was asked for. What is wrong with the
         # reference comes up again with the layers.

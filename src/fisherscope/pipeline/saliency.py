@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 
 from fisherscope.core.errors import SettingError
 from fisherscope.core.settings import require_whole
+from fisherscope.core.table import FeatureTable
 from fisherscope.detectors import score_cotangent
 from fisherscope.detectors.cotangent import Cotangent
 from fisherscope.features.extractors import Request, gradient_features
@@ -131,15 +132,15 @@ def blurred(maps: Array, method: Method, settings: ExplainSettings) -> Array:
     return filtered(maps, deviation) if deviation else maps
 
 
-def positions(guard: Guard, batches: Batches, report: Report | None) -> PositionMap:
+def positions(guard: Guard, batches: Batches, table: FeatureTable, report: Report | None) -> PositionMap:
     """Return the map of positions of every image; arguments as for :func:`mean_gradient`.
 
     Raises:
         ModelError: score or model allow none.
     """
     parts: list[PositionMap] = []
-    for part in _parts(guard, batches):
-        parts.append(position_map(*_question(guard, part)))
+    for part, rows in _parts(guard, batches):
+        parts.append(position_map(*_question(guard, part, table.select(rows))))
         if report is not None:
             report(sum(len(p.maps) for p in parts), len(batches))
     return PositionMap(
@@ -164,29 +165,33 @@ def leverage(guard: Guard, batches: Batches, reference: Batches, report: Report 
     """
     count = min(len(reference), MOST_REFERENCES)
     chosen = reference.select(np.linspace(0, len(reference), count, endpoint=False).astype(np.intp))
-    known = LeverageMap(_request(guard, part) for part in _parts(guard, chosen))
+    known = LeverageMap(_request(guard, part) for part, _ in _parts(guard, chosen))
     maps: list[Array] = []
-    for part in _parts(guard, batches):
+    for part, _ in _parts(guard, batches):
         maps.append(known.maps(_request(guard, part)))
         if report is not None:
             report(sum(map(len, maps)), len(batches))
     return np.concatenate(maps)
 
 
-def _parts(guard: Guard, batches: Batches) -> Iterator[Batches]:
-    """Yield runs of whole groups, about ``_BATCH`` samples each."""
+def _parts(guard: Guard, batches: Batches) -> Iterator[tuple[Batches, slice]]:
+    """Yield runs of whole groups, about ``_BATCH`` samples each, and which groups they are."""
     size = guard.card.group_size
     step = max(1, _BATCH // size) * size
     for start in range(0, len(batches), step):
-        yield batches.select(range(start, min(start + step, len(batches))))
+        stop = min(start + step, len(batches))
+        yield batches.select(range(start, stop)), slice(start // size, stop // size)
 
 
-def mean_gradient(guard: Guard, batches: Batches, settings: ExplainSettings, report: Report | None) -> InputGradient:
+def mean_gradient(
+    guard: Guard, batches: Batches, table: FeatureTable, settings: ExplainSettings, report: Report | None
+) -> InputGradient:
     """Return d score / d x averaged over the perturbed copies, or at the samples themselves.
 
     Args:
         guard: its detector has a gradient.
         batches: whole groups.
+        table: what the detector reads of them.
         settings: number and size of the perturbations.
         report: called with (gradients done, gradients in all).
 
@@ -194,13 +199,14 @@ def mean_gradient(guard: Guard, batches: Batches, settings: ExplainSettings, rep
         SettingError: the samples cannot be perturbed as asked.
     """
     size, draws = guard.card.group_size, max(1, settings.smooth)
-    if settings.smooth and _gradient(guard, batches.select(range(size))).tokens is not None:
+    first = batches.select(range(size)), table.select(slice(0, 1))
+    if settings.smooth and input_gradient(*_question(guard, *first)).tokens is not None:
         raise SettingError("the model reads its samples as integers, which cannot be perturbed; leave smooth at 0")
     parts, done = [], 0
-    for part in _parts(guard, batches):
+    for part, rows in _parts(guard, batches):
         total: InputGradient | None = None
-        for copy in _copies(guard, part, settings):
-            found = _gradient(guard, copy)
+        for copy, read in _copies(guard, part, table.select(rows), settings):
+            found = input_gradient(*_question(guard, copy, read))
             total = found if total is None else _combined(np.add, [total, found])
             done += len(part)
             if report is not None:
@@ -210,9 +216,12 @@ def mean_gradient(guard: Guard, batches: Batches, settings: ExplainSettings, rep
     return _combined(lambda *values: np.concatenate(values), parts)
 
 
-def _copies(guard: Guard, batches: Batches, settings: ExplainSettings) -> Iterator[Batches]:
+def _copies(
+    guard: Guard, batches: Batches, table: FeatureTable, settings: ExplainSettings
+) -> Iterator[tuple[Batches, FeatureTable]]:
+    """Yield the samples, or perturbed copies of them, and what the detector reads of each."""
     if not settings.smooth:
-        yield batches
+        yield batches, table
         return
     if not isinstance(batches.x, np.ndarray):
         raise SettingError("samples of several arrays cannot be perturbed; leave smooth at 0")
@@ -221,17 +230,15 @@ def _copies(guard: Guard, batches: Batches, settings: ExplainSettings) -> Iterat
     if not math.isfinite(deviation):
         raise SettingError("the model does not say in which range its samples lie; give noise in the units of x")
     for draw in range(settings.smooth):
-        yield replace(batches, x=perturbed(batches.x, batches.keys, deviation, draw, guard.card.seed, (low, high)))
+        x = perturbed(batches.x, batches.keys, deviation, draw, guard.card.seed, (low, high))
+        copies = replace(batches, x=x)
+        # not checked again: copies are floating even if the samples are integers
+        yield copies, guard.extract_checked(copies)
 
 
-def _gradient(guard: Guard, batches: Batches) -> InputGradient:
-    return input_gradient(*_question(guard, batches))
-
-
-def _question(guard: Guard, batches: Batches) -> tuple[Request, Cotangent, list[GradientFeature]]:
+def _question(guard: Guard, batches: Batches, table: FeatureTable) -> tuple[Request, Cotangent, list[GradientFeature]]:
     """Return the samples, d score / d block, and what fills the blocks."""
-    # checked, or perturbed copies of such, which are floating even if the samples are integers
-    cotangent = score_cotangent(guard.detector, guard.extract_checked(batches))
+    cotangent = score_cotangent(guard.detector, table)
     return _request(guard, batches), cotangent, gradient_features(guard.settings.sketch, guard.metrics)
 
 
