@@ -11,11 +11,9 @@ import torch
 from torch import Tensor
 
 from fisherscope.core.errors import ModelError
-from fisherscope.core.keys import KeyArray
-from fisherscope.models.base import GenerativeModel
 from fisherscope.models.denoising import Denoiser, Objective, Weight
+from fisherscope.models.denoising_model import DenoisingModel
 from fisherscope.models.initial import initial_seed
-from fisherscope.models.noise import keys_of
 from fisherscope.models.schedule import Schedule
 
 
@@ -27,7 +25,7 @@ def _library() -> Any:
     return diffusers
 
 
-class DiffusersModel(GenerativeModel):
+class DiffusersModel(DenoisingModel):
     """An unconditional UNet2DModel over images in [-1, 1], as in a DDPMPipeline.
 
     Args:
@@ -111,31 +109,6 @@ class DiffusersModel(GenerativeModel):
         if self.prediction == "v_prediction":
             return abar.sqrt() * out + (1 - abar).sqrt() * noisy
         return (noisy - abar.sqrt() * out) / (1 - abar).sqrt()
-
-    def log_prob(self, x: Tensor, *, seed: int = 0, keys: KeyArray | None = None) -> Tensor:
-        """Return minus the objective, (n,); with ``weight='bound'`` and all timesteps the variational bound."""
-        return self.denoiser.log_prob(self.check_batch(x), keys_of(x, keys), seed, self.objective)
-
-    @property
-    def statistic_names(self) -> tuple[str, ...]:
-        """``term_t`` for every timestep t of the objective; none where its timesteps are random."""
-        return tuple(f"term_{t}" for t in self.objective.timesteps or ())
-
-    def statistics(self, x: Tensor, *, seed: int = 0, keys: KeyArray | None = None) -> Tensor:
-        """Return the objective's term at each of its timesteps, (n, timesteps)."""
-        return self.denoiser.fixed_terms(self.check_batch(x), keys_of(x, keys), seed, self.objective)
-
-    def bound(self, x: Tensor, *, seed: int = 0, keys: KeyArray | None = None) -> Tensor:
-        """Return an unbiased estimate of the variational bound of log P(x) in nats, (n,), from 4 random timesteps."""
-        return self.denoiser.bound_with_error(self.check_batch(x), keys_of(x, keys), seed, 4)[0]
-
-    def training_loss(self, x: Tensor, *, seed: int = 0, keys: KeyArray | None = None) -> Tensor:
-        """Return ||eps - eps_hat||**2 / 2 at one uniformly random timestep a sample, (n,)."""
-        return self.denoiser.training_loss(self.check_batch(x), keys_of(x, keys), seed)
-
-    def sample(self, n: int, *, seed: int = 0, steps: int = 100) -> Tensor:
-        """Return n images, uint8 (n, C, H, W), by ancestral sampling over ``steps`` evenly spaced timesteps."""
-        return self.denoiser.sample(n, seed=seed, steps=steps, like=next(self.parameters()))
 
 
 def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
