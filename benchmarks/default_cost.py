@@ -33,7 +33,7 @@ from fisherscope.models.protocols import InitialisedFromData
 from fisherscope.models.zoo import PREFIX, ZooEntry, zoo_entries, zoo_root
 from fisherscope.pipeline.batches import Batches, as_batches
 from fisherscope.pipeline.extraction import BATCH, extract_table
-from fisherscope.pipeline.guard import fit
+from fisherscope.pipeline.fitting import fit
 from fisherscope.pipeline.target import Target
 from fisherscope.pipeline.versions import versions
 

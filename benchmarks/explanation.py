@@ -25,7 +25,8 @@ from fisherscope.data import Samples, load_samples
 from fisherscope.detectors import DEFAULT_DETECTOR
 from fisherscope.evaluation import auroc
 from fisherscope.pipeline.batches import Batches, as_batches
-from fisherscope.pipeline.guard import Guard, fit
+from fisherscope.pipeline.fitting import fit
+from fisherscope.pipeline.guard import Guard
 from fisherscope.pipeline.saliency import ExplainSettings, contrast_map, filtered, leverage, mean_gradient, positions
 from fisherscope.pipeline.target import Target, load_target
 

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from fisherscope.models.base import GenerativeModel, load_model, make_model
     from fisherscope.pipeline.evaluation import evaluate
     from fisherscope.pipeline.explanation import Explanation
-    from fisherscope.pipeline.guard import Guard, Verdict, fit, load
+    from fisherscope.pipeline.fitting import fit
+    from fisherscope.pipeline.guard import Guard, Verdict
+    from fisherscope.pipeline.guard_files import load
     from fisherscope.pipeline.ranking import rank_groups
     from fisherscope.pipeline.saliency import ExplainSettings
 
@@ -47,7 +49,9 @@ _HOMES = {
     "fisherscope.models.base": ("GenerativeModel", "load_model", "make_model"),
     "fisherscope.pipeline.evaluation": ("evaluate",),
     "fisherscope.pipeline.explanation": ("Explanation",),
-    "fisherscope.pipeline.guard": ("Guard", "Verdict", "fit", "load"),
+    "fisherscope.pipeline.fitting": ("fit",),
+    "fisherscope.pipeline.guard": ("Guard", "Verdict"),
+    "fisherscope.pipeline.guard_files": ("load",),
     "fisherscope.pipeline.ranking": ("rank_groups",),
     "fisherscope.pipeline.saliency": ("ExplainSettings",),
 }

@@ -243,7 +243,7 @@ def fit(
     """
     from fisherscope.detectors import DEFAULT_DETECTOR
     from fisherscope.pipeline.companions import load_companions
-    from fisherscope.pipeline.guard import fit as fit_guard
+    from fisherscope.pipeline.fitting import fit as fit_guard
     from fisherscope.pipeline.target import load_target
 
     target = load_target(model, device=device, dtype=dtype, settings=parse_settings(model_settings or []))
@@ -442,7 +442,7 @@ def load_guard(
     from fisherscope.detectors import make_detector
     from fisherscope.features.metrics import make_metric
     from fisherscope.pipeline.companions import load_companions
-    from fisherscope.pipeline.guard import load, saved_card
+    from fisherscope.pipeline.guard_files import load, saved_card
     from fisherscope.pipeline.target import load_target
 
     dtype = saved_card(folder).dtype

@@ -253,7 +253,7 @@ def _reader(
 
 def _fitted(target: Target, good: Samples, settings: Mapping[str, Any]) -> Guard:
     from fisherscope.cli import progress_bar
-    from fisherscope.pipeline.guard import fit
+    from fisherscope.pipeline.fitting import fit
 
     with progress_bar(f"fitting on {good.name}", "samples") as update:
         # A ranking holds a false discovery rate by p-values alone: however few samples calibrate, they will do.

@@ -11,7 +11,7 @@ from fisherscope.pipeline import cache, extraction
 from fisherscope.pipeline.batches import as_batches
 from fisherscope.pipeline.evaluation import EvaluationSettings, evaluate
 from fisherscope.pipeline.extraction import extract_table
-from fisherscope.pipeline.guard import fit
+from fisherscope.pipeline.fitting import fit
 from fisherscope.pipeline.reproduce.drawn import DRAWN, cached_arrays
 
 

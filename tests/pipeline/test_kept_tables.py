@@ -13,7 +13,8 @@ from fisherscope.features.metrics import SketchSettings
 from fisherscope.pipeline import extraction, kept_tables
 from fisherscope.pipeline.batches import as_batches
 from fisherscope.pipeline.extraction import ExtractSettings, extract_table, fit_metrics_on
-from fisherscope.pipeline.guard import fit, load
+from fisherscope.pipeline.fitting import fit
+from fisherscope.pipeline.guard_files import load
 from fisherscope.pipeline.kept_tables import kept_table
 from fisherscope.pipeline.target import Target
 

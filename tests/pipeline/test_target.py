@@ -12,7 +12,8 @@ from fisherscope.cli import main
 from fisherscope.core.errors import ModelError, SettingError
 from fisherscope.models import zoo
 from fisherscope.models.base import make_model, model_fingerprint
-from fisherscope.pipeline.guard import fit, load
+from fisherscope.pipeline.fitting import fit
+from fisherscope.pipeline.guard_files import load
 from fisherscope.pipeline.target import as_target, load_target
 
 

@@ -142,7 +142,7 @@ def test_a_save_that_fails_leaves_the_guard_that_was_there(model, tmp_path, monk
         raise OSError("disk full")
 
     with monkeypatch.context() as patch:
-        patch.setattr("fisherscope.pipeline.guard.write_arrays", fail)  # after the calibration groups are written
+        patch.setattr("fisherscope.pipeline.guard_files.write_arrays", fail)  # after the calibration groups are written
         with pytest.raises(OSError, match="disk full"):
             later.save(folder)
     np.testing.assert_array_equal(fisherscope.load(folder, model, log_prob).score(rows(9, 2)), guard.score(rows(9, 2)))

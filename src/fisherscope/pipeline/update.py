@@ -17,7 +17,7 @@ from fisherscope.detectors.base import require_columns
 from fisherscope.detectors.conformal import groups_needed
 from fisherscope.pipeline.companions import require_held_out
 from fisherscope.pipeline.extraction import extract_table, update_metrics_on
-from fisherscope.pipeline.guard import (
+from fisherscope.pipeline.fitting import (
     calibration_blocks,
     clusters_of,
     two_parts,

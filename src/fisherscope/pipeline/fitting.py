@@ -1,0 +1,247 @@
+"""The engineer's front door: fit a guard on good samples and promise a false-alarm rate."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from fisherscope.core.errors import CardMismatchError, DataError, SettingError
+from fisherscope.core.keys import KeyArray
+from fisherscope.core.table import Card, FeatureTable
+from fisherscope.detectors import (
+    DEFAULT_DETECTOR,
+    ConformalCalibration,
+    Detector,
+    is_updatable,
+    make_detector,
+    require_settings_of_name,
+)
+from fisherscope.detectors.conformal import groups_needed, require_fpr
+from fisherscope.evaluation import count_clusters, join_equal, random_parts
+from fisherscope.features.metrics import FisherMetric, require_own_name
+from fisherscope.pipeline.batches import Batches, as_batches
+from fisherscope.pipeline.companions import Given, as_companions, require_held_out
+from fisherscope.pipeline.extraction import ExtractSettings, extract_table, fit_metrics_on, metrics_in
+from fisherscope.pipeline.guard import Guard, form_of
+from fisherscope.pipeline.target import LogProb, Target, as_target, require_served_dtype
+
+_LOG = logging.getLogger(__name__)
+
+
+def fit(
+    model: nn.Module | Target | str | Path,
+    data: Any,
+    *,
+    log_prob: LogProb | None = None,
+    detector: str | Detector = DEFAULT_DETECTOR,
+    fpr: float = 0.01,
+    group_size: int | None = None,
+    seed: int = 0,
+    max_memory: int | None = None,
+    allow_training_samples: bool = False,
+    companions: Mapping[str, Given] | None = None,
+    metrics: Sequence[FisherMetric] = (),
+    report: Callable[[int, int], None] | None = None,
+) -> Guard:
+    """Fit a guard on in-distribution samples that the model was not trained on.
+
+    A random half (by ``seed``) fits the detector, the other half calibrates it. Averaged over such halves, new
+    in-distribution groups raise false alarms at a rate of at most ``fpr``.
+
+    Samples that come in clusters (frames of a video track, ``Samples.clusters``) are not independent: whole clusters
+    are shuffled, and none has samples in both parts. With J clusters of equal size to calibrate and B = 1, samples of
+    NEW clusters raise false alarms at a rate of at most fpr + (1 - fpr) / (J + 1), since the pooled p-value lies that
+    close to one that is valid for clusters (Lee, Barber & Willett 2023, arXiv 2306.06342): the number of clusters
+    decides how small a rate can be held, not that of samples (:attr:`Guard.false_alarm_bound`; a warning is logged
+    where J < ceil(1/fpr) - 1). A :class:`FeatureTable` knows no clusters; give samples.
+    Samples that are equal count as one cluster, in a table too.
+
+    Args:
+        model: a module in the mode, dtype and on the device where it will serve, or the folder of a saved model.
+        data: in-distribution samples: an array, tensor or pytree of tensors with the batch first, samples, the name
+            or path of a set, or a :class:`FeatureTable` extracted from such samples.
+        log_prob: callable ``(module, x) -> (n,)`` in nats; it receives ``seed`` and ``keys`` if it accepts them.
+            Images reach it as 0..255 in the module's dtype. None for a model with its own ``log_prob``.
+        detector: a name (``fisherscope.detector_names()``), ``package.module:Class``, or an unfitted detector, of which
+            the guard takes a copy.
+        fpr: wanted false-alarm rate; it needs at least ceil(1/fpr) - 1 calibration groups.
+        group_size: B, how many samples are judged together; None: 1, or that of a feature table.
+        seed: of the split and of the model's noise.
+        max_memory: bytes that one gradient pass may use.
+        allow_training_samples: fit even on samples that the model was trained on.
+        companions: further models by name, for detectors that need them: ``background`` for the likelihood ratio,
+            any others for WAIC.
+        metrics: unfitted Fisher metrics of your own that the detector reads by their names (``total-norm@NAME``);
+            copies of them are fitted.
+        report: called with (samples done, samples in all).
+
+    Returns:
+        A guard that scores, gives p-values, predicts and saves.
+
+    Raises:
+        DataError: too few samples (the message names the number), NaN, or samples the model was trained on.
+        ModelError: the model is in half precision.
+        SettingError: a setting is out of range or of another type, or the detector has a built-in name, but not the
+            settings that the name stands for.
+    """
+    fpr, chosen = require_fpr(fpr), _chosen(detector)
+    for metric in metrics:
+        require_own_name(metric)
+    settings = ExtractSettings(1 if group_size is None else group_size, seed, max_memory=max_memory)
+    seed, needed = settings.seed, groups_needed(fpr)
+    target = as_target(model, log_prob)
+    require_served_dtype(target)
+    further = as_companions(companions, target)
+    fitted: tuple[FisherMetric, ...] = ()
+    sample_columns: tuple[str, ...] | None = None
+    if isinstance(data, FeatureTable):
+        _require_no_metric(chosen)
+        if group_size is not None and settings.group_size != data.card.group_size:
+            raise SettingError(
+                f"group_size is {group_size}, but the feature table holds groups of {data.card.group_size}; leave it "
+                "out, or give the samples"
+            )
+        _require_enough(len(data), needed, chosen, fpr)
+        if not allow_training_samples:
+            require_held_out(target, further, data.keys, "fit")
+        parts = two_table_parts(data, _fit_groups(len(data), needed, chosen), (chosen.min_fit, needed), seed)
+        table, n_fit = data.select(np.concatenate(parts)), len(parts[0])
+        clusters = clusters_of(None, data.keys[parts[1]])
+        warn_of_few_clusters(clusters, fpr)
+        target_fingerprint = target.fingerprint()
+        if table.card.model != target_fingerprint:
+            raise CardMismatchError("model", target_fingerprint, table.card.model, "extract the table with this model")
+        if table.card.dtype != target.dtype_name:
+            raise CardMismatchError(
+                "dtype", target.dtype_name, table.card.dtype, "give the model in the dtype of the table"
+            )
+        form = form_of(data)
+    else:
+        batches, size = as_batches(data, target), settings.group_size
+        n_groups = len(batches) // size
+        form, sample_columns = batches.form, batches.columns
+        _require_enough(n_groups, needed, chosen, fpr)
+        if not allow_training_samples:
+            require_held_out(target, further, batches.keys, "fit")
+        settings = replace(settings, companions=further)
+        parts = two_parts(batches, _fit_groups(n_groups, needed, chosen), (chosen.min_fit, needed), size, seed)
+        held_part = batches.select(parts[1])
+        clusters = clusters_of(held_part.clusters, held_part.keys)
+        warn_of_few_clusters(clusters, fpr)
+        fit_part, ordered = batches.select(parts[0]), batches.select(np.concatenate(parts))
+        fitted = fit_metrics_on(target, fit_part, metrics_in(chosen.requires), settings, own=metrics, report=report)
+        table = extract_table(target, ordered, chosen.requires, settings, metrics=fitted, report=report)
+        n_fit = len(fit_part) // size
+    chosen.fit(table.select(slice(0, n_fit)))
+    held = calibration_blocks(table.select(slice(n_fit, None)), chosen, table.card)
+    rescored = is_updatable(chosen) and not any(metric.growing for metric in fitted)
+    return Guard(
+        target,
+        chosen,
+        ConformalCalibration.from_scores(chosen.score(held)),
+        fpr,
+        table.card,
+        dict(held.columns),
+        max_memory,
+        fitted,
+        further,
+        held if rescored else None,
+        np.unique(table.keys),
+        clusters,
+        form if target.data_shape is None else None,
+        sample_columns,
+    )
+
+
+def _chosen(detector: str | Detector) -> Detector:
+    if isinstance(detector, str):
+        return make_detector(detector)
+    if not isinstance(detector, Detector):
+        raise SettingError(
+            f"detector is {detector!r}, expected a name (fisherscope.detector_names()), package.module:Class, or an "
+            "instance of a fisherscope.Detector"
+        )
+    # A copy: an instance may fit several guards, and none may change when another is fitted.
+    return copy.deepcopy(require_settings_of_name(detector))
+
+
+def _fit_groups(n_groups: int, needed: int, detector: Detector) -> int:
+    return min(max(n_groups // 2, detector.min_fit), n_groups - needed)
+
+
+def calibration_blocks(table: FeatureTable, detector: Detector, card: Card) -> FeatureTable:
+    """Return what a detector needs of a table of calibration groups, on a guard's card."""
+    return replace(
+        table,
+        blocks={k: v for k, v in table.blocks.items() if k in detector.requires},
+        columns={k: v for k, v in table.columns.items() if k in detector.requires},
+        card=card,
+    )
+
+
+def two_parts(data: Batches, first: int, least: tuple[int, int], group_size: int, seed: int) -> list[NDArray[np.intp]]:
+    """Return the samples of a part of about ``first`` random groups and those of the others, whole groups.
+
+    Clusters, and samples that are equal, are not torn apart: then the cut is the nearest one that leaves each part
+    ``least`` groups.
+    """
+    rng, n = np.random.default_rng(seed), len(data)
+    within = (least[0] * group_size, n - least[1] * group_size)
+    clusters = data.joined_clusters
+    parts = random_parts(n, [first * group_size], rng, clusters, within=within)
+    if clusters is not None:
+        parts = [rng.permutation(part) for part in parts]  # or a group of several samples would be one cluster's
+    return [part[: len(part) // group_size * group_size] for part in parts]
+
+
+def two_table_parts(table: FeatureTable, first: int, least: tuple[int, int], seed: int) -> list[NDArray[np.intp]]:
+    """Return the rows of a part of about ``first`` random groups of a table, and those of the others.
+
+    Groups that share a sample are not torn apart: then the cut is the nearest one that leaves each part ``least``.
+    """
+    within = (least[0], len(table) - least[1])
+    return random_parts(len(table), [first], np.random.default_rng(seed), join_equal(None, table.keys), within=within)
+
+
+def clusters_of(labels: tuple[str, ...] | None, keys: KeyArray) -> int | None:
+    """Return how many clusters samples or groups come from, equal ones being one; None where all are independent."""
+    count = count_clusters(labels, keys)
+    return None if labels is None and count == len(keys) else count
+
+
+def warn_of_few_clusters(clusters: int | None, fpr: float) -> None:
+    """Log a warning where fewer clusters calibrate than a false-alarm rate needs of independent samples."""
+    needed = groups_needed(fpr)
+    if clusters is not None and clusters < needed:
+        _LOG.warning(
+            "fisherscope: the calibration samples come from %d clusters; a false-alarm rate of %g on samples of new "
+            "clusters takes at least %d: give samples of more clusters or a larger fpr",
+            clusters,
+            fpr,
+            needed,
+        )
+
+
+def _require_no_metric(detector: Detector) -> None:
+    if names := metrics_in(detector.requires):
+        raise SettingError(
+            f"{detector.name} measures gradients in the metric '{names[0]}', which is fitted on samples; "
+            "give samples instead of a table"
+        )
+
+
+def _require_enough(n_groups: int, needed: int, detector: Detector, fpr: float) -> None:
+    if n_groups < needed + detector.min_fit:
+        raise DataError(
+            f"{n_groups} groups were given; a false-alarm rate of {fpr:g} needs {needed} to calibrate and "
+            f"{detector.name} at least {detector.min_fit} to fit, {needed + detector.min_fit} in all; "
+            f"give more in-distribution samples{' or a larger fpr' if needed > 1 else ''}"
+        )

@@ -1,0 +1,223 @@
+"""Guards as folders: safetensors and JSON, nothing that is executed."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Final
+
+from torch import nn
+
+from fisherscope.core.errors import CardMismatchError, DataError, ModelError, SettingError
+from fisherscope.core.package_code import own_code
+from fisherscope.core.store import atomic_folder, read_arrays, read_card, write_arrays
+from fisherscope.core.table import Card, FeatureTable
+from fisherscope.detectors import ConformalCalibration, Detector, is_built_in, make_detector
+from fisherscope.features.metrics import (
+    FisherMetric,
+    is_built_in_metric,
+    load_metric,
+    metric_fingerprint,
+    save_metric,
+)
+from fisherscope.models.base import GenerativeModel, load_model
+from fisherscope.pipeline.companions import Given, restore_companions, save_companions
+from fisherscope.pipeline.guard import Guard, require_fitting_table, sketch_settings
+from fisherscope.pipeline.target import LogProb, Target, as_target, parse_device, parse_dtype
+
+FORMAT_VERSION: Final = 3
+_GUARD_FILE: Final = "guard.safetensors"
+_HELD_FILE: Final = "calibration.safetensors"
+_OWNED: Final = (
+    _HELD_FILE,
+    "metrics/*.safetensors",
+    *(
+        f"{place}/{name}"
+        for place in ("model", "companions/*")
+        for name in ("model.json", "model.safetensors", "train_keys.safetensors")
+    ),
+)
+"""What one guard writes and another does not: it must not stay behind where a folder is written again."""
+
+_LOG = logging.getLogger(__name__)
+
+
+def save_guard(guard: Guard, folder: Path) -> None:
+    """Write a guard; see :meth:`Guard.save`."""
+    with atomic_folder(folder, _GUARD_FILE, _OWNED) as new:
+        _write(guard, new)
+
+
+def _write(guard: Guard, folder: Path) -> None:
+    if isinstance(guard.target.module, GenerativeModel) and guard.target.log_prob is None:
+        guard.target.module.save(folder / "model")
+    head = {
+        "format_version": FORMAT_VERSION,
+        "detector": guard.detector.name,
+        "fpr": guard.fpr,
+        "card": asdict(guard.card),
+        "columns": {k: list(v) for k, v in guard.columns.items()},
+        "metrics": {metric.name: metric_fingerprint(metric) for metric in guard.metrics},
+        "companions": save_companions(guard.companions, folder),
+        "held": guard.held is not None,
+        "clusters": guard.clusters,
+        "form": guard.form,
+        "sample_columns": guard.sample_columns,
+        "own_log_prob": guard.target.log_prob is not None,
+    }
+    if guard.held is not None:
+        guard.held.save(folder / _HELD_FILE)
+    arrays = {f"detector.{k}": v for k, v in guard.detector.state().items()}
+    for metric in guard.metrics:
+        save_metric(metric, _metric_file(folder, metric.name), sketch_settings(guard.card))
+    arrays["calibration"] = guard.calibration.scores
+    if guard.seen is not None:
+        arrays["seen"] = guard.seen
+    write_arrays(folder / _GUARD_FILE, arrays, head)
+
+
+def load(
+    folder: str | Path,
+    module: nn.Module | None = None,
+    log_prob: LogProb | None = None,
+    *,
+    detector: Detector | None = None,
+    device: str = "cpu",
+    max_memory: int | None = None,
+    companions: Mapping[str, Given] | None = None,
+    metrics: Sequence[FisherMetric] = (),
+) -> Guard:
+    """Load a guard that :meth:`Guard.save` wrote. Nothing in the folder is executed or unpickled.
+
+    Args:
+        folder: the saved folder.
+        module: the guarded module; None where it was saved along (a :class:`GenerativeModel`).
+        log_prob: its log-prob callable, as it was given to :func:`fit`.
+        detector: an unfitted instance, needed only for a detector class of your own.
+        device: where a model that was saved along goes.
+        max_memory: bytes that one gradient pass may use.
+        companions: those of the fit that are modules of your own, by name.
+        metrics: unfitted instances, needed only for Fisher metrics of your own.
+
+    A warning is logged where the code of the user's own model or log_prob has changed since the fit.
+
+    Raises:
+        CardMismatchError: the module is not the one the guard was fitted for, or the detector is called otherwise.
+        ModelError: no module was saved along and none is given.
+    """
+    folder = Path(folder)
+    card = saved_card(folder)
+    arrays, head = read_arrays(folder / _GUARD_FILE)
+    target = _guarded_target(folder, module, log_prob, card, device)
+    fingerprint = target.fingerprint()
+    if fingerprint != card.model:
+        raise CardMismatchError("model", card.model, fingerprint, "give the module that the guard was fitted for")
+    if target.dtype_name != card.dtype:
+        raise CardMismatchError("dtype", card.dtype, target.dtype_name, f"convert the module to {card.dtype}")
+    given = target.log_prob is not None
+    if head.get("own_log_prob", given) != given:
+        wanted = "pass log_prob= as it was given to fit" if head["own_log_prob"] else "leave log_prob= out"
+        raise ModelError(f"{folder} was fitted {'without' if given else 'with'} a log_prob of its own; {wanted}")
+    if own_code(target.module, target.log_prob) != card.settings.get("own_code", ""):
+        _LOG.warning(
+            "fisherscope: the code of %s, or of its log_prob, is not that of the fit; if that changes log p, fit again",
+            card.model_name,
+        )
+    chosen = copy.deepcopy(detector) or _built_in(head["detector"])
+    if chosen.name != head["detector"]:
+        raise CardMismatchError("detector", head["detector"], chosen.name, "give the detector of the fit")
+    chosen.restore({k.removeprefix("detector."): v for k, v in arrays.items() if k.startswith("detector.")})
+    columns = {k: tuple(v) for k, v in head["columns"].items()}
+    calibration = ConformalCalibration.from_scores(arrays["calibration"])
+    fitted = _load_metrics(folder, head["metrics"], metrics)
+    further = restore_companions(folder, head.get("companions", {}), companions, target)
+    held = _load_held(folder, card, columns, chosen, calibration) if head.get("held") else None
+    return Guard(
+        target,
+        chosen,
+        calibration,
+        head["fpr"],
+        card,
+        columns,
+        max_memory,
+        fitted,
+        further,
+        held,
+        arrays.get("seen"),
+        head.get("clusters"),
+        head.get("form"),
+        tuple(head["sample_columns"]) if head.get("sample_columns") else None,
+    )
+
+
+def saved_card(folder: Path) -> Card:
+    """Return the card of a saved guard, which says what to load its model as."""
+    if not (folder / _GUARD_FILE).is_file():
+        raise DataError(f"{folder} is not a saved detector: it holds no {_GUARD_FILE}")
+    head = read_card(folder / _GUARD_FILE)
+    if head.get("format_version") != FORMAT_VERSION:
+        raise CardMismatchError("format_version", FORMAT_VERSION, head.get("format_version"), "fit the detector again")
+    return Card.from_json(head["card"])
+
+
+def _load_held(
+    folder: Path, card: Card, columns: dict[str, tuple[str, ...]], detector: Detector, calibration: ConformalCalibration
+) -> FeatureTable:
+    held = FeatureTable.load(folder / _HELD_FILE)
+    require_fitting_table(card, columns, detector.requires, held)
+    if len(held) != len(calibration.scores):
+        raise CardMismatchError("calibration groups", len(calibration.scores), len(held), "fit the detector again")
+    return held
+
+
+def _guarded_target(
+    folder: Path, module: nn.Module | None, log_prob: LogProb | None, card: Card, device: str
+) -> Target:
+    if module is not None:
+        return as_target(module, log_prob)
+    if log_prob is not None:
+        raise SettingError("a log_prob was given without the module that it asks; pass module= too, or leave it out")
+    if not (folder / "model" / "model.json").is_file():
+        raise ModelError(
+            f"{folder} holds no model of its own (it guards {card.model_name}); pass module= and log_prob=, on the "
+            "command line --model package.module:factory"
+        )
+    module = load_model(folder / "model", device=parse_device(device), dtype=parse_dtype(card.dtype))
+    return Target(module, None, card.model_name)
+
+
+def _built_in(name: str) -> Detector:
+    # A name from a file must not decide what gets imported.
+    if not is_built_in(name):
+        raise SettingError(
+            f"the guard uses a detector of your own, '{name}'; pass an unfitted one as "
+            "detector= (on the command line: --detector-class package.module:Class)"
+        )
+    return make_detector(name)
+
+
+def _metric_file(folder: Path, name: str) -> Path:
+    return folder / "metrics" / f"{name.replace(':', '-')}.safetensors"
+
+
+def _load_metrics(
+    folder: Path, fingerprints: dict[str, str], given: Sequence[FisherMetric]
+) -> tuple[FisherMetric, ...]:
+    own = {metric.name: metric for metric in given}
+    metrics = []
+    for name, expected in fingerprints.items():
+        # A name from a file must be known before it becomes a path, and must not decide what gets imported.
+        if not is_built_in_metric(name) and name not in own:
+            raise SettingError(
+                f"the guard measures gradients in '{name}', which is no metric of the library; pass an unfitted one of "
+                "your own in metrics= (on the command line: --metric-class package.module:Class)"
+            )
+        metric = load_metric(_metric_file(folder, name), copy.deepcopy(own.get(name)))
+        found = metric_fingerprint(metric)
+        if found != expected:
+            raise CardMismatchError(f"metric {name}", expected, found, "fit the detector again")
+        metrics.append(metric)
+    return tuple(metrics)
