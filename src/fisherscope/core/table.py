@@ -22,10 +22,10 @@ from fisherscope.core.store import read_arrays, write_arrays
 
 FORMAT_VERSION: Final = 1
 
-GROUP_BLOCKS: Final = frozenset({"grad_norm", "sketch_norm"})
+GROUP_BLOCKS: Final = frozenset({"grad_norm", "sketch_norm", "term_norm"})
 """Blocks that hold one row of numbers a group; all others hold one a sample, with axes (group, member, ...)."""
 
-GRADIENT_BLOCKS: Final = frozenset({"grad_norm", "sketch_norm", "sketch", "layer_sketch", "metric"})
+GRADIENT_BLOCKS: Final = frozenset({*GROUP_BLOCKS, "sketch", "layer_sketch", "metric"})
 """Blocks of the parameter gradient: what their last axes mean follows from the model's parameters and the metric."""
 
 SKETCH_KINDS: Final = ("countsketch", "equalised", "whitened", "whitened-inputs", "whitened-outputs")
@@ -114,7 +114,8 @@ class FeatureTable:
     """Named blocks whose first axis is the group (a group of one is the ordinary sample).
 
     Attributes:
-        blocks: ``grad_norm`` and ``sketch_norm`` (N, L) hold one row a group; every other block one row a sample:
+        blocks: ``grad_norm``, ``sketch_norm`` (N, L) and ``term_norm`` (N, T L) hold one row a group; every other block
+            one row a sample:
             ``log_p`` (N, B) in nats, ``pixels`` (N, B, ...), ``sketch`` (N, B, K).
         columns: names of the last axis of a block, e.g. the parameter names of ``grad_norm``.
         ids: N tuples of B sample names.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -21,12 +21,22 @@ from fisherscope.features.gradients import PassResult, Reduction, gradient_pass
 from fisherscope.features.gradients.logprob import LogProb
 from fisherscope.features.metrics import FisherMetric, metric_fingerprint
 from fisherscope.features.metrics.feature import GradientFeature
-from fisherscope.features.metrics.raw import GlobalSketch, LayerNorms, LayerSketch, SketchNorms, SketchSettings
+from fisherscope.features.metrics.raw import (
+    GlobalSketch,
+    LayerNorms,
+    LayerSketch,
+    SketchNorms,
+    SketchSettings,
+    TermNorms,
+)
+from fisherscope.features.terms import named_by_term, term_log_prob
 
 if TYPE_CHECKING:
     from fisherscope.features.companions import Companion
 
 Blocks = dict[str, NDArray[Any]]
+
+_TERM_LOG_P: Final = "term_log_p"
 
 _OF_SAMPLES: Final[Mapping[str, str]] = {
     "code_length": "fisherscope.features.complexity:CodeLength",
@@ -89,6 +99,11 @@ class Request:
         return values.reshape(-1, self.group_size, *values.shape[1:])
 
 
+def by_term(request: Request, terms: Sequence[str]) -> list[Request]:
+    """Return the same samples with each of the terms of log p in its place."""
+    return [replace(request, log_prob=term_log_prob(index)) for index in range(len(terms))]
+
+
 class Extractor(ABC):
     """Fills blocks of a feature table.
 
@@ -114,36 +129,61 @@ class Extractor(ABC):
 class GradientBlocks(Extractor):
     """The blocks of some gradient features, and ``log_p`` (N, B) of the same pass.
 
-    Features of groups and features of single samples share one pass when B = 1 and take two otherwise.
+    Features of groups and features of single samples share one pass when B = 1 and take two otherwise; features of
+    the terms of log p take one a term, and fill ``term_log_p`` (N, B, T) beside them.
+
+    Args:
+        features: what to fill.
+        terms: names of the terms of log p; none where it is one.
     """
 
-    def __init__(self, features: Sequence[GradientFeature]) -> None:
-        self._features = tuple(features)
-        self.blocks = (*(f.block for f in self._features), "log_p")
+    def __init__(self, features: Sequence[GradientFeature], terms: tuple[str, ...] = ()) -> None:
+        self._terms = terms
+        self._by_term = tuple(f for f in features if f.per_term)
+        self._whole = tuple(f for f in features if not f.per_term)
+        self.blocks = (*(f.block for f in features), "log_p", *([_TERM_LOG_P] if self._by_term else []))
 
     def extract(self, request: Request) -> Blocks:
-        blocks: Blocks = {}
-        sizes = {self._size(f, request) for f in self._features}
-        for size in sorted(sizes):
-            features = [f for f in self._features if self._size(f, request) == size]
-            done = _run_pass(request, size, features)
-            for feature, result in zip(features, done.results, strict=True):
-                rows = feature.to_block(result, request.group_size).cpu().numpy()
-                blocks[feature.block] = request.grouped(rows) if feature.per_sample else rows
-            blocks["log_p"] = request.grouped(done.log_p.double().cpu().numpy())
-        return blocks
+        if not self._by_term:
+            return _fill(request, self._whole)
+        if not self._terms:  # one pass for all
+            blocks = _fill(request, (*self._whole, *self._by_term))
+            return blocks | {_TERM_LOG_P: blocks["log_p"][..., None]}
+        parts = [_fill(r, self._by_term) for r in by_term(request, self._terms)]
+        log_p = np.stack([part["log_p"] for part in parts], axis=-1)
+        blocks = {f.block: np.concatenate([part[f.block] for part in parts], axis=-1) for f in self._by_term}
+        return blocks | {_TERM_LOG_P: log_p, "log_p": log_p.sum(-1)} | _fill(request, self._whole)
 
     def columns(self, module: nn.Module) -> dict[str, tuple[str, ...]]:
-        named = {f.block: f.columns(module) for f in self._features}
+        named = {f.block: f.columns(module) for f in self._whole}
+        for feature in self._by_term:
+            names = feature.columns(module)
+            named[feature.block] = names and named_by_term(names, self._terms)
+        if self._by_term and self._terms:
+            named[_TERM_LOG_P] = self._terms
         return {block: names for block, names in named.items() if names is not None}
 
     def settings(self, module: nn.Module) -> dict[str, Any]:
-        said = {f.block: f.settings(module) for f in self._features}
+        said = {f.block: f.settings(module) for f in self._whole}
+        said |= {f.block: {**(f.settings(module) or {}), "terms": list(self._terms)} for f in self._by_term}
         return {block: value for block, value in said.items() if value is not None}
 
-    @staticmethod
-    def _size(feature: GradientFeature, request: Request) -> int:
-        return 1 if feature.per_sample else request.group_size
+
+def _fill(request: Request, features: Sequence[GradientFeature]) -> Blocks:
+    """Return the blocks of some features and log p, in one pass or two."""
+    blocks: Blocks = {}
+    for size in sorted({_size(f, request) for f in features}):
+        chosen = [f for f in features if _size(f, request) == size]
+        done = _run_pass(request, size, chosen)
+        for feature, result in zip(chosen, done.results, strict=True):
+            rows = feature.to_block(result, request.group_size).cpu().numpy()
+            blocks[feature.block] = request.grouped(rows) if feature.per_sample else rows
+        blocks["log_p"] = request.grouped(done.log_p.double().cpu().numpy())
+    return blocks
+
+
+def _size(feature: GradientFeature, request: Request) -> int:
+    return 1 if feature.per_sample else request.group_size
 
 
 def _run_pass(request: Request, group_size: int, features: Sequence[GradientFeature]) -> PassResult:
@@ -163,20 +203,44 @@ def _run_pass(request: Request, group_size: int, features: Sequence[GradientFeat
 class LogProbability(Extractor):
     """``log_p`` (N, B) alone, in nats: a forward pass without gradients."""
 
-    blocks = ("log_p",)
+    blocks: tuple[str, ...] = ("log_p",)
 
     def __init__(self) -> None:
         self._pass = ForwardPass()
 
     def extract(self, request: Request) -> Blocks:
+        return {"log_p": self._log_p(request)}
+
+    def _log_p(self, request: Request) -> NDArray[Any]:
         log_p = self._pass.log_p(request.module, request.log_prob, request.tensors(), request.seed, request.keys)
-        return {"log_p": request.grouped(log_p.double().cpu().numpy())}
+        return request.grouped(log_p.double().cpu().numpy())
 
     def columns(self, module: nn.Module) -> dict[str, tuple[str, ...]]:
         return {}
 
     def settings(self, module: nn.Module) -> dict[str, Any]:
         return {}
+
+
+class TermLogProbability(LogProbability):
+    """``term_log_p`` (N, B, T) alone, in nats: each of the terms of log p, by forward passes.
+
+    Args:
+        terms: their names; none where log p is one.
+    """
+
+    blocks = (_TERM_LOG_P,)
+
+    def __init__(self, terms: tuple[str, ...]) -> None:
+        super().__init__()
+        self._terms = terms
+
+    def extract(self, request: Request) -> Blocks:
+        parts = by_term(request, self._terms) or [request]
+        return {_TERM_LOG_P: np.stack([self._log_p(part) for part in parts], axis=-1)}
+
+    def columns(self, module: nn.Module) -> dict[str, tuple[str, ...]]:
+        return {_TERM_LOG_P: self._terms} if self._terms else {}
 
 
 class Pixels(Extractor):
@@ -205,6 +269,7 @@ class _Marked(GradientFeature):
     def __init__(self, feature: GradientFeature, metric: FisherMetric) -> None:
         self.block = feature.block
         self.per_sample = feature.per_sample
+        self.per_term = feature.per_term
         self._feature = feature
         self._fingerprint = metric_fingerprint(metric)
 
@@ -231,6 +296,7 @@ def gradient_features(
         GlobalSketch(settings),
         LayerSketch(settings),
         SketchNorms(settings),
+        TermNorms(settings),
     ]
     return features + [_Marked(feature, metric) for metric in metrics for feature in metric.features()]
 
@@ -240,6 +306,7 @@ def choose_extractors(
     sketch: SketchSettings | None = None,
     metrics: Iterable[FisherMetric] = (),
     companions: Sequence[Companion] = (),
+    terms: tuple[str, ...] = (),
 ) -> list[Extractor]:
     """Return the extractors that fill ``blocks`` with the fewest passes over the model.
 
@@ -248,6 +315,7 @@ def choose_extractors(
         sketch: size and seed of the sketches, where they are wanted.
         metrics: fitted; their blocks are known too.
         companions: further models, for the blocks that need them.
+        terms: names of the terms that log p is a sum of, see :func:`~fisherscope.features.terms.term_names`.
 
     Raises:
         SettingError: nothing fills one of the blocks.
@@ -255,14 +323,16 @@ def choose_extractors(
     """
     wanted = set(blocks)
     features = gradient_features(sketch, metrics)
-    known = {"log_p", "pixels", *_OF_SAMPLES, *_WITH_COMPANIONS, *(f.block for f in features)}
+    known = {"log_p", _TERM_LOG_P, "pixels", *_OF_SAMPLES, *_WITH_COMPANIONS, *(f.block for f in features)}
     if not wanted <= known:
         raise SettingError(f"unknown blocks {sorted(wanted - known)}; known: {sorted(known)}")
     chosen: list[Extractor] = []
     if gradients := [f for f in features if f.block in wanted]:
-        chosen.append(GradientBlocks(gradients))
+        chosen.append(GradientBlocks(gradients, terms))
     elif "log_p" in wanted:
         chosen.append(LogProbability())
+    if _TERM_LOG_P in wanted and not any(f.per_term for f in gradients):
+        chosen.append(TermLogProbability(terms))
     if "pixels" in wanted:
         chosen.append(Pixels())
     chosen += [_made(home) for block, home in _OF_SAMPLES.items() if block in wanted]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -31,9 +32,29 @@ class DenoisingModel(GenerativeModel):
         return self.denoiser.log_prob(self.check_batch(x), keys_of(x, keys), seed, self.objective)
 
     @property
-    def statistic_names(self) -> tuple[str, ...]:
+    def term_names(self) -> tuple[str, ...]:
         """``term_t`` for every timestep t of the objective; none where its timesteps are random."""
-        return tuple(f"term_{t}" for t in self.objective.timesteps or ())
+        return tuple(f"term_{t}" for t in self._timesteps())
+
+    def term_log_prob(self, x: Tensor, index: int, *, seed: int = 0, keys: KeyArray | None = None) -> Tensor:
+        """Return minus the objective's term at one of its timesteps, (n,); all of them add up to :meth:`log_prob`.
+
+        Args:
+            x: images (n, C, H, W).
+            index: place of the timestep in the objective.
+            seed: seed of the noise.
+            keys: keys of the original samples.
+        """
+        objective = replace(self.objective, timesteps=(self._timesteps()[index],))
+        return self.denoiser.log_prob(self.check_batch(x), keys_of(x, keys), seed, objective)
+
+    def _timesteps(self) -> tuple[int, ...]:
+        return self.objective.timesteps or ()
+
+    @property
+    def statistic_names(self) -> tuple[str, ...]:
+        """:attr:`term_names`."""
+        return self.term_names
 
     def statistics(self, x: Tensor, *, seed: int = 0, keys: KeyArray | None = None) -> Tensor:
         """Return the objective's term at each of its timesteps, (n, timesteps)."""

@@ -50,6 +50,20 @@ class HasStatistics(Protocol):
 
 
 @runtime_checkable
+class SumOfTerms(Protocol):
+    """A model whose log p is a sum of terms that cost no more one by one than together (diffusion: the timesteps).
+
+    Attributes:
+        term_names: their names; none where they are not the same for every sample.
+    """
+
+    term_names: tuple[str, ...]
+
+    def term_log_prob(self, x: Tensor, index: int, *, seed: int = 0, keys: KeyArray | None = None) -> Tensor:
+        """Return one of the terms in nats, shape (n,)."""
+
+
+@runtime_checkable
 class HasLatents(Protocol):
     """A normalising flow: a differentiable, invertible map from points of the data's space to latents."""
 

@@ -28,6 +28,7 @@ from fisherscope.features.metrics import (
     make_metric,
     update_metrics,
 )
+from fisherscope.features.terms import term_names
 from fisherscope.models.training.workers import ALONE, Workers
 from fisherscope.pipeline.batches import Batches
 from fisherscope.pipeline.target import Target
@@ -184,7 +185,8 @@ def table_card(
 ) -> Card:
     """Return the card of the table that :func:`extract_table` makes."""
     metrics = tuple(metrics)
-    extractors = choose_extractors(blocks, settings.sketch, metrics, settings.companions)
+    terms = term_names(target.module, target.log_prob)
+    extractors = choose_extractors(blocks, settings.sketch, metrics, settings.companions, terms)
     return _card(target, data, settings, extractors, metrics)
 
 
@@ -204,7 +206,7 @@ def _card(
     }
     if code := own_code(target.module, target.log_prob, *metrics):
         said["own_code"] = code
-    if any("sketch" in block for block in blocks):
+    if any("sketch" in block or block == "term_norm" for block in blocks):
         said["sketch"] = asdict(settings.sketch)
     return Card(
         model=target.fingerprint(),
@@ -261,7 +263,8 @@ def extract_table(
         )
     data = data.whole_groups(settings.group_size)
     metrics = tuple(metrics)
-    extractors = choose_extractors(blocks, settings.sketch, metrics, settings.companions)
+    terms = term_names(target.module, target.log_prob)
+    extractors = choose_extractors(blocks, settings.sketch, metrics, settings.companions, terms)
     job = _Job(target, data, settings, extractors, _card(target, data, settings, extractors, metrics), report, team)
     if out is None and team.size > 1:
         raise SettingError(f"{team.size} processes cannot make a table in memory together; give a file as out")

@@ -18,12 +18,13 @@ from fisherscope.core.settings import require_whole
 from fisherscope.core.table import FeatureTable
 from fisherscope.detectors import score_cotangent
 from fisherscope.detectors.cotangent import Cotangent
-from fisherscope.features.extractors import Request, gradient_features
+from fisherscope.features.extractors import Request, by_term, gradient_features
 from fisherscope.features.input_gradient import InputGradient, input_gradient
 from fisherscope.features.leverage_map import LeverageMap
 from fisherscope.features.metrics.feature import GradientFeature
 from fisherscope.features.perturbation import perturbed
 from fisherscope.features.position_map import PositionMap, position_map
+from fisherscope.features.terms import term_names
 from fisherscope.pipeline.batches import Batches
 from fisherscope.pipeline.guard import Guard
 
@@ -140,7 +141,15 @@ def positions(guard: Guard, batches: Batches, table: FeatureTable, report: Repor
     """
     parts: list[PositionMap] = []
     for part, rows in _parts(guard, batches):
-        parts.append(position_map(*_question(guard, part, table.select(rows))))
+        found = [position_map(*question) for question in _questions(guard, part, table.select(rows))]
+        parts.append(
+            PositionMap(
+                maps=np.sum([f.maps for f in found], axis=0),
+                unplaced=np.sum([f.unplaced for f in found], axis=0),
+                contributions=np.sum([f.contributions for f in found], axis=0),
+                layers=found[0].layers,
+            )
+        )
         if report is not None:
             report(sum(len(p.maps) for p in parts), len(batches))
     return PositionMap(
@@ -200,13 +209,13 @@ def mean_gradient(
     """
     size, draws = guard.card.group_size, max(1, settings.smooth)
     first = batches.select(range(size)), table.select(slice(0, 1))
-    if settings.smooth and input_gradient(*_question(guard, *first)).tokens is not None:
+    if settings.smooth and _gradient(guard, *first).tokens is not None:
         raise SettingError("the model reads its samples as integers, which cannot be perturbed; leave smooth at 0")
     parts, done = [], 0
     for part, rows in _parts(guard, batches):
         total: InputGradient | None = None
         for copy, read in _copies(guard, part, table.select(rows), settings):
-            found = input_gradient(*_question(guard, copy, read))
+            found = _gradient(guard, copy, read)
             total = found if total is None else _combined(np.add, [total, found])
             done += len(part)
             if report is not None:
@@ -236,10 +245,43 @@ def _copies(
         yield copies, guard.extract_checked(copies)
 
 
-def _question(guard: Guard, batches: Batches, table: FeatureTable) -> tuple[Request, Cotangent, list[GradientFeature]]:
-    """Return the samples, d score / d block, and what fills the blocks."""
+def _gradient(guard: Guard, batches: Batches, table: FeatureTable) -> InputGradient:
+    total, *others = (input_gradient(*question) for question in _questions(guard, batches, table))
+    for part in others:
+        total = replace(_combined(np.add, [total, part]), embedded=total.embedded)
+    return total
+
+
+def _questions(
+    guard: Guard, batches: Batches, table: FeatureTable
+) -> list[tuple[Request, Cotangent, list[GradientFeature]]]:
+    """Return samples with their log p, d score / d block, and what fills the blocks: parts that add up to the score.
+
+    Where the score reads gradients of the terms of log p, each term is a part of its own.
+    """
     cotangent = score_cotangent(guard.detector, table)
-    return _request(guard, batches), cotangent, gradient_features(guard.settings.sketch, guard.metrics)
+    request, features = _request(guard, batches), gradient_features(guard.settings.sketch, guard.metrics)
+    terms = term_names(guard.target.module, guard.target.log_prob)
+    split = [f.block for f in features if f.per_term and f.block in cotangent] + ["term_log_p"]
+    if not terms or not any(block in cotangent for block in split):
+        return [(request, _as_log_p(cotangent), features)]
+    rest = {block: slope for block, slope in cotangent.items() if block not in split}
+    questions: list[tuple[Request, Cotangent, list[GradientFeature]]] = []
+    for index, part in enumerate(by_term(request, terms)):
+        own = {b: np.split(cotangent[b], len(terms), axis=-1)[index] for b in split if b in cotangent}
+        own = _as_log_p(own | {b: slope for b, slope in rest.items() if b == "log_p"})
+        questions.append((part, own | ({} if index else {b: s for b, s in rest.items() if b == "pixels"}), features))
+    if whole := {block: slope for block, slope in rest.items() if block not in ("log_p", "pixels")}:
+        questions.append((request, whole, features))
+    return questions
+
+
+def _as_log_p(cotangent: Cotangent) -> Cotangent:
+    """Return the slopes where log p is one term, its slope as a term added to its own."""
+    found = dict(cotangent)
+    if (slope := found.pop("term_log_p", None)) is not None:
+        found["log_p"] = found.get("log_p", 0.0) + slope[..., 0]
+    return found
 
 
 def _request(guard: Guard, batches: Batches) -> Request:

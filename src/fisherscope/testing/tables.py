@@ -10,6 +10,7 @@ import numpy as np
 from fisherscope.core.table import Card, FeatureTable
 
 LAYERS: Final = 6
+TERMS: Final = 2
 SKETCH_SIZE: Final = 16
 CODECS: Final = ("png", "webp", "jpeg2000", "zlib")
 
@@ -42,6 +43,8 @@ def synthetic_table(
     blocks = {
         **raw,
         "log_p": rng.normal(-100 * loudness, 5, (n, group_size)),
+        "term_norm": np.concatenate([norms, norms[:, ::-1]], axis=1),
+        "term_log_p": rng.normal(-50 * loudness, 5, (n, group_size, TERMS)),
         "code_length": rng.uniform(50, 60, (n, group_size)),
         "predictive_length": rng.uniform(40, 60, (n, group_size)),
         "codec_bytes": rng.integers(2, 6, (n, group_size, len(CODECS))),
@@ -63,7 +66,11 @@ def synthetic_table(
         layered += [f"{kind}:{name}" for kind in ("metric", "sketch_norm", "layer_sketch")]
     return FeatureTable(
         blocks=blocks,
-        columns={k: tuple(f"l{i}" for i in range(LAYERS)) for k in layered} | {"codec_bytes": CODECS},
+        columns={
+            **{k: tuple(f"l{i}" for i in range(LAYERS)) for k in layered},
+            "term_norm": tuple(f"l{i} [t{t}]" for t in range(TERMS) for i in range(LAYERS)),
+            "codec_bytes": CODECS,
+        },
         ids=tuple(tuple(f"{i}.{j}" for j in range(group_size)) for i in range(n)),
         keys=rng.integers(0, 2**63, (n, group_size)).astype(np.uint64),
         card=Card(
@@ -74,7 +81,7 @@ def synthetic_table(
 
 def scaled(table: FeatureTable, factor: float) -> FeatureTable:
     """Return a table whose gradients are measured in other units."""
-    power = {"grad_norm": 2, "sketch_norm": 2, "metric": 2, "sketch": 1, "layer_sketch": 1}
+    power = {"grad_norm": 2, "sketch_norm": 2, "term_norm": 2, "metric": 2, "sketch": 1, "layer_sketch": 1}
     kinds = {block: block.partition(":")[0] for block in table.blocks}
     blocks = {k: v * factor ** power[kinds[k]] if kinds[k] in power else v for k, v in table.blocks.items()}
     return FeatureTable(blocks, table.columns, table.ids, table.keys, table.card)

@@ -16,10 +16,13 @@ class GradientFeature(ABC):
     Attributes:
         block: name of the block.
         per_sample: whether the pass has to look at samples one by one whatever the group size.
+        per_term: whether it is one of each term of log p, where that is a sum of several (``features/terms.py``); the
+            block's last axis then has its columns for one term after the other.
     """
 
     block: str
     per_sample: bool
+    per_term: bool = False
 
     @abstractmethod
     def reduction(self, module: nn.Module, group_size: int) -> Reduction:

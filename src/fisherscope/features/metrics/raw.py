@@ -155,3 +155,10 @@ class SketchNorms(_Projected):
 
     def to_block(self, result: Any, group_size: int) -> Tensor:
         return torch.stack(list(result.values()), dim=1).double()
+
+
+class TermNorms(SketchNorms):
+    """``term_norm`` (N, T L): ``sketch_norm`` of each of the T terms of log p; the same where log p is one term."""
+
+    kind = "term_norm"
+    per_term = True

@@ -1,0 +1,47 @@
+"""log p as a sum of terms: gradients of one term at a time say more than those of the sum, and cost the same.
+
+At hardly any noise a diffusion model's gradient is made of edges and texture, at much noise of what the image shows;
+in the gradient of their sum the largest term hides the others.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+from torch import Tensor, nn
+
+from fisherscope.core.keys import KeyArray
+from fisherscope.features.gradients.logprob import LogProb
+from fisherscope.models.protocols import SumOfTerms
+
+
+def term_names(module: nn.Module, log_prob: LogProb | None) -> tuple[str, ...]:
+    """Return the names of the terms that log p is a sum of; none where it is not known to be one of several.
+
+    Args:
+        module: the model.
+        log_prob: the user's own, which need not be the sum that the module knows; None for ``module.log_prob``.
+    """
+    if log_prob is not None or not isinstance(module, SumOfTerms):
+        return ()
+    return module.term_names if len(module.term_names) > 1 else ()
+
+
+@dataclass(frozen=True)
+class _Term:
+    index: int
+
+    def __call__(self, module: SumOfTerms, x: Tensor, *, seed: int, keys: KeyArray) -> Tensor:
+        return module.term_log_prob(x, self.index, seed=seed, keys=keys)
+
+
+@cache
+def term_log_prob(index: int) -> LogProb:
+    """Return the callable ``(module, x, *, seed, keys) -> (n,)`` of a term: always the same one, as plans go by it."""
+    return _Term(index)
+
+
+def named_by_term(names: tuple[str, ...], terms: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names of columns that there are once for each term, term after term; as given where there is one."""
+    return tuple(f"{name} [{term}]" for term in terms for name in names) if terms else names

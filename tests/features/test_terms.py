@@ -1,0 +1,133 @@
+"""Features of the terms of log p, where it is a sum of several."""
+
+import numpy as np
+import pytest
+import torch
+
+import fisherscope
+from fisherscope.features.terms import term_names
+from fisherscope.models.diffusion import Diffusion
+from fisherscope.models.protocols import SumOfTerms
+from fisherscope.pipeline.batches import Batches, as_batches
+from fisherscope.pipeline.extraction import ExtractSettings, extract_table
+from fisherscope.pipeline.saliency import ExplainSettings
+from fisherscope.pipeline.target import as_target
+
+BLOCKS = ("term_norm", "term_log_p", "sketch_norm", "log_p")
+
+
+def diffusion(timesteps, **settings):
+    model = Diffusion((1, 8, 8), channels=16, multipliers=(1,), timesteps=timesteps, **settings).double().eval()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for p in model.parameters():
+            p += 0.05 * torch.randn(p.shape, generator=generator, dtype=p.dtype)
+    return model
+
+
+@pytest.fixture(scope="module")
+def model():
+    return diffusion((4, 64, 512), draws=2)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return fisherscope.load_samples("digits")
+
+
+@pytest.mark.parametrize("group_size", [1, 2])
+def test_each_terms_norms_are_those_of_its_own_gradient(model, digits, group_size):
+    target = as_target(model)
+    batches = as_batches(digits.select(range(6)), target)
+    table = extract_table(target, batches, BLOCKS, ExtractSettings(group_size, seed=3))
+    names = [name for name, _ in model.named_parameters()]
+    assert table.columns["term_norm"] == tuple(f"{n} [term_{t}]" for t in (4, 64, 512) for n in names)
+    assert table.columns["term_log_p"] == ("term_4", "term_64", "term_512")
+    exact = [i for i, p in enumerate(model.parameters()) if p.dim() <= 2]
+    for term in range(3):
+
+        def log_prob(module, x, *, seed, keys, term=term):
+            return module.term_log_prob(x, term, seed=seed, keys=keys)
+
+        x = torch.from_numpy(batches.x).double()
+        norms = fisherscope.gradient_norms(
+            model, x, log_prob=log_prob, keys=batches.keys, seed=3, group_size=group_size, method="loop"
+        )
+        expected = np.stack([v.numpy() for v in norms.values()], axis=1)[:, exact]
+        found = table.block("term_norm")[:, term * len(names) : (term + 1) * len(names)][:, exact]
+        # a bias before a normalisation has no gradient but round-off
+        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-20 * expected.max())
+        log_p = log_prob(model, x, seed=3, keys=batches.keys).detach().numpy().reshape(-1, group_size)
+        np.testing.assert_allclose(table.block("term_log_p")[..., term], log_p, rtol=1e-12)
+    np.testing.assert_allclose(table.block("term_log_p").sum(-1), table.block("log_p"), rtol=1e-12)
+    alone = extract_table(target, batches, ("term_norm",), ExtractSettings(group_size, seed=3))
+    np.testing.assert_array_equal(alone.block("term_norm"), table.block("term_norm"))
+    log_p = extract_table(target, batches, ("term_log_p", "sketch"), ExtractSettings(group_size, seed=3))
+    np.testing.assert_allclose(log_p.block("term_log_p"), table.block("term_log_p"), rtol=1e-12)
+
+
+def own_log_prob(module, x, *, seed, keys):
+    return 2 * module.log_prob(x, seed=seed, keys=keys)
+
+
+@pytest.mark.parametrize(
+    ("timesteps", "log_prob"), [((4, 64, 512), own_log_prob), ((64,), None), (None, None)], ids=["own", "one", "random"]
+)
+def test_where_log_p_is_one_term_the_blocks_are_those_of_the_whole(digits, timesteps, log_prob):
+    model = diffusion(timesteps)
+    assert isinstance(model, SumOfTerms) and term_names(model, log_prob) == ()
+    target = as_target(model, log_prob)
+    table = extract_table(target, as_batches(digits.select(range(4)), target), BLOCKS)
+    np.testing.assert_array_equal(table.block("term_norm"), table.block("sketch_norm"))
+    np.testing.assert_array_equal(table.block("term_log_p")[..., 0], table.block("log_p"))
+    assert table.columns["term_norm"] == table.columns["sketch_norm"] and "term_log_p" not in table.columns
+
+
+def test_a_table_of_other_terms_is_another_table(digits):
+    model, other = diffusion((4, 64)), diffusion((4, 512))
+    guard = fisherscope.fit(model, digits.select(range(160)), detector="gradient-dose-by-term", fpr=0.1)
+    target = as_target(other)
+    table = extract_table(target, as_batches(digits.select(range(4)), target), guard.detector.requires)
+    with pytest.raises(fisherscope.CardMismatchError):
+        guard.score(table)
+
+
+def test_the_score_by_term_is_the_sum_of_the_terms_scores(model, digits, tmp_path):
+    from fisherscope.detectors import make_detector
+
+    guard = fisherscope.fit(model, digits.select(range(200)), detector="fisher-dose-by-term", fpr=0.1)
+    some = digits.select(range(300, 320))
+    fit, new = (guard.extract(s) for s in (digits.select(range(200)), some))
+    total = np.zeros(20)
+    for term, timestep in enumerate((4, 64, 512)):
+        single = as_target(diffusion((timestep,), draws=2))
+        tables = [
+            extract_table(single, as_batches(s, single), make_detector("fisher-dose").requires)
+            for s in (digits.select(range(200)), some)
+        ]
+        np.testing.assert_allclose(tables[1].block("log_p"), new.block("term_log_p")[..., term], rtol=1e-12)
+        total += make_detector("fisher-dose").fit(tables[0]).score(tables[1])
+    found = make_detector("fisher-dose-by-term").fit(fit).score(new)
+    np.testing.assert_allclose(found, total, rtol=1e-6)
+    guard.save(tmp_path / "guard")
+    np.testing.assert_array_equal(fisherscope.load(tmp_path / "guard").score(some), guard.score(some))
+
+
+@pytest.mark.parametrize("group_size", [1, 2])
+def test_maps_are_slopes_of_the_score_by_term(model, digits, group_size):
+    guard = fisherscope.fit(
+        model, digits.select(range(200)), detector="gradient-dose-by-term", fpr=0.1, group_size=group_size
+    )
+    batches = as_batches(digits.select(range(300, 304)), guard.target)
+    found = guard.explain(batches, ExplainSettings(aggregate="sum", method="gradient"))
+    direction = np.random.default_rng(0).normal(size=batches.x.shape)
+
+    def scores(step):
+        return guard.score(Batches(batches.x + step * direction, batches.ids, batches.keys, batches.name))
+
+    slope = (found.maps * direction.reshape(found.maps.shape)).sum((1, 2, 3))
+    expected = (scores(1e-4) - scores(-1e-4)) / 2e-4
+    np.testing.assert_allclose(slope, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+    assert found.layers is not None and found.layers.layers[-1].endswith("[term_512]")
+    placed = guard.explain(batches, ExplainSettings(method="positions"))
+    assert placed.maps.shape == found.maps.shape and np.isfinite(placed.maps).all()
