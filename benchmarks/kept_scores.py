@@ -1,19 +1,21 @@
 """Scores of the study that are kept beside the code, one file a model: to score them all takes hours.
 
-A file holds AUROCs and their bootstrap replicates in steps of 1/65,535, and says what made them: model, samples,
-detectors, seed, versions and a hash of the package's code. It is used as long as model, samples, detectors and seed are
-the same; scores of earlier code are used too, and the page says of which code.
+A file holds AUROCs and their bootstrap replicates in steps of 1/65,535, and says what made them: model, samples and
+seed, and by detector the versions and a hash of the package's code. It is used as long as model, samples and seed are
+the same; scores of earlier code are used too, and the page says of which code. Detectors can be added: all of a model
+are judged on the same resamples, whenever that was.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from fisherscope.core.errors import DataError
 from fisherscope.core.package_code import code_digest
 from fisherscope.core.store import read_arrays, write_arrays
 from fisherscope.evaluation import Bootstrap, ResampledPair
@@ -31,11 +33,12 @@ class Kept:
 
     Attributes:
         pairs: every pair at every group size, with the AUROC alone.
-        made_by: versions and the hash of the package's code, as JSON values.
+        made_by: by detector, the versions and the hash of the package's code, as JSON values. It has those too that
+            the model does not serve, which are in no pair.
     """
 
     pairs: tuple[ResampledPair, ...]
-    made_by: Mapping[str, str]
+    made_by: Mapping[str, Mapping[str, str]]
 
 
 def made_by() -> dict[str, str]:
@@ -43,15 +46,23 @@ def made_by() -> dict[str, str]:
     return {**versions(), "code": code_digest(*SCORES)}
 
 
-def keep(folder: Path, name: str, what: Mapping[str, Any], pairs: Sequence[ResampledPair]) -> None:
-    """Write the scores of a model.
+def keep(
+    folder: Path, name: str, what: Mapping[str, Any], asked: Sequence[str], pairs: Sequence[ResampledPair]
+) -> None:
+    """Write the scores of a model, beside those of other detectors that its file holds already.
 
     Args:
         folder: of such files.
         name: of the model.
-        what: all that the scores depend on beside code and versions, as JSON values.
-        pairs: the scores.
+        what: all that the scores depend on beside detector, code and versions, as JSON values.
+        asked: the detectors that were to be scored now.
+        pairs: the scores of those that the model serves.
     """
+    before = find(folder, name, what)
+    by = {detector: made_by() for detector in asked}
+    if before is not None:
+        pairs = _joined(before.pairs, pairs, asked)
+        by = {**before.made_by, **by}
     arrays = {
         f"{i}/{detector}": np.round(pair.replicates[detector]["auroc"] * _STEPS).astype(np.uint16)
         for i, pair in enumerate(pairs)
@@ -70,12 +81,12 @@ def keep(folder: Path, name: str, what: Mapping[str, Any], pairs: Sequence[Resam
         }
         for pair in pairs
     ]
-    card = {"what": dict(what), "made_by": made_by(), "pairs": said}
+    card = {"what": dict(what), "made_by": by, "pairs": said}
     write_arrays(folder / f"{name}.safetensors", arrays, card)
 
 
 def find(folder: Path, name: str, what: Mapping[str, Any]) -> Kept | None:
-    """Return the scores of a model if they are of the same model, samples, detectors and seed."""
+    """Return the scores of a model if they are of the same model, samples and seed."""
     path = folder / f"{name}.safetensors"
     if not path.is_file():
         return None
@@ -83,6 +94,24 @@ def find(folder: Path, name: str, what: Mapping[str, Any]) -> Kept | None:
     if card["what"] != dict(what):
         return None
     return Kept(tuple(_pair(said, i, arrays) for i, said in enumerate(card["pairs"])), card["made_by"])
+
+
+def _joined(before: Sequence[ResampledPair], now: Sequence[ResampledPair], asked: Sequence[str]) -> list[ResampledPair]:
+    """Return the pairs with the scores of both, those of ``asked`` from now alone."""
+    new = {(pair.in_dist, pair.out_dist, pair.group_size): pair for pair in now}
+    if now and [(p.in_dist, p.out_dist, p.group_size, p.n_in, p.n_out) for p in before] != [
+        (p.in_dist, p.out_dist, p.group_size, p.n_in, p.n_out) for p in now
+    ]:
+        raise DataError("the scores that are kept are of other pairs or numbers of samples; score all detectors anew")
+    joined = []
+    for old in before:
+        added = new.get((old.in_dist, old.out_dist, old.group_size))
+        estimates = {d: v for d, v in old.estimates.items() if d not in asked}
+        replicates = {d: v for d, v in old.replicates.items() if d not in asked}
+        if added is not None:
+            estimates, replicates = estimates | {**added.estimates}, replicates | {**added.replicates}
+        joined.append(replace(old, estimates=estimates, replicates=replicates))
+    return joined
 
 
 def _pair(said: Mapping[str, Any], i: int, arrays: Mapping[str, Any]) -> ResampledPair:

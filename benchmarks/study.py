@@ -1,7 +1,8 @@
 """Write docs/study.md: which score tells best what a model has never learnt, and by how much.
 
-Command: python benchmarks/study.py [--models NAME ...] [--anew] [--zoo DIR] [--data-root DIR] [--work DIR] [--limit N]
-Scores are kept in benchmarks/scores: a run scores the models that have none and writes the page of all that have some.
+Command: python benchmarks/study.py [--models NAME ...] [--anew [DETECTOR ...]] [--zoo DIR] [--data-root DIR]
+[--work DIR] [--limit N]
+Scores are kept in benchmarks/scores: a run scores what has none, and writes the page of all models that have them.
 """
 
 from __future__ import annotations
@@ -58,7 +59,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--models", nargs="*", metavar="NAME", help="which models to score if they have no scores yet; by default all"
     )
-    parser.add_argument("--anew", action="store_true", help="score them although they have scores")
+    parser.add_argument(
+        "--anew",
+        nargs="*",
+        metavar="DETECTOR",
+        help="score these detectors although they have scores; without names all of them",
+    )
     options = parser.parse_args(arguments)
     settings = Settings(options.zoo, options.work, options.data_root, options.limit)
     grid = run_grid(settings, options.models, anew=options.anew)
@@ -76,7 +82,7 @@ def write_page(grid: Grid, command: str) -> tuple[str, dict[str, Any]]:
     cases = grid.cases
     figures: dict[str, Any] = {
         "missing_models": dict(grid.missing),
-        "made_by": dict(grid.made_by),
+        "made_by": _by_code(grid.made_by),
         "default": DEFAULT_DETECTOR,
         "means": [],
         "cells": [],
@@ -84,7 +90,7 @@ def write_page(grid: Grid, command: str) -> tuple[str, dict[str, Any]]:
     sections = [
         HEAD.format(command=command, replicates=REPLICATES, samples=_samples(cases)),
         _missing(cases, grid.missing),
-        _made_by(grid.made_by),
+        _made_by(figures["made_by"]),
         _verdict(cases, figures),
         _losses(cases, figures),
         _choice(cases, figures),
@@ -118,15 +124,32 @@ def _missing(cases: Sequence[Case], missing: Mapping[str, str]) -> str:
     )
 
 
-def _made_by(made_by: Mapping[str, Mapping[str, str]]) -> str:
-    """Say which code scored which model."""
-    models: dict[str, list[str]] = {}
-    for model, by in made_by.items():
-        versions = ", ".join(f"{name} {version}" for name, version in by.items() if name != "code")
-        models.setdefault(f"{versions}, code `{by['code']}`", []).append(model)
-    if len(models) < 2:
-        return "".join(f"All scored by {by}.\n" for by in models)
-    return "".join(f"Scored by {by}: {', '.join(names)}.\n" for by, names in models.items())
+def _by_code(made_by: Mapping[str, Mapping[str, Mapping[str, str]]]) -> dict[str, list[dict[str, list[str]]]]:
+    """Return, by libraries and code, which detectors of which models they scored; no detectors: all others."""
+    found: dict[str, dict[tuple[str, ...], list[str]]] = {}
+    for model, detectors in made_by.items():
+        own: dict[str, list[str]] = {}
+        for name, by in detectors.items():
+            libraries = ", ".join(f"{library} {version}" for library, version in by.items() if library != "code")
+            own.setdefault(f"{libraries}, code `{by['code']}`", []).append(name)
+        for code, names in own.items():
+            few = () if len(names) > len(detectors) / 2 else tuple(names)
+            found.setdefault(code, {}).setdefault(few, []).append(model)
+    return {
+        code: [{"detectors": list(names), "models": models} for names, models in parts.items()]
+        for code, parts in found.items()
+    }
+
+
+def _made_by(by_code: Mapping[str, list[dict[str, list[str]]]]) -> str:
+    """Say which code scored what."""
+    if len(by_code) < 2:
+        return "".join(f"All scored by {code}.\n" for code in by_code)
+    lines = []
+    for code, parts in by_code.items():
+        said = [" of ".join(", ".join(names) for names in part.values() if names) for part in parts]
+        lines.append(f"Scored by {code}: {'; '.join(said)}.\n")
+    return "".join(lines)
 
 
 def _select(cases: Sequence[Case], size: int, role: str = "all", family: str | None = None) -> list[Case]:

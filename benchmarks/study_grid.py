@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -162,46 +162,65 @@ class Grid:
     Attributes:
         cases: of all models that were scored, now or before.
         missing: names of the models that were not, each with the reason.
-        made_by: by model, the versions and the code that scored it.
+        made_by: by model and detector, the versions and the code that scored it.
     """
 
     cases: tuple[Case, ...]
     missing: Mapping[str, str]
-    made_by: Mapping[str, Mapping[str, str]]
+    made_by: Mapping[str, Mapping[str, Mapping[str, str]]]
 
 
-def run_grid(settings: Settings, models: Collection[str] | None = None, *, anew: bool = False) -> Grid:
+def run_grid(settings: Settings, models: Collection[str] | None = None, *, anew: Collection[str] | None = None) -> Grid:
     """Score what has no kept scores, keep them, and return all there are.
 
     Args:
         settings: of the grid.
         models: names of those that may be scored; all of the folder by default.
-        anew: score them although they have kept scores.
+        anew: detectors to score although they have kept scores, all of them where it is empty.
     """
     context = grid_context(settings, "Every detector on every model and pair of sets.", DETECTORS)
     cases: list[Case] = []
-    made_by: dict[str, Mapping[str, str]] = {}
+    made_by: dict[str, Mapping[str, Mapping[str, str]]] = {}
     missing = {}
     for case in sorted(context.cases, key=lambda case: FAMILIES.index(case.family)):
-        chosen = models is None or case.model in models
-        what = _what(context, case)
-        kept = None if chosen and anew else find(settings.kept, case.model, what)
-        if kept is None and chosen:
-            pairs = [without_splits(pair) for pair in score_case(context, case, detectors=what["detectors"])]
-            keep(settings.kept, case.model, what, pairs)
+        what, wanted = _what(context, case), _wanted(context, case)
+        kept = find(settings.kept, case.model, what)
+        known = set() if kept is None else set(kept.made_by)
+        if anew is not None:
+            known -= set(anew or wanted)
+        asked = [name for name in wanted if name not in known]
+        if asked and (models is None or case.model in models):
+            pairs = [without_splits(pair) for pair in score_case(context, case, detectors=asked)]
+            keep(settings.kept, case.model, what, asked, pairs)
             kept = find(settings.kept, case.model, what)
-        if kept is None:
-            missing[case.model] = "not scored yet"
+        if kept is None or not kept.made_by.keys() >= set(wanted):
+            missing[case.model] = "not scored yet" if kept is None else "without scores of some detectors"
             continue
-        made_by[case.model] = kept.made_by
-        cases += [Case(case.family, pair) for pair in kept.pairs]
+        made_by[case.model] = {name: kept.made_by[name] for name in wanted}
+        cases += [Case(case.family, _of(pair, wanted)) for pair in kept.pairs]
     names = [f"{family}-{name}" for family in FAMILIES for name in (*GREY, *COLOUR)]
     absent = {name: "not in the zoo" for name in names if f"model {name}" in context.ledger.skipped}
     return Grid(tuple(cases), absent | missing, made_by)
 
 
+def _wanted(context: Context, case: ModelCase) -> tuple[str, ...]:
+    """Return the detectors that the study has for a model, those included that it cannot serve."""
+    companions = {c.name for c in case_companions(context, case, context.target(case))}
+    return (*context.experiment.detectors, *(WITH_BACKGROUND if BACKGROUND in companions else ()))
+
+
+def _of(pair: ResampledPair, detectors: Sequence[str]) -> ResampledPair:
+    """Return the pair with the scores of some detectors, in their order."""
+    found = [name for name in detectors if name in pair.estimates]
+    return replace(
+        pair,
+        estimates={name: pair.estimates[name] for name in found},
+        replicates={name: pair.replicates[name] for name in found},
+    )
+
+
 def _what(context: Context, case: ModelCase) -> dict[str, Any]:
-    """Return all that the scores of a model depend on beside code and versions."""
+    """Return all that the scores of a model depend on beside detector, code and versions."""
     target = context.target(case)
     companions = {c.name: c.fingerprint() for c in case_companions(context, case, target)}
     sets = (context.in_dist(case, target), *(context.batches(name, target) for name in case.out_dists))
@@ -209,7 +228,6 @@ def _what(context: Context, case: ModelCase) -> dict[str, Any]:
         "model": target.fingerprint(),
         "companions": companions,
         "sets": [[data.name, data.fingerprint] for data in sets],
-        "detectors": [*context.experiment.detectors, *(WITH_BACKGROUND if BACKGROUND in companions else ())],
         "group_sizes": list(context.experiment.group_sizes),
         "seed": context.settings.seed,
         "replicates": context.settings.replicates,

@@ -40,3 +40,13 @@ def test_a_detector_that_one_model_serves_is_compared_on_that_model_alone(study)
     assert line["difference"] == pytest.approx([difference.estimate, difference.low, difference.high], abs=1e-4)
     assert "| waic, B = 1 | glow of fashion_mnist (1) |" in page
     assert {m["detector"] for m in figures["means"]} == set(everywhere)
+
+
+def test_the_page_says_which_code_scored_what(study):
+    old, new = {"torch": "2", "code": "aa"}, {"torch": "2", "code": "bb"}
+    one = study._by_code({"glow-a": {"x": old, "y": old, "z": old}})
+    assert study._made_by(one) == "All scored by torch 2, code `aa`.\n"
+    both = study._by_code({"glow-a": {"x": old, "y": old, "z": old}, "vae-a": {"x": old, "y": old, "z": new}})
+    assert study._made_by(both) == (
+        "Scored by torch 2, code `aa`: glow-a, vae-a.\nScored by torch 2, code `bb`: z of vae-a.\n"
+    )

@@ -80,9 +80,9 @@ class VAE(GenerativeModel):
             "latents": latents,
             "hidden": hidden,
             "likelihood": likelihood,
-            "layout": layout,
-            "components": components,
-            "blocks": blocks,
+            # Only what this model has: the fingerprints of models saved before there were grids and mixtures stay.
+            **({"components": components} if likelihood == "mixture" else {}),
+            **({"layout": layout, "blocks": blocks} if layout == "grid" else {}),
             "importance_samples": importance_samples,
             "init_seed": init_seed,
         }
