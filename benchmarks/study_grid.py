@@ -14,6 +14,7 @@ from kept_scores import FOLDER, find, keep
 from fisherscope.config import ExperimentConfig, GridTable
 from fisherscope.evaluation import ResampledPair
 from fisherscope.features.companions import BACKGROUND
+from fisherscope.features.terms import term_names
 from fisherscope.models.zoo import zoo_root
 from fisherscope.pipeline.reproduce.case import Case as ModelCase
 from fisherscope.pipeline.reproduce.case import RunSettings
@@ -76,6 +77,8 @@ DETECTORS = (PAPER, *RIVALS, *OTHERS, *CANDIDATES, *OF_DIFFUSION)
 """Those that a model cannot serve are left out for it; WAIC needs further seeds."""
 WITH_BACKGROUND = ("likelihood-ratio",)
 """What a model with a model of the background is given beside them."""
+OF_TERMS = ("fisher-dose-by-term", "gradient-dose-by-term")
+"""What a model is given whose log p is a sum of terms; for others they are the detectors that they are named after."""
 
 
 @dataclass(frozen=True)
@@ -205,8 +208,13 @@ def run_grid(settings: Settings, models: Collection[str] | None = None, *, anew:
 
 def _wanted(context: Context, case: ModelCase) -> tuple[str, ...]:
     """Return the detectors that the study has for a model, those included that it cannot serve."""
-    companions = {c.name for c in case_companions(context, case, context.target(case))}
-    return (*context.experiment.detectors, *(WITH_BACKGROUND if BACKGROUND in companions else ()))
+    target = context.target(case)
+    companions = {c.name for c in case_companions(context, case, target)}
+    return (
+        *context.experiment.detectors,
+        *(WITH_BACKGROUND if BACKGROUND in companions else ()),
+        *(OF_TERMS if term_names(target.module, target.log_prob) else ()),
+    )
 
 
 def _of(pair: ResampledPair, detectors: Sequence[str]) -> ResampledPair:
