@@ -4,7 +4,7 @@ import numpy as np
 
 from fisherscope.core.table import Card, FeatureTable
 
-LAYERED = ("grad_norm", "sketch_norm", "layer_sketch")
+LAYERED = ("grad_norm", "sketch_norm", "term_norm", "layer_sketch")
 
 
 def table_of(group_size=1, dtype="float64", settings=None, **blocks):

@@ -25,7 +25,13 @@ def correlated(rng, n, group_size=1, layers=14, dims=3, seed=5):
     logs = hidden @ loadings + 0.05 * rng.normal(size=(n, layers))
     log_p = -100 + 10 * hidden[:, :1] + rng.normal(size=(n, group_size))
     code, predictive = np.exp(4 + 0.3 * hidden[:, 1:2] + 0.1 * rng.normal(size=(2, n, group_size)))
-    return {"sketch_norm": np.exp(logs), "log_p": log_p, "code_length": code, "predictive_length": predictive}
+    return {
+        "term_norm": np.exp(logs),
+        "log_p": log_p,
+        "term_log_p": log_p[..., None],
+        "code_length": code,
+        "predictive_length": predictive,
+    }
 
 
 def mixture_of(points):
@@ -38,7 +44,7 @@ def mixture_of(points):
 def test_it_is_two_mixtures_one_with_and_one_without_the_layers(rng, name, group_size):
     fit, new = correlated(rng, 300, group_size), correlated(rng, 50, group_size)
     detector = make_detector(name).fit(table_of(group_size, **fit))
-    logs = np.log(fit["sketch_norm"])
+    logs = np.log(fit["term_norm"])
     mean, std = logs.mean(0), logs.std(0, ddof=1)
     _, singular, axes = np.linalg.svd((logs - mean) / std, full_matrices=False)
     k = int(np.searchsorted(np.cumsum(singular**2) / np.sum(singular**2), 0.95)) + 1
@@ -53,7 +59,7 @@ def test_it_is_two_mixtures_one_with_and_one_without_the_layers(rng, name, group
         return (of(blocks) - of(fit).mean(0)) / of(fit).std(0, ddof=1)
 
     def points(blocks):
-        return np.column_stack([((np.log(blocks["sketch_norm"]) - mean) / std) @ axes[:k].T / scale, summary(blocks)])
+        return np.column_stack([((np.log(blocks["term_norm"]) - mean) / std) @ axes[:k].T / scale, summary(blocks)])
 
     want = -mixture_of(summary(fit)).score_samples(summary(new))
     if name != "complexity-dose":
@@ -63,8 +69,11 @@ def test_it_is_two_mixtures_one_with_and_one_without_the_layers(rng, name, group
 
 def test_it_sees_a_combination_that_no_layer_shows_by_itself(rng):
     fit, test, novel = (correlated(rng, n) for n in (600, 300, 300))
-    novel["log_p"] = -200 - novel["log_p"]  # every layer and log p keep their distributions, their relation turns
-    fit, inside, outside = ({**blocks, "grad_norm": blocks["sketch_norm"]} for blocks in (fit, test, novel))
+    novel["log_p"] = -200 - novel["log_p"]
+    novel["term_log_p"] = novel["log_p"][
+        ..., None
+    ]  # every layer and log p keep their distributions, their relation turns
+    fit, inside, outside = ({**blocks, "grad_norm": blocks["term_norm"]} for blocks in (fit, test, novel))
     # code lengths of their own have no part in this
     for blocks in (fit, inside, outside):
         for code in CODES:
@@ -80,12 +89,15 @@ def test_it_sees_a_combination_that_no_layer_shows_by_itself(rng):
 
 def test_a_constant_log_p_says_nothing(rng):
     fit = correlated(rng, 200)
-    fit["log_p"][:] = -7.1
+    fit["term_log_p"] = np.full((200, 1, 1), -7.1)
     detector = make_detector("fisher-dose").fit(table_of(**fit))
     scores = detector.score(table_of(**fit))
     np.testing.assert_array_equal(np.isfinite(scores), np.ones(200, bool))
     assert (
-        np.corrcoef(scores, np.square((np.log(fit["sketch_norm"]) - detector.mean_) / detector.std_).sum(1))[0, 1] > 0.5
+        np.corrcoef(scores, np.square((np.log(fit["term_norm"]) - detector.term0_mean_) / detector.term0_std_).sum(1))[
+            0, 1
+        ]
+        > 0.5
     )
 
 
@@ -127,7 +139,7 @@ def test_its_slope_is_the_derivative_of_its_score(rng, name):
     fit, new = correlated(rng, 200, 2), correlated(rng, 3, 2)
     detector = make_detector(name).fit(table_of(2, **fit))
     slope = score_cotangent(detector, table_of(2, **new))
-    for block, place in (("sketch_norm", (1, 5)), ("log_p", (1, 1))):
+    for block, place in (("term_norm", (1, 5)), ("term_log_p", (1, 1, 0)), ("log_p", (1, 1))):
         if block not in detector.requires:
             continue
         step = 1e-5 * abs(new[block][place])
@@ -142,10 +154,37 @@ def test_its_slope_is_the_derivative_of_its_score(rng, name):
 def test_components_and_normals_can_be_fewer(rng):
     fit = table_of(**correlated(rng, 400))
     few = FisherDose(most_components=2, most_modes=1).fit(fit)
-    assert few.axes_.shape == (14, 2)
-    assert len(few.weights_) == len(few.summary_weights_) == 1
+    assert few.n_components() == (2,) and few.term0_axes_.shape == (14, 2)
+    assert len(few.term0_weights_) == len(few.term0_summary_weights_) == 1
     same = FisherDose(most_components=COMPONENTS, most_modes=4).fit(fit)
     np.testing.assert_array_equal(same.score(fit), make_detector("fisher-dose").fit(fit).score(fit))
     for none in ({"most_components": 0}, {"most_modes": 0}):
         with pytest.raises(SettingError, match="at least one of each"):
             FisherDose(**none)
+
+
+def two_terms(rng, n):
+    """Return the blocks of two terms side by side, and those of each."""
+    parts = [correlated(rng, n, seed=seed) for seed in (5, 6)]
+    codes = {code: parts[0][code] for code in CODES}
+    both = {name: np.concatenate([part[name] for part in parts], axis=-1) for name in ("term_norm", "term_log_p")}
+    return {**both, **codes, "log_p": sum(part["log_p"] for part in parts)}, [{**part, **codes} for part in parts]
+
+
+def test_terms_of_log_p_are_judged_one_by_one(rng):
+    (fit, fits), (new, news) = two_terms(rng, 200), two_terms(rng, 30)
+    detector = make_detector("fisher-dose").fit(table_of(**fit))
+    alone = [
+        make_detector("fisher-dose").fit(table_of(**f)).score(table_of(**n)) for f, n in zip(fits, news, strict=True)
+    ]
+    np.testing.assert_allclose(detector.score(table_of(**new)), sum(alone), rtol=1e-9)
+    assert len(detector.n_components()) == 2
+    slope = score_cotangent(detector, table_of(**new))
+    for block, place in (("term_norm", (1, 20)), ("term_log_p", (1, 0, 1))):
+        step = 1e-5 * abs(new[block][place])
+        moved = []
+        for sign in (1, -1):
+            copy = {k: np.array(v) for k, v in new.items()}
+            copy[block][place] += sign * step
+            moved.append(detector.score(table_of(**copy))[1])
+        assert slope[block][place] == pytest.approx((moved[0] - moved[1]) / (2 * step), rel=1e-5)

@@ -86,7 +86,7 @@ def test_where_log_p_is_one_term_the_blocks_are_those_of_the_whole(digits, times
 
 def test_a_table_of_other_terms_is_another_table(digits):
     model, other = diffusion((4, 64)), diffusion((4, 512))
-    guard = fisherscope.fit(model, digits.select(range(60)), detector="gradient-dose-by-term", fpr=0.1)
+    guard = fisherscope.fit(model, digits.select(range(60)), detector="gradient-dose", fpr=0.1)
     target = as_target(other)
     table = extract_table(target, as_batches(digits.select(range(2)), target), guard.detector.requires)
     with pytest.raises(fisherscope.CardMismatchError):
@@ -100,7 +100,7 @@ def test_the_score_by_term_is_the_sum_of_the_terms_scores(model, digits):
         target = as_target(module)
         return [extract_table(target, as_batches(s, target), detector.requires) for s in samples]
 
-    by_term, plain = make_detector("fisher-dose-by-term"), make_detector("fisher-dose")
+    by_term, plain = make_detector("fisher-dose"), make_detector("fisher-dose")
     fit, new = tables(model, by_term)
     total = np.zeros(10)
     for term, timestep in enumerate((4, 64, 512)):
@@ -112,9 +112,7 @@ def test_the_score_by_term_is_the_sum_of_the_terms_scores(model, digits):
 
 @pytest.mark.parametrize("group_size", [1, 2])
 def test_maps_are_slopes_of_the_score_by_term(model, digits, group_size):
-    guard = fisherscope.fit(
-        model, digits.select(range(120)), detector="gradient-dose-by-term", fpr=0.2, group_size=group_size
-    )
+    guard = fisherscope.fit(model, digits.select(range(120)), detector="gradient-dose", fpr=0.2, group_size=group_size)
     batches = as_batches(digits.select(range(300, 302)), guard.target)
     found = guard.explain(batches, ExplainSettings(aggregate="sum", method="gradient"))
     direction = np.random.default_rng(0).normal(size=batches.x.shape)

@@ -44,11 +44,9 @@ _STANDARD: Final[Mapping[str, _Entry]] = {
 _DOSE: Final[Mapping[str, _Entry]] = {
     "gradient-dose": _Entry(f"{_HOME}.fisher_dose:FisherDose", {"name": "gradient-dose", "codes": ()}, "metric"),
     "complexity-dose": _Entry(f"{_HOME}.complexity_dose:ComplexityDose"),
-    "fisher-dose-by-term": _Entry(f"{_HOME}.by_term:ByTerm"),
-    "gradient-dose-by-term": _Entry(f"{_HOME}.by_term:ByTerm", {"name": "gradient-dose-by-term", "codes": ()}),
     "fisher-dose-exact": _Entry(f"{_HOME}.fisher_dose:FisherDose", {"name": "fisher-dose-exact", "block": "grad_norm"}),
 }
-"""The default without code lengths, without gradients, on the terms of log p one by one, and on exact norms."""
+"""The default without code lengths, without gradients, and on exact norms of the whole gradient."""
 
 _LAYERWISE: Final[Mapping[str, _Entry]] = {
     f"layerwise-{density}": _Entry(

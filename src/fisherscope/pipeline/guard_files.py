@@ -28,7 +28,7 @@ from fisherscope.pipeline.companions import Given, restore_companions, save_comp
 from fisherscope.pipeline.guard import Guard, require_fitting_table, sketch_settings
 from fisherscope.pipeline.target import LogProb, Target, as_target, parse_device, parse_dtype
 
-FORMAT_VERSION: Final = 3
+FORMAT_VERSION: Final = 4
 _GUARD_FILE: Final = "guard.safetensors"
 _HELD_FILE: Final = "calibration.safetensors"
 _OWNED: Final = (
