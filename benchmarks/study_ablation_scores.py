@@ -37,8 +37,8 @@ GREY_MODELS = tuple(f"{family}-{name}" for family in FAMILIES for name in GREY)
 GRADIENTS, COMPLEXITY = "gradient-dose", "complexity-dose"
 PARTS = (GRADIENTS, COMPLEXITY)
 """The default without code lengths, and without gradients."""
-NORMS = FisherDose().requires[0]
-"""What the default reads of the gradients."""
+NORMS, LOG_P = FisherDose().requires[:2]
+"""What the default reads of the gradients, and of log p."""
 BASES: Mapping[str, Callable[..., FisherDose]] = {
     DEFAULT_DETECTOR: FisherDose,
     GRADIENTS: partial(FisherDose, name=GRADIENTS, codes=()),
@@ -129,7 +129,7 @@ class Study:
         fit_sizes: fewer fit samples; one case a subset.
         extra: averages over noise draws, and untrained models.
         controls: cases by control; the default alone is scored.
-        components: numbers of components that each variant had, in the order of the main cases.
+        components: numbers of components that each variant had, in the order of the main cases, of each term.
         shorter: models that were trained for fewer steps.
         missing: models that are not there, or whose other set is not.
     """
@@ -179,7 +179,7 @@ def _score_main(study: Study, family: str, group: GroupResult, weights: Collecti
     scored = {}
     for variant in (*code_variants(), *sized_variants(), *layer_variants(parts["fit"], weights)):
         detector, scored[variant.name] = fit_and_score(variant.make, *(variant.change(table) for table in tables))
-        study.components.setdefault(variant.name, []).append(detector.axes_.shape[1])
+        study.components.setdefault(variant.name, []).extend(detector.n_components())
     study.main.append(Case(family, resampled(with_scores(pair, scored))))
     for seed in range(SUBSETS):
         scored = {
@@ -256,7 +256,7 @@ def sized_variants() -> list[Variant]:
 
 def layer_variants(table: Table, weights: Collection[str]) -> list[Variant]:
     """Return the base detectors on the weights alone, and on all other parameters alone."""
-    others = [name for name in table.columns[NORMS] if name not in weights]
+    others = {parameter_of(column) for column in table.columns[NORMS]} - set(weights)
     return [
         Variant(alone_name(base, which), make, partial(only_layers, names=names))
         for base, make in BASES.items()
@@ -272,12 +272,17 @@ def weight_names(module: nn.Module) -> frozenset[str]:
 def only_layers(table: Table, names: Collection[str]) -> Table:
     """Return the table with the gradient norms of the named parameters alone."""
     columns = table.columns[NORMS]
-    kept = [i for i, name in enumerate(columns) if name in names]
+    kept = [i for i, column in enumerate(columns) if parameter_of(column) in names]
     return replace(
         table,
         blocks={**table.blocks, NORMS: table.block(NORMS)[:, kept]},
         columns={**table.columns, NORMS: tuple(columns[i] for i in kept)},
     )
+
+
+def parameter_of(column: str) -> str:
+    """Return the parameter of a column of norms: its name without the term of log p."""
+    return column.partition(" [")[0]
 
 
 def subset(table: Table, samples: int, seed: int) -> Table:
@@ -292,7 +297,7 @@ def averaged(tables: Sequence[Table]) -> Table:
     logs = [np.log(np.maximum(t.block(NORMS).astype(np.float64), tiny)) for t in tables]
     means = {
         NORMS: np.exp(np.mean(logs, axis=0)),
-        "log_p": np.mean([t.block("log_p") for t in tables], axis=0, dtype=np.float64),
+        LOG_P: np.mean([t.block(LOG_P) for t in tables], axis=0, dtype=np.float64),
     }
     return replace(tables[0], blocks={**tables[0].blocks, **means})
 

@@ -38,12 +38,12 @@ def page(import_script):
 def table(rng, n, size=1, shift=0.0):
     return FeatureTable(
         blocks={
-            "sketch_norm": np.exp(rng.normal(shift, 1, (n, len(COLUMNS)))),
-            "log_p": rng.normal(-100, 10, (n, size)),
+            "term_norm": np.exp(rng.normal(shift, 1, (n, len(COLUMNS)))),
+            "term_log_p": rng.normal(-100, 10, (n, size, 1)),
             "code_length": np.exp(rng.normal(7, 0.2, (n, size))),
             "predictive_length": np.exp(rng.normal(7, 0.2, (n, size))),
         },
-        columns={"sketch_norm": COLUMNS},
+        columns={"term_norm": COLUMNS},
         ids=tuple(tuple(f"{i}.{j}" for j in range(size)) for i in range(n)),
         keys=np.arange(n * size, dtype=np.uint64).reshape(n, size),
         card=Card("m", "m", "d", "d", size, 0, "float64"),
@@ -71,9 +71,21 @@ def test_weights_have_two_long_axes(scores):
 def test_layers_are_taken_with_their_names(scores):
     whole = table(np.random.default_rng(0), 8)
     part = scores.only_layers(whole, {"out.weight", "conv.weight"})
-    assert part.columns["sketch_norm"] == ("conv.weight", "out.weight")
-    np.testing.assert_array_equal(part.block("sketch_norm"), whole.block("sketch_norm")[:, [0, 3]])
-    np.testing.assert_array_equal(part.block("log_p"), whole.block("log_p"))
+    assert part.columns["term_norm"] == ("conv.weight", "out.weight")
+    np.testing.assert_array_equal(part.block("term_norm"), whole.block("term_norm")[:, [0, 3]])
+    np.testing.assert_array_equal(part.block("term_log_p"), whole.block("term_log_p"))
+
+
+def test_a_layer_is_taken_of_every_term(scores):
+    whole = table(np.random.default_rng(0), 8)
+    both = tuple(f"{name} [{term}]" for term in ("a", "b") for name in COLUMNS)
+    norms = np.concatenate([whole.block("term_norm")] * 2, axis=1)
+    whole = replace(whole, blocks={**whole.blocks, "term_norm": norms}, columns={"term_norm": both})
+    part = scores.only_layers(whole, {"conv.weight"})
+    assert part.columns["term_norm"] == ("conv.weight [a]", "conv.weight [b]")
+    weights, others = (v.change(whole) for v in scores.layer_variants(whole, {"conv.weight"})[:2])
+    assert weights.columns["term_norm"] == part.columns["term_norm"]
+    assert len(others.columns["term_norm"]) == 2 * len(COLUMNS) - 2
 
 
 def test_each_code_can_stand_alone(scores, group):
@@ -83,7 +95,7 @@ def test_each_code_can_stand_alone(scores, group):
     for code in ("code_length", "predictive_length"):
         alone = by_name[scores.alone_name("fisher-dose", code)].fit(fit)
         changed = replace(test, blocks={**test.blocks, code: test.block(code) * 2})
-        assert alone.requires == ("sketch_norm", "log_p", code) and (alone.score(changed) != alone.score(test)).all()
+        assert alone.requires == ("term_norm", "term_log_p", code) and (alone.score(changed) != alone.score(test)).all()
 
 
 def test_a_subset_is_of_whole_groups_and_differs_by_seed(scores):
@@ -100,9 +112,9 @@ def test_noise_draws_are_averaged_on_the_scale_that_the_detector_reads(scores):
     second = replace(second, blocks={**second.blocks, **codes})
     mean = scores.averaged([first, second])
     np.testing.assert_allclose(
-        mean.block("sketch_norm"), np.sqrt(first.block("sketch_norm") * second.block("sketch_norm")), rtol=1e-12
+        mean.block("term_norm"), np.sqrt(first.block("term_norm") * second.block("term_norm")), rtol=1e-12
     )
-    np.testing.assert_allclose(mean.block("log_p"), (first.block("log_p") + second.block("log_p")) / 2)
+    np.testing.assert_allclose(mean.block("term_log_p"), (first.block("term_log_p") + second.block("term_log_p")) / 2)
     for code, lengths in codes.items():
         np.testing.assert_array_equal(mean.block(code), lengths)
 
@@ -151,11 +163,11 @@ def test_other_noise_of_the_same_groups(scores, tmp_path):
     target = load_target(tmp_path / "vae")
     data = as_batches(load_samples("digits[test]", limit=12), target)
     context = scores.make_context(scores.Settings(tmp_path, (), tmp_path / "work", None, 12))
-    first = extract_table(target, data.select([3, 1, 7, 2]), ("sketch_norm", "log_p"), ExtractSettings(2, 0))
+    first = extract_table(target, data.select([3, 1, 7, 2]), ("term_norm", "term_log_p"), ExtractSettings(2, 0))
     same, other = (scores.noise_table(context, target, data, first, seed) for seed in (0, 1))
     assert same.ids == other.ids == first.ids
-    np.testing.assert_array_equal(same.block("sketch_norm"), first.block("sketch_norm"))
-    assert (other.block("log_p") != first.block("log_p")).all()
+    np.testing.assert_array_equal(same.block("term_norm"), first.block("term_norm"))
+    assert (other.block("term_log_p") != first.block("term_log_p")).all()
 
 
 def study_of(scores, named, controls):
