@@ -14,7 +14,6 @@ from kept_scores import FOLDER, find, keep
 from fisherscope.config import ExperimentConfig, GridTable
 from fisherscope.evaluation import ResampledPair
 from fisherscope.features.companions import BACKGROUND
-from fisherscope.features.terms import term_names
 from fisherscope.models.zoo import zoo_root
 from fisherscope.pipeline.reproduce.case import Case as ModelCase
 from fisherscope.pipeline.reproduce.case import RunSettings
@@ -36,7 +35,8 @@ RIVALS = ("typicality", "likelihood", "input-complexity-png", "pixel-mahalanobis
 """Named by the study's question; with ``dose-svm`` all of them run on every model."""
 
 EXACT = "fisher-dose-exact"
-"""The default on the exact norms of convolution kernels, which it estimates."""
+"""The default on exact norms, which it estimates of convolution kernels, and on a diffusion model's whole gradient, of
+which it takes the terms one by one."""
 METRICS = ("whitened", "equalised")
 CANDIDATES = (
     "fisher-dose",
@@ -77,8 +77,6 @@ DETECTORS = (PAPER, *RIVALS, *OTHERS, *CANDIDATES, *OF_DIFFUSION)
 """Those that a model cannot serve are left out for it; WAIC needs further seeds."""
 WITH_BACKGROUND = ("likelihood-ratio",)
 """What a model with a model of the background is given beside them."""
-OF_TERMS = ("fisher-dose-by-term", "gradient-dose-by-term")
-"""What a model is given whose log p is a sum of terms; for others they are the detectors that they are named after."""
 
 
 @dataclass(frozen=True)
@@ -208,13 +206,8 @@ def run_grid(settings: Settings, models: Collection[str] | None = None, *, anew:
 
 def _wanted(context: Context, case: ModelCase) -> tuple[str, ...]:
     """Return the detectors that the study has for a model, those included that it cannot serve."""
-    target = context.target(case)
-    companions = {c.name for c in case_companions(context, case, target)}
-    return (
-        *context.experiment.detectors,
-        *(WITH_BACKGROUND if BACKGROUND in companions else ()),
-        *(OF_TERMS if term_names(target.module, target.log_prob) else ()),
-    )
+    companions = {c.name for c in case_companions(context, case, context.target(case))}
+    return (*context.experiment.detectors, *(WITH_BACKGROUND if BACKGROUND in companions else ()))
 
 
 def _of(pair: ResampledPair, detectors: Sequence[str]) -> ResampledPair:
