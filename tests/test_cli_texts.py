@@ -49,7 +49,9 @@ def test_a_text_is_trained_on_fitted_scored_and_evaluated(run, tmp_path):
     code, out, err = run("evaluate", "lm", *sets)
     assert code == 0 and "text/noise.txt[test]" in out, err
     code, out, err = run("extract", "lm", "--data", "text/letters.txt", "--limit", 4, "--out", "t.safetensors")
-    assert code == 0 and "blocks code_length, grad_norm, log_p, pixels, predictive_length, sketch_norm" in out, err
+    assert (
+        code == 0 and "blocks code_length, grad_norm, log_p, pixels, predictive_length, term_log_p, term_norm" in out
+    ), err
 
 
 def test_a_table_is_trained_on_fitted_and_scored(run, tmp_path):

@@ -166,7 +166,7 @@ def extract(
     group_size: GroupSize = 1,
     blocks: Annotated[
         str, typer.Option(help="Blocks to fill.")
-    ] = "sketch_norm,grad_norm,log_p,code_length,predictive_length,pixels",
+    ] = "term_norm,term_log_p,grad_norm,log_p,code_length,predictive_length,pixels",
     split: Split = None,
     limit: Limit = None,
     resize: Resize = None,

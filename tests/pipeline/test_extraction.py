@@ -43,10 +43,10 @@ def test_features_do_not_depend_on_batch_size_or_order(make_glow, digits, monkey
 
 def test_features_in_float32_move_little_with_the_batch(target, digits, monkeypatch):
     data = as_batches(digits.select(range(60)), target)
-    whole = extract_table(target, data).block("sketch_norm")
-    assert (extract_table(target, data).block("sketch_norm") == whole).all()
+    whole = extract_table(target, data).block("term_norm")
+    assert (extract_table(target, data).block("term_norm") == whole).all()
     monkeypatch.setattr(extraction, "BATCH", 7)
-    small = extract_table(target, data).block("sketch_norm")
+    small = extract_table(target, data).block("term_norm")
     assert np.median(np.abs(small - whole) / whole) < 1e-5
 
 
@@ -95,7 +95,7 @@ def test_interrupted_extraction_goes_on_and_gives_the_same_table(target, digits,
     assert seen == [30, 40, 50]
     assert [p.name for p in tmp_path.iterdir()] == ["t.safetensors"]
     np.testing.assert_array_equal(FeatureTable.load(out).block("sketch_norm"), table.block("sketch_norm"))
-    np.testing.assert_array_equal(extract_table(target, data).block("sketch_norm"), table.block("sketch_norm"))
+    np.testing.assert_array_equal(extract_table(target, data).block("term_norm"), table.block("sketch_norm"))
 
 
 def test_a_table_of_another_model_is_named(target, make_glow, digits, tmp_path):

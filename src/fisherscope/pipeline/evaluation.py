@@ -33,8 +33,8 @@ from fisherscope.pipeline.kept_tables import kept_table
 from fisherscope.pipeline.target import Target
 
 _EVERY_MODEL: Final = frozenset(
-    {*DEFAULT_BLOCKS, "sketch_norm", "grad_norm", "pixels", "codec_bytes", "statistics", "sketch", "layer_sketch"}
-    | {"log_p", "term_log_p", "term_norm"}
+    {*DEFAULT_BLOCKS, "log_p", "sketch_norm", "grad_norm", "pixels", "codec_bytes", "statistics"}
+    | {"sketch", "layer_sketch"}
 )
 
 ReportProgress = Callable[[str, int, int], None]

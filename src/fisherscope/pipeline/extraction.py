@@ -35,7 +35,7 @@ from fisherscope.pipeline.target import Target
 
 ReportProgress = Callable[[int, int], None]
 
-DEFAULT_BLOCKS: Final = ("sketch_norm", "log_p", "code_length", "predictive_length")
+DEFAULT_BLOCKS: Final = ("term_norm", "term_log_p", "code_length", "predictive_length")
 """What the default detector reads."""
 
 BATCH: Final = 128
