@@ -40,7 +40,7 @@ COMBINED_NAMES = (
 )
 NAMES = (*detector_names(), *METRIC_NAMES, *COMBINED_NAMES)
 
-GRADIENT_BLOCKS = ("grad_norm", "sketch_norm", "sketch", "layer_sketch", "metric")
+GRADIENT_BLOCKS = ("grad_norm", "sketch_norm", "term_norm", "sketch", "layer_sketch", "metric")
 GRADIENT_FREE = [
     n for n in NAMES if not {b.partition(":")[0] for b in make_detector(n).requires} & set(GRADIENT_BLOCKS)
 ]
@@ -122,9 +122,11 @@ def test_a_table_of_other_layers_is_refused(name, places, tmp_path):
 @pytest.mark.parametrize("name", [n for n in GRADIENT_NAMES if gradient_block(n) in world(1).columns])
 def test_a_table_of_layers_by_other_names_is_refused(name):
     detector, table, block = fitted(name), world(5), gradient_block(name)
-    other = replace(table, columns={**table.columns, block: ("l0", "l1", "l2", "l3", "other", "l5")})
+    names = table.columns[block]
+    other = replace(table, columns={**table.columns, block: (*names[:4], "other", *names[5:])})
+    expected = re.escape(names[4])
     with pytest.raises(
-        CardMismatchError, match=f"'column 4 of {block}'.*expected 'l4', found 'other'; {re.escape(name)} was"
+        CardMismatchError, match=f"'column 4 of {block}'.*expected '{expected}', found 'other'; {re.escape(name)} was"
     ):
         detector.score(other)
     nameless = replace(table, columns={"codec_bytes": CODECS})
