@@ -203,17 +203,13 @@ def _run_pass(request: Request, group_size: int, features: Sequence[GradientFeat
 class LogProbability(Extractor):
     """``log_p`` (N, B) alone, in nats: a forward pass without gradients."""
 
-    blocks: tuple[str, ...] = ("log_p",)
+    blocks = ("log_p",)
 
     def __init__(self) -> None:
         self._pass = ForwardPass()
 
     def extract(self, request: Request) -> Blocks:
-        return {"log_p": self._log_p(request)}
-
-    def _log_p(self, request: Request) -> NDArray[Any]:
-        log_p = self._pass.log_p(request.module, request.log_prob, request.tensors(), request.seed, request.keys)
-        return request.grouped(log_p.double().cpu().numpy())
+        return {"log_p": _log_p(self._pass, request)}
 
     def columns(self, module: nn.Module) -> dict[str, tuple[str, ...]]:
         return {}
@@ -222,7 +218,12 @@ class LogProbability(Extractor):
         return {}
 
 
-class TermLogProbability(LogProbability):
+def _log_p(forward: ForwardPass, request: Request) -> NDArray[Any]:
+    log_p = forward.log_p(request.module, request.log_prob, request.tensors(), request.seed, request.keys)
+    return request.grouped(log_p.double().cpu().numpy())
+
+
+class TermLogProbability(Extractor):
     """``term_log_p`` (N, B, T) alone, in nats: each of the terms of log p, by forward passes.
 
     Args:
@@ -232,15 +233,18 @@ class TermLogProbability(LogProbability):
     blocks = (_TERM_LOG_P,)
 
     def __init__(self, terms: tuple[str, ...]) -> None:
-        super().__init__()
         self._terms = terms
+        self._passes = tuple(ForwardPass() for _ in terms or ("",))
 
     def extract(self, request: Request) -> Blocks:
-        parts = by_term(request, self._terms) or [request]
-        return {_TERM_LOG_P: np.stack([self._log_p(part) for part in parts], axis=-1)}
+        parts = zip(self._passes, by_term(request, self._terms) or [request], strict=True)
+        return {_TERM_LOG_P: np.stack([_log_p(*part) for part in parts], axis=-1)}
 
     def columns(self, module: nn.Module) -> dict[str, tuple[str, ...]]:
         return {_TERM_LOG_P: self._terms} if self._terms else {}
+
+    def settings(self, module: nn.Module) -> dict[str, Any]:
+        return {}
 
 
 class Pixels(Extractor):

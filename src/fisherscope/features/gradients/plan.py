@@ -32,7 +32,8 @@ from fisherscope.features.gradients.uses import Plan, Use, UsePlan, spread
 from fisherscope.features.gradients.verification import verified
 
 PROBE_SIZES: Final = (3, 2)
-CACHED_PLANS: Final = 8
+CACHED_PLANS: Final = 32
+"""Plans a model may have: kinds of input, and terms of log p, of which the paper's objective has 11."""
 
 BACKWARD_SHARE: Final = 2
 """Peak memory of a pass over what its forward half keeps: gradients of activations, and the kernels' copies."""
