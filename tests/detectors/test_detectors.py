@@ -42,7 +42,7 @@ def test_layers_that_the_score_does_not_see_are_told(rng, name):
     fit = rng.chisquare(3, (50, 4))
     fit[:, 1] = 2.0
     fit[:30, 2] = 0.0  # active in 20 of 50 fit samples
-    blocks = {"grad_norm": fit, "sketch_norm": fit, "log_p": rng.normal(size=(50, 1))}
+    blocks = {"grad_norm": fit, "term_norm": fit, "term_log_p": rng.normal(size=(50, 1, 1))}
     blocks |= {code: rng.uniform(50, 60, (50, 1)) for code in ("code_length", "predictive_length")}
     table = table_of(**blocks, **{"metric:kfac": fit[:, None]})
     detector = make_detector(name)
@@ -54,7 +54,7 @@ def test_layers_that_the_score_does_not_see_are_told(rng, name):
     assert make_detector(name).restore(state).dropped_layers == detector.dropped_layers
     assert sorted([*detector.kept_, *detector.dropped_layers]) == [0, 1, 2, 3]
     scaled = fit * [1, 1, 1e9, 1]
-    blocks |= {"grad_norm": scaled, "sketch_norm": scaled}
+    blocks |= {"grad_norm": scaled, "term_norm": scaled}
     table_again = table_of(**blocks, **{"metric:kfac": scaled[:, None]})
     np.testing.assert_array_equal(detector.score(table_again), detector.score(table))
 
