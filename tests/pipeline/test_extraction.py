@@ -94,8 +94,8 @@ def test_interrupted_extraction_goes_on_and_gives_the_same_table(target, digits,
     table = extract_table(target, data, out=out, report=lambda done, total: seen.append(done))
     assert seen == [30, 40, 50]
     assert [p.name for p in tmp_path.iterdir()] == ["t.safetensors"]
-    np.testing.assert_array_equal(FeatureTable.load(out).block("sketch_norm"), table.block("sketch_norm"))
-    np.testing.assert_array_equal(extract_table(target, data).block("term_norm"), table.block("sketch_norm"))
+    np.testing.assert_array_equal(FeatureTable.load(out).block("term_norm"), table.block("term_norm"))
+    np.testing.assert_array_equal(extract_table(target, data).block("term_norm"), table.block("term_norm"))
 
 
 def test_a_table_of_another_model_is_named(target, make_glow, digits, tmp_path):
