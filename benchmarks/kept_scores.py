@@ -98,20 +98,22 @@ def find(folder: Path, name: str, what: Mapping[str, Any]) -> Kept | None:
 
 def _joined(before: Sequence[ResampledPair], now: Sequence[ResampledPair], asked: Sequence[str]) -> list[ResampledPair]:
     """Return the pairs with the scores of both, those of ``asked`` from now alone."""
-    new = {(pair.in_dist, pair.out_dist, pair.group_size): pair for pair in now}
-    if now and [(p.in_dist, p.out_dist, p.group_size, p.n_in, p.n_out) for p in before] != [
-        (p.in_dist, p.out_dist, p.group_size, p.n_in, p.n_out) for p in now
-    ]:
+    new = {_place(pair): pair for pair in now}
+    if now and list(map(_place, before)) != list(new):
         raise DataError("the scores that are kept are of other pairs or numbers of samples; score all detectors anew")
     joined = []
     for old in before:
-        added = new.get((old.in_dist, old.out_dist, old.group_size))
+        added = new.get(_place(old))
         estimates = {d: v for d, v in old.estimates.items() if d not in asked}
         replicates = {d: v for d, v in old.replicates.items() if d not in asked}
         if added is not None:
             estimates, replicates = estimates | {**added.estimates}, replicates | {**added.replicates}
         joined.append(replace(old, estimates=estimates, replicates=replicates))
     return joined
+
+
+def _place(pair: ResampledPair) -> tuple[str, str, int, int, int]:
+    return pair.in_dist, pair.out_dist, pair.group_size, pair.n_in, pair.n_out
 
 
 def _pair(said: Mapping[str, Any], i: int, arrays: Mapping[str, Any]) -> ResampledPair:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 Blocks = dict[str, NDArray[Any]]
 
-_TERM_LOG_P: Final = "term_log_p"
+TERM_LOG_P: Final = "term_log_p"
 
 _OF_SAMPLES: Final[Mapping[str, str]] = {
     "code_length": "fisherscope.features.complexity:CodeLength",
@@ -141,18 +141,18 @@ class GradientBlocks(Extractor):
         self._terms = terms
         self._by_term = tuple(f for f in features if f.per_term)
         self._whole = tuple(f for f in features if not f.per_term)
-        self.blocks = (*(f.block for f in features), "log_p", *([_TERM_LOG_P] if self._by_term else []))
+        self.blocks = (*(f.block for f in features), "log_p", *([TERM_LOG_P] if self._by_term else []))
 
     def extract(self, request: Request) -> Blocks:
         if not self._by_term:
             return _fill(request, self._whole)
         if not self._terms:  # one pass for all
             blocks = _fill(request, (*self._whole, *self._by_term))
-            return blocks | {_TERM_LOG_P: blocks["log_p"][..., None]}
+            return blocks | {TERM_LOG_P: blocks["log_p"][..., None]}
         parts = [_fill(r, self._by_term) for r in by_term(request, self._terms)]
         log_p = np.stack([part["log_p"] for part in parts], axis=-1)
         blocks = {f.block: np.concatenate([part[f.block] for part in parts], axis=-1) for f in self._by_term}
-        return blocks | {_TERM_LOG_P: log_p, "log_p": log_p.sum(-1)} | _fill(request, self._whole)
+        return blocks | {TERM_LOG_P: log_p, "log_p": log_p.sum(-1)} | _fill(request, self._whole)
 
     def columns(self, module: nn.Module) -> dict[str, tuple[str, ...]]:
         named = {f.block: f.columns(module) for f in self._whole}
@@ -160,7 +160,7 @@ class GradientBlocks(Extractor):
             names = feature.columns(module)
             named[feature.block] = names and named_by_term(names, self._terms)
         if self._by_term and self._terms:
-            named[_TERM_LOG_P] = self._terms
+            named[TERM_LOG_P] = self._terms
         return {block: names for block, names in named.items() if names is not None}
 
     def settings(self, module: nn.Module) -> dict[str, Any]:
@@ -230,7 +230,7 @@ class TermLogProbability(Extractor):
         terms: their names; none where log p is one.
     """
 
-    blocks = (_TERM_LOG_P,)
+    blocks = (TERM_LOG_P,)
 
     def __init__(self, terms: tuple[str, ...]) -> None:
         self._terms = terms
@@ -238,10 +238,10 @@ class TermLogProbability(Extractor):
 
     def extract(self, request: Request) -> Blocks:
         parts = zip(self._passes, by_term(request, self._terms) or [request], strict=True)
-        return {_TERM_LOG_P: np.stack([_log_p(*part) for part in parts], axis=-1)}
+        return {TERM_LOG_P: np.stack([_log_p(*part) for part in parts], axis=-1)}
 
     def columns(self, module: nn.Module) -> dict[str, tuple[str, ...]]:
-        return {_TERM_LOG_P: self._terms} if self._terms else {}
+        return {TERM_LOG_P: self._terms} if self._terms else {}
 
     def settings(self, module: nn.Module) -> dict[str, Any]:
         return {}
@@ -327,7 +327,7 @@ def choose_extractors(
     """
     wanted = set(blocks)
     features = gradient_features(sketch, metrics)
-    known = {"log_p", _TERM_LOG_P, "pixels", *_OF_SAMPLES, *_WITH_COMPANIONS, *(f.block for f in features)}
+    known = {"log_p", TERM_LOG_P, "pixels", *_OF_SAMPLES, *_WITH_COMPANIONS, *(f.block for f in features)}
     if not wanted <= known:
         raise SettingError(f"unknown blocks {sorted(wanted - known)}; known: {sorted(known)}")
     chosen: list[Extractor] = []
@@ -335,7 +335,7 @@ def choose_extractors(
         chosen.append(GradientBlocks(gradients, terms))
     elif "log_p" in wanted:
         chosen.append(LogProbability())
-    if _TERM_LOG_P in wanted and not any(f.per_term for f in gradients):
+    if TERM_LOG_P in wanted and not any(f.per_term for f in gradients):
         chosen.append(TermLogProbability(terms))
     if "pixels" in wanted:
         chosen.append(Pixels())

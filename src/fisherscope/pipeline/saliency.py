@@ -18,7 +18,7 @@ from fisherscope.core.settings import require_whole
 from fisherscope.core.table import FeatureTable
 from fisherscope.detectors import score_cotangent
 from fisherscope.detectors.cotangent import Cotangent
-from fisherscope.features.extractors import Request, by_term, gradient_features
+from fisherscope.features.extractors import TERM_LOG_P, Request, by_term, gradient_features
 from fisherscope.features.input_gradient import InputGradient, input_gradient
 from fisherscope.features.leverage_map import LeverageMap
 from fisherscope.features.metrics.feature import GradientFeature
@@ -262,7 +262,7 @@ def _questions(
     cotangent = score_cotangent(guard.detector, table)
     request, features = _request(guard, batches), gradient_features(guard.settings.sketch, guard.metrics)
     terms = term_names(guard.target.module, guard.target.log_prob)
-    split = [f.block for f in features if f.per_term and f.block in cotangent] + ["term_log_p"]
+    split = [f.block for f in features if f.per_term and f.block in cotangent] + [TERM_LOG_P]
     if not terms or not any(block in cotangent for block in split):
         return [(request, _as_log_p(cotangent), features)]
     rest = {block: slope for block, slope in cotangent.items() if block not in split}
@@ -279,7 +279,7 @@ def _questions(
 def _as_log_p(cotangent: Cotangent) -> Cotangent:
     """Return the slopes where log p is one term, its slope as a term added to its own."""
     found = dict(cotangent)
-    if (slope := found.pop("term_log_p", None)) is not None:
+    if (slope := found.pop(TERM_LOG_P, None)) is not None:
         found["log_p"] = found.get("log_p", 0.0) + slope[..., 0]
     return found
 
