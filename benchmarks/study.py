@@ -300,8 +300,8 @@ def _estimates(cases: Sequence[Case], figures: dict[str, Any]) -> str:
     said = ", ".join(f"{signed(d)} at B = {size}" for size, d in lost.items())
     return (
         f"`{EXACT}` reads the exact norms of convolution kernels, which the default estimates from random projections "
-        "for [the cost's sake](default_cost.md), and a diffusion model's whole gradient, of which the default takes "
-        f"the terms one by one (the timesteps). The default minus it: {said}.\n"
+        "for [the cost's sake](default_cost.md), and the whole gradient of VAEs and diffusion models, of which the "
+        f"default takes the terms one by one. The default minus it: {said}.\n"
     )
 
 

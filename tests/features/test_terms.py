@@ -1,5 +1,7 @@
 """Features of the terms of log p, where it is a sum of several."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from fisherscope.detectors import make_detector
 from fisherscope.features.terms import term_names
 from fisherscope.models.diffusion import Diffusion
 from fisherscope.models.protocols import SumOfTerms
+from fisherscope.models.vae import VAE
 from fisherscope.pipeline.batches import Batches, as_batches
 from fisherscope.pipeline.extraction import ExtractSettings, extract_table
 from fisherscope.pipeline.saliency import ExplainSettings
@@ -17,8 +20,8 @@ from fisherscope.pipeline.target import as_target
 BLOCKS = ("term_norm", "term_log_p", "sketch_norm", "log_p")
 
 
-def diffusion(timesteps, **settings):
-    model = Diffusion((1, 8, 8), channels=16, multipliers=(1,), timesteps=timesteps, **settings).double().eval()
+def shaken(model):
+    model = model.double().eval()
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for p in model.parameters():
@@ -26,9 +29,24 @@ def diffusion(timesteps, **settings):
     return model
 
 
+def diffusion(timesteps, **settings):
+    return shaken(Diffusion((1, 8, 8), channels=16, multipliers=(1,), timesteps=timesteps, **settings))
+
+
+def vae(**settings):
+    return shaken(VAE((1, 8, 8), latents=3, hidden=4, **settings))
+
+
 @pytest.fixture(scope="module")
 def model():
     return diffusion((4, 64, 512), draws=2)
+
+
+MODELS = {
+    "diffusion": (partial(diffusion, (4, 64, 512), draws=2), ("term_4", "term_64", "term_512")),
+    "vae": (vae, ("log_likelihood", "cross_entropy", "entropy")),
+    "grid": (partial(vae, layout="grid", likelihood="mixture"), ("log_likelihood", "cross_entropy", "entropy")),
+}
 
 
 @pytest.fixture(scope="module")
@@ -37,15 +55,18 @@ def digits():
 
 
 @pytest.mark.parametrize("group_size", [1, 2])
-def test_each_terms_norms_are_those_of_its_own_gradient(model, digits, group_size):
+@pytest.mark.parametrize("family", MODELS)
+def test_each_terms_norms_are_those_of_its_own_gradient(family, digits, group_size):
+    make, terms = MODELS[family]
+    model = make()
     target = as_target(model)
     batches = as_batches(digits.select(range(6)), target)
     table = extract_table(target, batches, BLOCKS, ExtractSettings(group_size, seed=3))
     names = [name for name, _ in model.named_parameters()]
-    assert table.columns["term_norm"] == tuple(f"{n} [term_{t}]" for t in (4, 64, 512) for n in names)
-    assert table.columns["term_log_p"] == ("term_4", "term_64", "term_512")
+    assert table.columns["term_norm"] == tuple(f"{n} [{term}]" for term in terms for n in names)
+    assert table.columns["term_log_p"] == terms
     exact = [i for i, p in enumerate(model.parameters()) if p.dim() <= 2]
-    for term in range(3):
+    for term in range(len(terms)):
 
         def log_prob(module, x, *, seed, keys, term=term):
             return module.term_log_prob(x, term, seed=seed, keys=keys)
@@ -72,10 +93,17 @@ def own_log_prob(module, x, *, seed, keys):
 
 
 @pytest.mark.parametrize(
-    ("timesteps", "log_prob"), [((4, 64, 512), own_log_prob), ((64,), None), (None, None)], ids=["own", "one", "random"]
+    ("make", "log_prob"),
+    [
+        (partial(diffusion, (4, 64, 512)), own_log_prob),
+        (partial(diffusion, (64,)), None),
+        (partial(diffusion, None), None),
+        (partial(vae, importance_samples=2), None),
+    ],
+    ids=["own", "one", "random", "importance-weighted"],
 )
-def test_where_log_p_is_one_term_the_blocks_are_those_of_the_whole(digits, timesteps, log_prob):
-    model = diffusion(timesteps)
+def test_where_log_p_is_one_term_the_blocks_are_those_of_the_whole(digits, make, log_prob):
+    model = make()
     assert isinstance(model, SumOfTerms) and term_names(model, log_prob) == ()
     target = as_target(model, log_prob)
     table = extract_table(target, as_batches(digits.select(range(4)), target), BLOCKS)

@@ -44,9 +44,11 @@ class FisherDose(KeptLayers, Detector, Differentiable, LayerStandardising):
     lie in the middle of every layer and of log p, and yet have a combination of them that no in-distribution sample
     has. The second mixture counts the summary a once more, which would drown among ten components.
 
-    The log p of a diffusion model is a sum over timesteps, whose gradients speak of different things: of texture where
-    there is little noise, of the image where there is much. In the gradient of the sum the largest term hides the
-    others; apart they cost the same. So gradients and log p are those of each term by itself; other models have one.
+    The log p of some models is a sum of terms whose gradients speak of different things: over a diffusion model's
+    timesteps, of texture where there is little noise, of the image where there is much; in a VAE's bound, of pixels
+    given latents, of where the latents are and of how sure the encoder is. In the gradient of the sum the largest term
+    hides the others. So gradients and log p are those of each term by itself (a model's ``term_names``); other models
+    have one.
 
     The code lengths are of the sample alone: they are what log p ought to follow (Serra et al. 2020), and where two
     codes disagree more or less than on good samples, the sample has another kind of structure. Samples that lack a

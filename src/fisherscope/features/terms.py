@@ -1,7 +1,8 @@
-"""log p as a sum of terms: gradients of one term at a time say more than those of the sum, and cost the same.
+"""log p as a sum of terms: gradients of one term at a time say more than those of the sum.
 
 At hardly any noise a diffusion model's gradient is made of edges and texture, at much noise of what the image shows;
-in the gradient of their sum the largest term hides the others.
+a VAE's likelihood of pixels outweighs what the gradient says of its latents. In the gradient of their sum the largest
+term hides the others.
 """
 
 from __future__ import annotations

@@ -51,7 +51,10 @@ class HasStatistics(Protocol):
 
 @runtime_checkable
 class SumOfTerms(Protocol):
-    """A model whose log p is a sum of terms that cost no more one by one than together (diffusion: the timesteps).
+    """A model whose log p is a sum of terms that say different things, each with a gradient of its own.
+
+    Those of a diffusion model, its timesteps, cost no more one by one than together; a VAE's likelihood, cross-entropy
+    and entropy take the encoder's part three times.
 
     Attributes:
         term_names: their names; none where they are not the same for every sample.

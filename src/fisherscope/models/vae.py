@@ -118,6 +118,29 @@ class VAE(GenerativeModel):
         log_weights = self.log_weights(x, self.importance_samples, seed=seed, keys=keys)
         return log_weights.logsumexp(1) - math.log(self.importance_samples)
 
+    @property
+    def term_names(self) -> tuple[str, ...]:
+        """The three parts of the evidence lower bound; none with several latents, whose bound is no sum."""
+        return ("log_likelihood", "cross_entropy", "entropy") if self.importance_samples == 1 else ()
+
+    def term_log_prob(self, x: Tensor, index: int, *, seed: int = 0, keys: KeyArray | None = None) -> Tensor:
+        """Return log p(x | z), log p(z) or -log q(z | x) at the latent of :meth:`log_prob`, their sum; (n,).
+
+        The last two are, in the mean over latents, minus the cross-entropy of q and the prior, and the entropy of q.
+        Neither needs the decoder.
+
+        Args:
+            x: images (n, C, H, W).
+            index: 0, 1 or 2.
+            seed: seed of the latent's noise.
+            keys: keys of the original samples.
+        """
+        keys, x = keys_of(x, keys), self.check_batch(x)
+        z, log_prior, log_q = self._latents(*self.encode(x), 1, keys, seed, _LATENT_STREAM)
+        if index == 0:
+            return self._log_likelihood(x, z, keys, seed)[:, 0]
+        return log_prior[:, 0] if index == 1 else -log_q[:, 0]
+
     def log_weights(self, x: Tensor, count: int, *, seed: int = 0, keys: KeyArray | None = None) -> Tensor:
         """Return log p(x, z_k) - log q(z_k | x) for ``count`` latents z_k ~ q(z | x), shape (n, count)."""
         mean, log_variance = self.encode(x)
@@ -151,12 +174,8 @@ class VAE(GenerativeModel):
             keys: keys of the original samples; the noise depends on nothing else, so that two q can be compared.
             stream: number of the latents' noise, 0 or above 1.
         """
-        keys = keys_of(x, keys)
-        x = self.check_batch(x)
-        noise = normal_noise(keys, (count, self.latents), seed=seed, stream=stream, like=x)
-        z = mean[:, None] + (0.5 * log_variance).exp()[:, None] * noise
-        log_q = -0.5 * (noise.square() + log_variance[:, None] + _LOG_2_PI).sum(2)
-        log_prior = -0.5 * (z.square() + _LOG_2_PI).sum(2)
+        keys, x = keys_of(x, keys), self.check_batch(x)
+        z, log_prior, log_q = self._latents(mean, log_variance, count, keys, seed, stream)
         likelihood = self._log_likelihood(x, z, keys, seed)
         return likelihood + log_prior - log_q, likelihood
 
@@ -172,6 +191,16 @@ class VAE(GenerativeModel):
         entropy = 0.5 * (log_variance + 1 + _LOG_2_PI).sum(1)
         bound = log_weights.logsumexp(1) - math.log(_DRAWS)
         return torch.stack([cross, entropy, cross - entropy, likelihood.mean(1), bound], dim=1)
+
+    def _latents(
+        self, mean: Tensor, log_variance: Tensor, count: int, keys: KeyArray, seed: int, stream: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return latents z ~ q, (n, count, latents), log p(z) and log q(z), (n, count), of q (n, latents) each."""
+        noise = normal_noise(keys, (count, self.latents), seed=seed, stream=stream, like=mean)
+        z = mean[:, None] + (0.5 * log_variance).exp()[:, None] * noise
+        log_q = -0.5 * (noise.square() + log_variance[:, None] + _LOG_2_PI).sum(2)
+        log_prior = -0.5 * (z.square() + _LOG_2_PI).sum(2)
+        return z, log_prior, log_q
 
     def _log_likelihood(self, x: Tensor, z: Tensor, keys: KeyArray, seed: int) -> Tensor:
         """Return log p(x | z), (n, count), of images x (n, C, H, W) and latents z (n, count, latents)."""
