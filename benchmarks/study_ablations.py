@@ -175,8 +175,8 @@ def write_page(study: Study, line: str) -> tuple[str, dict[str, Any]]:
 PARTS_TEXT = (
     f"`{GRADIENTS}` leaves the code lengths out, `{COMPLEXITY}` the gradients; *code_length alone* has the "
     "context code and not the predictive one, *predictive_length alone* the other way round; "
-    f"`{EXACT}` has exact norms, which the default estimates of convolution kernels, and a diffusion model's whole "
-    "gradient, of which the default takes the terms one by one; "
+    f"`{EXACT}` has exact norms, which the default estimates of convolution kernels, and the whole gradient of "
+    "VAEs and diffusion models, of which the default takes the terms one by one; "
     "`combined:A+B` is Fisher's statistic of the p-values of A and B; "
     f"`{PAPER}` is the paper's score, `dose-kde` the density of states with the family's own statistics."
 )

@@ -35,8 +35,8 @@ RIVALS = ("typicality", "likelihood", "input-complexity-png", "pixel-mahalanobis
 """Named by the study's question; with ``dose-svm`` all of them run on every model."""
 
 EXACT = "fisher-dose-exact"
-"""The default on exact norms, which it estimates of convolution kernels, and on a diffusion model's whole gradient, of
-which it takes the terms one by one."""
+"""The default on exact norms, which it estimates of convolution kernels, and on the whole gradient of VAEs and
+diffusion models, of which it takes the terms one by one."""
 METRICS = ("whitened", "equalised")
 CANDIDATES = (
     "fisher-dose",
