@@ -110,7 +110,6 @@ class Plan:
         settled: whether it may serve later batches too: not if a use is looped because its gradients were all zero, or
             because the batched ones differed from the loop's.
         passes: how often it was followed.
-        passes: how often it was followed.
     """
 
     uses: tuple[UsePlan, ...] = ()
