@@ -15,7 +15,9 @@ def script(import_script):
 
 def cost(script, **changes):
     figures = {"model": "vae-digits", "channels": 32, "terms": 2, "base": 0.1, "extraction": 0.11, "ratio": 1.1}
-    return script.Cost(**{**figures, "whole": 0.055, "low": 1.0, "high": 1.2, "code": 0.011, "table": 2.0, "fit": 1.0, **changes})
+    return script.Cost(
+        **{**figures, "whole": 0.055, "low": 1.0, "high": 1.2, "code": 0.011, "table": 2.0, "fit": 1.0, **changes}
+    )
 
 
 def test_targets(script):
