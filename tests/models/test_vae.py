@@ -35,7 +35,7 @@ def test_the_elbo_is_reconstruction_minus_divergence_on_average() -> None:
     count = 2000
     noise = normal_noise(KEYS, (count, 3), seed=0, like=x)
     z = (mean[:, None] + q.stddev[:, None] * noise).flatten(0, 1)
-    location, log_scale = m._location_and_log_scale(m.decoder(z))
+    location, log_scale = m.decoder.out.located(m.decoder(z))
     u = uniform_noise(KEYS, (1, 6, 5), seed=0, stream=1, like=x)
     likelihood = Normal(location.unflatten(0, (3, count)), log_scale.exp().unflatten(0, (3, count)))
     reconstruction = likelihood.log_prob((x + u - 0.5)[:, None]).flatten(2).sum(2)

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fisherscope.core.errors import SettingError
 from fisherscope.core.keys import KeyArray
 from fisherscope.models.base import GenerativeModel
-from fisherscope.models.discretised import logistic_log_prob
 from fisherscope.models.initial import initial_seed
 from fisherscope.models.noise import keys_of, normal_noise, uniform_noise
-from fisherscope.models.pixel_heads import MixtureHead
+from fisherscope.models.vae_heads import HEADS
 from fisherscope.models.vae_nets import GridDecoder, GridEncoder, VectorDecoder, VectorEncoder
 
 Likelihood = Literal["logistic", "gaussian", "mixture"]
@@ -75,28 +75,23 @@ class VAE(GenerativeModel):
             blocks=blocks,
             importance_samples=importance_samples,
         )
+        of_head = {"components": components} if likelihood == "mixture" else {}
         self._config = {
             "data_shape": list(data_shape),
             "latents": latents,
             "hidden": hidden,
             "likelihood": likelihood,
             # Only what this model has: the fingerprints of models saved before there were grids and mixtures stay.
-            **({"components": components} if likelihood == "mixture" else {}),
+            **of_head,
             **({"layout": layout, "blocks": blocks} if layout == "grid" else {}),
             "importance_samples": importance_samples,
             "init_seed": init_seed,
         }
-        self.likelihood, self.importance_samples = likelihood, importance_samples
+        self.importance_samples = importance_samples
         sizes = [(data_shape[1], data_shape[2])]
         for _ in range(3):
             sizes.append(((sizes[-1][0] + 1) // 2, (sizes[-1][1] + 1) // 2))
-        channels = data_shape[0]
-
-        def make_head(features: int) -> nn.Module:
-            if likelihood == "mixture":
-                return MixtureHead(features, channels, components)
-            return nn.Conv2d(features, 2 * channels, 3, padding=1)
-
+        make_head = partial(HEADS[likelihood], data_channels=data_shape[0], **of_head)
         self.encoder: GridEncoder | VectorEncoder
         self.decoder: GridDecoder | VectorDecoder
         with initial_seed(init_seed):
@@ -204,43 +199,17 @@ class VAE(GenerativeModel):
 
     def _log_likelihood(self, x: Tensor, z: Tensor, keys: KeyArray, seed: int) -> Tensor:
         """Return log p(x | z), (n, count), of images x (n, C, H, W) and latents z (n, count, latents)."""
-        features = self.decoder(z.flatten(0, 1))
+        if self.decoder.out.dequantises:
+            x = x + uniform_noise(keys, self.data_shape, seed=seed, stream=_DEQUANTISATION_STREAM, like=x) - 0.5
         each = x[:, None].expand(-1, z.shape[1], *self.data_shape)
-        if isinstance(self.decoder.out, MixtureHead):
-            log_p: Tensor = self.decoder.out(features, each.flatten(0, 1))
-            return log_p.flatten(1).sum(1).reshape(each.shape[:2])
-        location, log_scale = (v.reshape(each.shape) for v in self._location_and_log_scale(features))
-        if self.likelihood == "logistic":
-            return logistic_log_prob(each, location, log_scale).flatten(2).sum(2)
-        # The density of x + u bounds the probability of the level x (Theis et al. 2016, section 3.1); without u it
-        # could grow without end on a constant background.
-        u = uniform_noise(keys, self.data_shape, seed=seed, stream=_DEQUANTISATION_STREAM, like=x)
-        standard: Tensor = (each + u[:, None] - 0.5 - location) * (-log_scale).exp()
-        return -(0.5 * standard.square() + log_scale + 0.5 * _LOG_2_PI).flatten(2).sum(2)
-
-    def _location_and_log_scale(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Return both in levels, (n, C, H, W) each, of a likelihood that judges each channel by itself."""
-        location, log_scale = self.decoder.out(features).chunk(2, dim=1)
-        return (location + 1) * 127.5, log_scale + math.log(16.0)
+        features = self.decoder(z.flatten(0, 1))
+        return self.decoder.out.log_likelihood(features, each.flatten(0, 1)).reshape(each.shape[:2])
 
     @torch.no_grad()
     def sample(self, n: int, *, seed: int = 0) -> Tensor:
         """Return n images, uint8 (n, C, H, W), with the likelihood's own noise."""
         keys, z = self._prior(n, seed)
-        features = self.decoder(z)
-        if isinstance(self.decoder.out, MixtureHead):
-            places = (*self.data_shape[1:], self.data_shape[0] + 1)
-            u = uniform_noise(keys, places, seed=seed, stream=1, like=z)
-            pixels = features.permute(0, 2, 3, 1).flatten(0, 2)
-            drawn = self.decoder.out.draw(pixels[:, :, None, None], u.flatten(0, 2))
-            return drawn.reshape(*u.shape[:3], -1).permute(0, 3, 1, 2).to(torch.uint8)
-        location, log_scale = self._location_and_log_scale(features)
-        if self.likelihood == "logistic":
-            u = uniform_noise(keys, self.data_shape, seed=seed, stream=1, like=z)
-            noise = torch.logit(u, eps=1e-6)
-        else:
-            noise = normal_noise(keys, self.data_shape, seed=seed, stream=1, like=z)
-        return (location + log_scale.exp() * noise).round().clamp(0, 255).to(torch.uint8)
+        return self.decoder.out.drawn(self.decoder(z), keys, seed)
 
     @torch.no_grad()
     def mean_image(self, n: int, *, seed: int = 0) -> Tensor:
@@ -249,10 +218,7 @@ class VAE(GenerativeModel):
 
     def decode(self, z: Tensor) -> Tensor:
         """Return the likelihood's locations, a mixture's weighted mean, in levels (n, C, H, W) for z (n, latents)."""
-        features = self.decoder(z)
-        if isinstance(self.decoder.out, MixtureHead):
-            return self.decoder.out.mean(features)
-        return self._location_and_log_scale(features)[0]
+        return self.decoder.out.mean(self.decoder(z))
 
     def _prior(self, n: int, seed: int) -> tuple[KeyArray, Tensor]:
         """Return keys of n samples, their numbers, and a latent (n, latents) of the prior for each."""

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fisherscope.models.initial import zero_
+from fisherscope.models.vae_heads import LogisticHead, MixtureOfLogistics
 
-MakeHead = Callable[[int], nn.Module]
+MakeHead = Callable[[int], LogisticHead | MixtureOfLogistics]
 """From the number of features of a pixel to the module that makes a likelihood of them."""
 
 
