@@ -20,6 +20,7 @@ from fisherscope.core.keys import sample_keys
 from fisherscope.features.gradients import gradient_norms
 from fisherscope.models.base import GenerativeModel, load_model, make_model, model_fingerprint
 from fisherscope.models.glow import Glow
+from fisherscope.models.protocols import SumOfTerms
 from fisherscope.models.tabular import TabularFlow
 from fisherscope.models.zoo import zoo_entries
 
@@ -39,7 +40,8 @@ class Case:
 
     ``needs`` is a library that an extra brings; ``silent`` are endings of the names of parameters whose gradient is
     zero by construction; ``order`` maps the place of an entry in
-    the model's order of generation to its place in the flattened sample.
+    the model's order of generation to its place in the flattened sample; ``terms`` is how many log p is a sum of, 0 where
+    it is one.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Case:
     discrete: bool = True
     dtype: torch.dtype = torch.uint8
     scale: float = 0.1
+    terms: int = 0
     flow: Callable[[GenerativeModel, torch.dtype], Flow] | None = None
     conditionals: Callable[[GenerativeModel, Tensor], Tensor] | None = None
     order: Callable[[int], int] = field(default=lambda i: i)
@@ -160,11 +163,11 @@ def transformers_model() -> GenerativeModel:
 CASES = [
     Case("glow-plain", glow((1, 8, 8), "plain"), flow=glow_flow),
     Case("glow-lu", glow((3, 4, 4), "lu"), flow=glow_flow),
-    Case("diffusion-terms", diffusion(timesteps=(1, 2, 7), draws=2)),
+    Case("diffusion-terms", diffusion(timesteps=(1, 2, 7), draws=2), terms=3),
     Case("diffusion-bound", diffusion(data_shape=(3, 6, 6), timesteps=None, patch=2, schedule="linear")),
-    Case("diffusion-l2", diffusion(timesteps=(5, 20), weight="l2")),
+    Case("diffusion-l2", diffusion(timesteps=(5, 20), weight="l2"), terms=2),
     Case("diffusion-l1", diffusion(timesteps=None, weight="l1")),
-    Case("vae-logistic", vae((1, 9, 7), "logistic", 1)),
+    Case("vae-logistic", vae((1, 9, 7), "logistic", 1), terms=3),
     Case("vae-gaussian", vae((3, 6, 6), "gaussian", 4)),
     pixelcnn("grey-softmax", (1, 5, 6), "softmax"),
     pixelcnn("colour-softmax", (3, 4, 3), "softmax"),
@@ -179,7 +182,7 @@ CASES = [
     tabular("NSF"),
     tabular("MAF"),
     tabular("NICE"),
-    Case("diffusers", diffusers_model, needs="diffusers", silent=("to_k.bias",)),
+    Case("diffusers", diffusers_model, needs="diffusers", silent=("to_k.bias",), terms=2),
     Case(
         "transformers",
         transformers_model,
@@ -248,6 +251,16 @@ def test_a_sample_does_not_see_its_batch(case: Case, model: GenerativeModel) -> 
     other = x.clone()
     other[1:] = case.data(6, seed=9)[1:]
     assert relative(model.log_prob(other)[:1], log_p[:1]) < 1e-10
+
+
+@pytest.mark.parametrize("case", parameters([c for c in CASES if c.terms]))
+def test_the_terms_of_log_p_add_up(case: Case) -> None:
+    model, x = case.model().double(), case.data(3)
+    assert isinstance(model, SumOfTerms) and len(model.term_names) == case.terms
+    keys = sample_keys(x.numpy())
+    terms = [model.term_log_prob(x, i, seed=3, keys=keys) for i in range(len(model.term_names))]
+    assert all(term.shape == (3,) for term in terms)
+    torch.testing.assert_close(sum(terms), model.log_prob(x, seed=3, keys=keys))
 
 
 def test_noise_belongs_to_seed_and_key(case: Case, model: GenerativeModel) -> None:
