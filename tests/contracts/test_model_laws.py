@@ -39,9 +39,8 @@ class Case:
     """A model under the laws.
 
     ``needs`` is a library that an extra brings; ``silent`` are endings of the names of parameters whose gradient is
-    zero by construction; ``order`` maps the place of an entry in
-    the model's order of generation to its place in the flattened sample; ``terms`` is how many log p is a sum of, 0 where
-    it is one.
+    zero by construction; ``order`` maps the place of an entry in the model's order of generation to its place in the
+    flattened sample; ``terms`` is how many log p is a sum of, 0 where it is one.
     """
 
     name: str
