@@ -267,7 +267,11 @@ def models(study: Study) -> str:
 def worth(study: Study, figures: dict[str, Any]) -> str:
     """Say what the default has of its parts, of judging single terms by estimated norms too, over all models."""
     lines, figures["worth"] = [], {}
-    for without, part in ((GRADIENTS, "code lengths"), (COMPLEXITY, "gradients"), (EXACT, "single terms and estimates of norms")):
+    for without, part in (
+        (GRADIENTS, "code lengths"),
+        (COMPLEXITY, "gradients"),
+        (EXACT, "single terms and estimates of norms"),
+    ):
         said = []
         for size in (1, 5):
             gain = difference([c for c in study.main if c.pair.group_size == size], DEFAULT_DETECTOR, without)
