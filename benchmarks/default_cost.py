@@ -63,7 +63,7 @@ one thread.
   batched forward and backward passes, by all parameters, of every term of log p that the detector judges by itself,
   {piece} samples in batches of {batch}. Medians over {rounds} rounds in which each runs once, after one
   call of each; in brackets the quartiles of the rounds' own ratios. Beside it the same over ordinary passes of
-  `log_prob`, all of log p at once: a diffusion model's terms are its timesteps, which cost the same either way; a
+  `log_prob`, all of log p at once: a diffusion model's terms are its timesteps, which cost no more one by one; a
   VAE's are likelihood, cross-entropy and entropy, and the encoder is gone through for all three.
 - **Fit** is `fisherscope.fit` on a table of {samples:,} extracted samples, half of which fit the detector and half
   calibrate it, over the extraction of those samples. Median over {fit_rounds} runs.
