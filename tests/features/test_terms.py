@@ -8,6 +8,7 @@ import torch
 
 import fisherscope
 from fisherscope.detectors import make_detector
+from fisherscope.detectors.base import require_columns
 from fisherscope.features.terms import term_names
 from fisherscope.models.diffusion import Diffusion
 from fisherscope.models.protocols import SumOfTerms
@@ -119,6 +120,11 @@ def test_a_table_of_other_terms_is_another_table(digits):
     table = extract_table(target, as_batches(digits.select(range(2)), target), guard.detector.requires)
     with pytest.raises(fisherscope.CardMismatchError):
         guard.score(table)
+    names = len([*model.parameters()])
+    with pytest.raises(fisherscope.CardMismatchError, match=rf"'{2 * names} columns, column {names} .*\[term_64\]'"):
+        require_columns(guard.columns["term_norm"], table.columns["term_norm"])
+    with pytest.raises(fisherscope.CardMismatchError, match=r"expected '2 columns', found '3 columns, column 2 c'"):
+        require_columns(("a", "b"), ("a", "b", "c"))
 
 
 def test_the_score_by_term_is_the_sum_of_the_terms_scores(model, digits):

@@ -115,6 +115,15 @@ class Detector(ABC):
 
 
 def require_columns(expected: tuple[str, ...], found: tuple[str, ...]) -> None:
-    """Raise :class:`CardMismatchError` when the layers of two tables differ."""
-    if expected != found:
-        raise CardMismatchError("columns", expected, found, "extract the features again with the same model")
+    """Raise :class:`CardMismatchError` when the layers of two tables differ, with the first that does."""
+    if expected == found:
+        return
+    place = next((i for i, pair in enumerate(zip(expected, found, strict=False)) if pair[0] != pair[1]), None)
+    if place is None:
+        place = min(len(expected), len(found))
+
+    def said(names: tuple[str, ...]) -> str:
+        return f"{len(names)} columns" + (f", column {place} {names[place]}" if place < len(names) else "")
+
+    advice = "extract the features again with the same model, or fit again if the model or fisherscope has changed"
+    raise CardMismatchError("columns", said(expected), said(found), advice)
