@@ -20,6 +20,7 @@ from fisherscope.models.training.workers import Workers
 
 SCRIPT = """
 import json, sys, numpy as np, torch
+from pathlib import Path
 from fisherscope.core.keys import sample_keys
 from fisherscope.models.base import make_model
 from fisherscope.models.training import TrainingSet, TrainSettings, train
@@ -30,6 +31,8 @@ settings = TrainSettings(steps=int(sys.argv[2]), batch_size=int(sys.argv[3]), va
 family, config = json.loads(sys.argv[4])
 model = make_model(family, data_shape=(1, 4, 4), **config).double()
 train(model, TrainingSet(x, sample_keys(x), "noise"), settings, sys.argv[1], resume=len(sys.argv) > 5)
+left = [t.name for t in Path("/proc/self/task").glob("*/comm") if "gloo" in t.read_text()]
+assert not left, "threads of the group outlive it"
 """
 GLOW = ("glow", {"steps": 2, "hidden": 4})
 DIFFUSION = ("diffusion", {"channels": 16, "multipliers": [1], "diffusion_steps": 20, "timesteps": [2]})

@@ -6,6 +6,7 @@ any of its methods. Noise belongs to samples, not to processes, so nothing else 
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -89,6 +90,9 @@ def workers(device: torch.device) -> Iterator[Workers]:
             raise SettingError(f"process {local} has no CUDA device of its own; start fewer processes per node")
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
+    # Imported later, as a first optimiser step does, its functions have the group as a default argument: its threads
+    # outlive it, and one that is caught by the end of the interpreter aborts the process.
+    importlib.import_module("torch.distributed.nn.functional")
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield Workers(rank, size, device)
