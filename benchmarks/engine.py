@@ -20,6 +20,7 @@ import time
 import warnings
 from collections.abc import Callable
 from datetime import date
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from engine_models import CASES
 from torch import Tensor, nn
 
 from fisherscope.features.gradients import gradient_norms, gradient_sketch
+from fisherscope.features.gradients.uses import Passes
 
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 RIVALS = ("loop", "vmap", "vmap, chunks of 8", "opacus hooks", "opacus ghost")
@@ -36,8 +38,8 @@ OURS = ("norms", "norms, groups of 5", "sketch")
 BASES = ("base", "base, groups of 5")
 UNCHECKED_FROM = 32
 """After so many calls no check of the engine's falls in the next thirty."""
-QUICK, THOROUGH = (2, 4, 8, 16), 10
-"""Calls whose log p, and whose gradients, are checked; of the first hundred 6 and 2, the first one aside."""
+SEEN, FIRST = 16, 100
+"""Calls that are timed for the price of checks, and those over which it is spread."""
 Run = Callable[[], dict[str, Tensor] | None]
 
 GOALS_OF_ALL = {"norms": 1.3, "norms, groups of 5": 1.3, "norms, memory": 1.4, "sketch, memory": 1.4}
@@ -217,12 +219,25 @@ def first_calls(case: str) -> tuple[float, float]:
         runs[name]()
         return time.perf_counter() - start
 
-    calls = {call: seconds("norms") for call in range(1, QUICK[-1] + 1)}
+    calls = {call: seconds("norms") for call in range(1, SEEN + 1)}
     base = statistics.median(seconds("base") for _ in range(5))
-    plain = statistics.median(calls[call] for call in calls if call not in (1, THOROUGH, *QUICK))
-    quick = statistics.mean(calls[call] for call in QUICK) - plain
-    checks = (6 * quick + 2 * (calls[THOROUGH] - plain)) / 100
-    return (calls[1] - plain) / base, checks / base
+    kinds = checked_calls()
+    plain = statistics.median(calls[call] for call in calls if call not in (1, *chain(*kinds)))
+    checks = sum(len(kind) * (statistics.mean(calls[call] for call in kind if call <= SEEN) - plain) for kind in kinds)
+    return (calls[1] - plain) / base, checks / FIRST / base
+
+
+def checked_calls() -> tuple[list[int], list[int]]:
+    """Return the calls after the first whose log p, and those whose gradients, the engine checks."""
+    passes, quick, thorough = Passes(), list[int](), list[int]()
+    passes.begin()
+    for call in range(2, FIRST + 1):
+        passes.begin()
+        if passes.thorough:
+            thorough.append(call)
+        elif passes.quick:
+            quick.append(call)
+    return quick, thorough
 
 
 def table(heads: list[str], rows: list[list[str]]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from itertools import zip_longest
 from typing import Any, Self
 
 import numpy as np
@@ -118,9 +119,7 @@ def require_columns(expected: tuple[str, ...], found: tuple[str, ...]) -> None:
     """Raise :class:`CardMismatchError` when the layers of two tables differ, with the first that does."""
     if expected == found:
         return
-    place = next((i for i, pair in enumerate(zip(expected, found, strict=False)) if pair[0] != pair[1]), None)
-    if place is None:
-        place = min(len(expected), len(found))
+    place = next(i for i, (mine, other) in enumerate(zip_longest(expected, found)) if mine != other)
 
     def said(names: tuple[str, ...]) -> str:
         return f"{len(names)} columns" + (f", column {place} {names[place]}" if place < len(names) else "")

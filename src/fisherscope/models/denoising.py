@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fisherscope.core.errors import SettingError
 from fisherscope.core.keys import KeyArray
-from fisherscope.models.discretised import normal_log_prob
+from fisherscope.models.discretised import nearest_levels, normal_log_prob
 from fisherscope.models.noise import normal_noise, uniform_noise
 from fisherscope.models.schedule import Schedule, Vector
 
@@ -161,7 +161,7 @@ class Denoiser:
             v = a * clean + b * v
             if s > 0:
                 v = v + std * normal_noise(keys, self.data_shape, seed=seed, stream=int(s), like=like)
-        return ((v + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+        return nearest_levels((v + 1) * 127.5)
 
 
 def _scaled(x: Tensor) -> Tensor:

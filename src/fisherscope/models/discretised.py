@@ -47,3 +47,8 @@ def normal_log_prob(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     first = torch.special.log_ndtr(upper)
     last = torch.special.log_ndtr(-lower)
     return torch.where(x <= 0, first, torch.where(x >= _LAST_LEVEL, last, inside))
+
+
+def nearest_levels(values: Tensor) -> Tensor:
+    """Return the 8-bit levels nearest to values in levels, uint8 of the same shape."""
+    return values.round().clamp(0, _LAST_LEVEL).to(torch.uint8)

@@ -14,6 +14,7 @@ from torch import Tensor
 from fisherscope.core.errors import SettingError
 from fisherscope.core.keys import KeyArray
 from fisherscope.models.base import GenerativeModel
+from fisherscope.models.discretised import nearest_levels
 from fisherscope.models.initial import initial_seed
 from fisherscope.models.noise import keys_of, normal_noise, uniform_noise
 from fisherscope.models.vae_heads import HEADS
@@ -214,7 +215,7 @@ class VAE(GenerativeModel):
     @torch.no_grad()
     def mean_image(self, n: int, *, seed: int = 0) -> Tensor:
         """Return the locations of n samples without the likelihood's noise, uint8 (n, C, H, W), as papers show them."""
-        return self.decode(self._prior(n, seed)[1]).round().clamp(0, 255).to(torch.uint8)
+        return nearest_levels(self.decode(self._prior(n, seed)[1]))
 
     def decode(self, z: Tensor) -> Tensor:
         """Return the likelihood's locations, a mixture's weighted mean, in levels (n, C, H, W) for z (n, latents)."""

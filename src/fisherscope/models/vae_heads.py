@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fisherscope.core.keys import KeyArray
-from fisherscope.models.discretised import logistic_log_prob
+from fisherscope.models.discretised import logistic_log_prob, nearest_levels
 from fisherscope.models.noise import normal_noise, uniform_noise
 from fisherscope.models.pixel_heads import MixtureHead
 
@@ -49,7 +49,7 @@ class LogisticHead(nn.Conv2d):
     def drawn(self, features: Tensor, keys: KeyArray, seed: int) -> Tensor:
         """Return images, uint8 (n, C, H, W), whose noise depends on keys and seed alone."""
         location, log_scale = self.located(features)
-        return _levels(location + log_scale.exp() * self._noise(keys, location, seed))
+        return nearest_levels(location + log_scale.exp() * self._noise(keys, location, seed))
 
     def _noise(self, keys: KeyArray, like: Tensor, seed: int) -> Tensor:
         u = uniform_noise(keys, tuple(like.shape[1:]), seed=seed, stream=_NOISE_STREAM, like=like)
@@ -90,11 +90,7 @@ class MixtureOfLogistics(MixtureHead):
         u = uniform_noise(keys, places, seed=seed, stream=_NOISE_STREAM, like=features)
         pixels = features.permute(0, 2, 3, 1).flatten(0, 2)
         drawn = self.draw(pixels[:, :, None, None], u.flatten(0, 2))
-        return _levels(drawn.reshape(*u.shape[:3], -1).permute(0, 3, 1, 2))
-
-
-def _levels(values: Tensor) -> Tensor:
-    return values.round().clamp(0, 255).to(torch.uint8)
+        return nearest_levels(drawn.reshape(*u.shape[:3], -1).permute(0, 3, 1, 2))
 
 
 HEADS: Final[dict[str, type[LogisticHead] | type[MixtureOfLogistics]]] = {
