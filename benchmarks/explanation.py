@@ -149,12 +149,13 @@ class Study:
         found: dict[str, Maps] = {}
         for name, guard in {**self.guards, LIKELIHOOD: self.likelihood}.items():
             batches = as_batches(pasted.x, guard.target)
-            slope = mean_gradient(guard, batches, ExplainSettings(smooth=self.options.smooth), None).x
+            table = guard.extract(batches)
+            slope = mean_gradient(guard, batches, table, ExplainSettings(smooth=self.options.smooth), None).x
             if guard is self.likelihood:
                 found[name], found[f"{name}, contrast"] = np.abs(slope).sum(1), contrast_map(slope, pasted.x)
                 continue
             found[f"{name}: contrast"] = contrast_map(slope, pasted.x)
-            found[f"{name}: positions"] = positions(guard, batches, None).maps
+            found[f"{name}: positions"] = positions(guard, batches, table, None).maps
             found[f"{name}: gradient"] = np.abs(slope).sum(1)
         found[LEVERAGE] = leverage(self.likelihood, batches, as_batches(self.good, self.target), None)
         found[CONTRAST] = contrast_map(np.ones_like(slope), pasted.x)
