@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from torch import Tensor
 from torch.nn import Parameter
@@ -37,10 +37,13 @@ class Scaling:
             raise UnsupportedError("a masked or scaled parameter is changed in place after it met data")
 
 
-def scaling_of(func: Callable[..., Any], args: Sequence[Any], result: Any) -> Scaling | None:
-    """Return the scaling that a torch function of parameters and constants computed, or None if it is no such."""
-    name = getattr(func, "__name__", "")
-    if name not in ("mul", "multiply", "__mul__", "__rmul__") or len(args) != 2 or not isinstance(result, Tensor):
+PRODUCTS: Final = frozenset({"mul", "multiply", "__mul__", "__rmul__"})
+"""Names of the torch functions that :func:`scaling_of` is to be asked about."""
+
+
+def scaling_of(args: Sequence[Any], result: Any) -> Scaling | None:
+    """Return the scaling that a product of parameters and constants is, or None if it is no such."""
+    if len(args) != 2 or not isinstance(result, Tensor):
         return None
     weight, constant = args if isinstance(args[0], Parameter) else reversed(args)
     if not isinstance(weight, Parameter) or not isinstance(constant, Tensor) or constant.requires_grad:

@@ -6,7 +6,7 @@ where a batched backward pass would run every op of the way for all groups.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum, auto
 from typing import Any, Final, NamedTuple
 
@@ -48,11 +48,22 @@ class Origin(NamedTuple):
     relation: Relation
 
 
+RELATED: Final = _FUNCTIONS | _RESHAPES | {"__getitem__"}
+"""Names of the torch functions that :func:`relation_of` is to be asked about."""
+
+
 def relation_of(
-    func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], source: Tensor, result: Tensor
+    name: str, args: Sequence[Any], kwargs: Mapping[str, Any], source: Tensor, result: Tensor
 ) -> Relation | None:
-    """Return how ``result`` = func(...) follows from ``source``, its one operand that is not constant, or None."""
-    name = getattr(func, "__name__", "")
+    """Return how the result of a torch function follows from ``source``, its one operand that is not constant, or None.
+
+    Args:
+        name: of the function, one of :data:`RELATED`.
+        args: its arguments.
+        kwargs: its arguments by name.
+        source: the operand.
+        result: of the function.
+    """
     if result.numel() != source.numel() or result.dtype != source.dtype or kwargs.get("out") is not None:
         return None
     if name in _RESHAPES or (name == "__getitem__" and _keeps_order(args[1])):

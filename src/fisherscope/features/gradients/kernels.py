@@ -131,21 +131,26 @@ def gram_norm(x: Tensor, g: Tensor, n_groups: int, geometry: Geometry) -> Tensor
 
 
 def taps_norm(x: Tensor, g: Tensor, n_groups: int, geometry: Geometry) -> Tensor:
-    """The Gram form without patches: <a_t, a_s> is a sum over the taps of inner products of pixels. S = 1."""
+    """The Gram form without patches: <a_t, a_s> is a sum over the taps of inner products of pixels."""
     padded = padded_input(x, g, geometry)
-    height, width = g.shape[2:]
-    a, b = finely(padded.flatten(2)), finely(g.flatten(2))
-    pixels = torch.bmm(a.mT, a).reshape(n_groups, *padded.shape[2:], *padded.shape[2:])
-    total = torch.zeros(n_groups, height, width, height, width, dtype=a.dtype, device=x.device)
+    (height, width), instances = g.shape[2:], x.shape[0] // n_groups
+    a, b = finely(fold_positions(padded, n_groups)), finely(fold_positions(g, n_groups))
+    pixels = torch.bmm(a.mT, a).reshape(n_groups, *(instances, *padded.shape[2:]) * 2)
+    total = torch.zeros(n_groups, *(instances, height, width) * 2, dtype=a.dtype, device=x.device)
     for i in range(geometry.kernel[0]):
-        rows = pixels[:, i : i + height, :, i : i + height]
+        rows = pixels[:, :, i : i + height, :, :, i : i + height]
         for j in range(geometry.kernel[1]):
-            total += rows[:, :, j : j + width, :, j : j + width]
-    inputs, outputs = total.reshape(n_groups, height * width, -1), torch.bmm(b.mT, b)
+            total += rows[:, :, :, j : j + width, :, :, j : j + width]
+    inputs, outputs = total.reshape(n_groups, instances * height * width, -1), torch.bmm(b.mT, b)
+
+    def exactly(low: Tensor) -> Tensor:
+        a, b = (value.reshape(n_groups, instances, *value.shape[1:])[low].flatten(0, 1) for value in (x, g))
+        return patches_norm(a, b, len(low), geometry)
+
     return settled_norm(
         row_inner(inputs, outputs),
         row_inner(inputs.diagonal(dim1=1, dim2=2), outputs.diagonal(dim1=1, dim2=2)),
-        lambda low: patches_norm(x[low], g[low], len(low), geometry),
+        exactly,
     ).to(x.dtype)
 
 
@@ -165,10 +170,10 @@ def rows_norm(x: Tensor, g: Tensor, n_groups: int, geometry: Geometry) -> Tensor
 
 def _taps_pay(g: Tensor, geometry: Geometry, n_groups: int, margin: int) -> bool:
     """Whether taps_norm multiplies so much less than the gradient would; other kernels have cheaper multiplications."""
-    if not geometry.dense_unit or len(geometry.kernel) != 2 or g.shape[0] != n_groups:
+    if not geometry.dense_unit or len(geometry.kernel) != 2:
         return False
     out, each = geometry.weight[:2]
-    taps, positions = math.prod(geometry.kernel), math.prod(g.shape[2:])
+    taps, positions = math.prod(geometry.kernel), math.prod(g.shape[2:]) * (g.shape[0] // n_groups)
     return margin * positions * (each + out + 16 * taps) < out * each * taps
 
 

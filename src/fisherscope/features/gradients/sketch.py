@@ -17,6 +17,7 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fisherscope.core.errors import SettingError
@@ -167,10 +168,10 @@ class Sketch(Reduction):
         first = waiting[0][1]
         like = _Like(first.dtype, first.device)
         places = tuple((name, entries.shape[1]) for name, entries in waiting)
-        bucket, sign = _cached_buckets(places, self._size, self._seed, like)
-        entries = torch.cat([e for _, e in waiting], dim=1) if len(waiting) > 1 else first
-        out = first.new_zeros(first.shape[0], self._size)
-        return out.index_add_(1, bucket, entries * sign)
+        order, starts, signs = _cached_buckets(places, self._size, self._seed, like)
+        rows = torch.cat([entries.mT for _, entries in waiting])
+        # adds up rows, several times as fast as index_add_ does columns
+        return F.embedding_bag(order, rows, starts, mode="sum", per_sample_weights=signs).mT
 
 
 class SketchedNorms(Sketch):
@@ -209,14 +210,22 @@ def _cached_projection(
 
 
 @lru_cache(maxsize=512)
-def _cached_buckets(places: tuple[tuple[str, int], ...], size: int, seed: int, like: _Like) -> tuple[Tensor, Tensor]:
-    """Return bucket and sign of every entry of some parameters, side by side; each parameter has its own draw."""
+def _cached_buckets(
+    places: tuple[tuple[str, int], ...], size: int, seed: int, like: _Like
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return some parameters' entries in the order of their buckets, where each bucket begins, and their signs.
+
+    Entries are numbered as they come side by side; the signs are in the order of the buckets. Each parameter has its
+    own draw.
+    """
     buckets, signs = [], []
     for name, entries in places:
         generator = _generator(f"{seed}/{name}/buckets")
         buckets.append(torch.randint(size, (entries,), generator=generator))
         signs.append(torch.randint(2, (entries,), generator=generator) * 2 - 1)
-    return torch.cat(buckets).to(like.device), torch.cat(signs).to(like.device, like.dtype)
+    bucket, order = torch.cat(buckets).sort(stable=True)
+    starts = torch.searchsorted(bucket, torch.arange(size))
+    return order.to(like.device), starts.to(like.device), torch.cat(signs)[order].to(like.device, like.dtype)
 
 
 def _normal(label: str, shape: tuple[int, int]) -> Tensor:

@@ -69,13 +69,10 @@ def _instances_first(value: Tensor, fold: Fold) -> Tensor:
 
 
 def _geometry(bound: dict[str, Any]) -> Geometry:
-    weight: Tensor = bound["weight"]
-    stride, padding, dilation = (_hashable(bound[name]) for name in ("stride", "padding", "dilation"))
-    return _cached_geometry(weight.shape, stride, padding, dilation, bound["groups"])
-
-
-def _hashable(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+    numbers = [bound["stride"], bound["padding"], bound["dilation"]]
+    if list in map(type, numbers):  # which cannot be looked up
+        numbers = [tuple(number) if isinstance(number, list) else number for number in numbers]
+    return _cached_geometry(bound["weight"].shape, *numbers, bound["groups"])
 
 
 @lru_cache(maxsize=4096)
