@@ -48,23 +48,10 @@ def test_all_kernels_agree_with_autograd(c_in, c_out, kernel, size, stride, padd
     expected = gradients.flatten(1).square().sum(1)
     torch.testing.assert_close(kernels.weight_gradient(x, g, geometry, 3), gradients, rtol=1e-11, atol=1e-11)
     torch.testing.assert_close(kernels.squared_norm(x, g, geometry, 3), expected, rtol=1e-11, atol=0)
-    offered = [kernels.grouped_norm, kernels.patches_norm, kernels.gram_norm]
-    offered += [kernels.rows_norm] * (stride == 1) + [kernels.taps_norm] * (stride == 1)
+    offered = [kernels.grouped_norm, kernels.patches_norm, kernels.gram_norm, kernels.taps_norm]
+    offered += [kernels.rows_norm] * (stride == 1)
     for kernel_norm in offered:
         torch.testing.assert_close(kernel_norm(x, g, 3, geometry), expected, rtol=1e-11, atol=0)
-
-
-def test_a_strided_convolution_takes_the_taps_of_its_space_to_depth_form(monkeypatch):
-    x, g, geometry = problem(32, 64, (4, 4), 8, 2, 1, 1, 3)
-    deep = geometry.deepened
-    assert deep.weight == (64, 128, 2, 2)
-    served = []
-    taps_norm = kernels.taps_norm
-    expected = reference(x, g, geometry, 3).flatten(1).square().sum(1)
-    monkeypatch.setattr(kernels, "taps_norm", lambda *given: served.append(given[3]) or taps_norm(*given))
-    torch.testing.assert_close(kernels.squared_norm(x, g, geometry, 3), expected, rtol=1e-11, atol=0)
-    assert served == [deep]
-    assert problem(32, 64, (3, 3), 8, 2, 1, 1, 3)[2].deepened is None
 
 
 def test_taps_of_groups_whose_samples_cancel():
@@ -92,7 +79,8 @@ def test_chunks_do_not_change_the_result(monkeypatch, c_in):
     [
         (128, 48, 4, 1, kernels.taps_norm),
         (128, 128, 4, 2, kernels.taps_norm),
-        (36, 36, 5, 1, kernels.gram_norm),
+        (36, 36, 5, 1, kernels.taps_norm),
+        (10, 10, 2, 1, kernels.gram_norm),
         (64, 64, 14, 1, kernels.rows_norm),
         (64, 64, 20, 1, kernels.grouped_norm),
         (16, 16, 20, 1, kernels.grouped_norm),
@@ -108,3 +96,17 @@ def test_choice_depends_on_shapes_alone(c_in, c_out, size, instances, expected):
     x, g, geometry = problem(c_in, c_out, (3, 3), size, 1, 1, instances, 2)
     assert kernels.choose(x.float(), g.float(), geometry, 2) is expected
     assert kernels.choose(x, g, geometry, 2) is not kernels.grouped_norm
+
+
+@pytest.mark.parametrize(
+    ("c_in", "c_out", "kernel", "size", "expected"),
+    [
+        (64, 128, (4, 4), 8, kernels.taps_norm),
+        (64, 64, (3, 3), 12, kernels.taps_norm),
+        (32, 64, (4, 4), 16, kernels.grouped_norm),
+        (3, 32, (4, 4), 16, kernels.patches_norm),
+    ],
+)
+def test_choice_for_strided_convolutions(c_in, c_out, kernel, size, expected):
+    x, g, geometry = problem(c_in, c_out, kernel, size, 2, 1, 1, 2)
+    assert kernels.choose(x.float(), g.float(), geometry, 2) is expected

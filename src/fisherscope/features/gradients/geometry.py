@@ -43,18 +43,3 @@ class Geometry:
         out, each, *kernel = self.weight
         padding = tuple(k - 1 - p for k, p in zip(kernel, self.padding, strict=True))
         return Geometry(torch.Size((each, out, *kernel)), self.stride, padding, self.dilation, 1)
-
-    @cached_property
-    def deepened(self) -> Geometry | None:
-        """The same weight gradient as that of a convolution of stride 1 on the space-to-depth form of the padded input.
-
-        None where there is none: for strides that differ or do not divide the kernel, dilation, channel groups.
-        """
-        step, whole = self.stride[0], all(k % s == 0 for k, s in zip(self.kernel, self.stride, strict=True))
-        if len(self.kernel) != 2 or step == 1 or set(self.stride) != {step} or not whole:
-            return None
-        if self.groups != 1 or set(self.dilation) != {1}:
-            return None
-        out, each, height, width = self.weight
-        weight = torch.Size((out, each * step**2, height // step, width // step))
-        return Geometry(weight, (1, 1), (0, 0), (1, 1), 1)

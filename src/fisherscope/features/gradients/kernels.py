@@ -81,10 +81,6 @@ NormKernel = Callable[[Tensor, Tensor, int, Geometry], Tensor]
 
 def squared_norm(x: Tensor, g: Tensor, geometry: Geometry, n_groups: int) -> Tensor:
     """Return the squared norm of each group's weight gradient, (M,)."""
-    deep = geometry.deepened
-    if deep is not None and _taps_pay(g, deep, n_groups, margin=1):
-        unshuffled = F.pixel_unshuffle(padded_input(x, g, geometry), geometry.stride[0])
-        return _chunked(taps_norm, unshuffled, g, deep, n_groups)
     kernel = choose(x, g, geometry, n_groups)
     fewer = geometry.weight[0] < geometry.weight[1] if kernel is rows_norm else _exchange_pays(geometry)
     if kernel in (rows_norm, patches_norm) and fewer:  # unfold what has fewer channels
@@ -97,10 +93,13 @@ def choose(x: Tensor, g: Tensor, geometry: Geometry, n_groups: int) -> NormKerne
     out, each, taps = geometry.weight[0], geometry.weight[1], math.prod(geometry.kernel)
     instances = g.shape[0] // n_groups
     positions = math.prod(g.shape[2:]) * instances
-    direct = out * each * taps
-    if _taps_pay(g, geometry, n_groups, margin=2):
+    direct = positions * out * each * taps
+    by_taps = _taps_cost(geometry, positions)
+    gram = positions**2 * (each * taps + out) if geometry.groups == 1 else math.inf
+    # the other kernels multiply twice as fast
+    if 2 * by_taps < direct or by_taps < gram < direct:
         return taps_norm
-    if geometry.groups == 1 and positions * (each * taps + out) < direct:
+    if gram < direct:
         return gram_norm
     plane = geometry.dense_unit and len(geometry.kernel) == 2
     small = plane and instances == 1 and positions <= ROWS_POSITIONS and x.device.type == "cpu"
@@ -131,16 +130,23 @@ def gram_norm(x: Tensor, g: Tensor, n_groups: int, geometry: Geometry) -> Tensor
 
 
 def taps_norm(x: Tensor, g: Tensor, n_groups: int, geometry: Geometry) -> Tensor:
-    """The Gram form without patches: <a_t, a_s> is a sum over the taps of inner products of pixels."""
-    padded = padded_input(x, g, geometry)
+    """The Gram form without patches: <a_t, a_s> is a sum over the taps of inner products of pixels. Dilation 1.
+
+    One tap sees the pixels of one remainder by the stride: no others need be multiplied.
+    """
+    (tall, wide), (down, across) = geometry.kernel, geometry.stride
     (height, width), instances = g.shape[2:], x.shape[0] // n_groups
-    a, b = finely(fold_positions(padded, n_groups)), finely(fold_positions(g, n_groups))
-    pixels = torch.bmm(a.mT, a).reshape(n_groups, *(instances, *padded.shape[2:]) * 2)
-    total = torch.zeros(n_groups, *(instances, height, width) * 2, dtype=a.dtype, device=x.device)
-    for i in range(geometry.kernel[0]):
-        rows = pixels[:, :, i : i + height, :, :, i : i + height]
-        for j in range(geometry.kernel[1]):
-            total += rows[:, :, :, j : j + width, :, :, j : j + width]
+    a, high, broad = _by_remainder(x, g, geometry, n_groups)
+    b = finely(fold_positions(g, n_groups))
+    pixels = torch.bmm(a.mT, a).reshape(n_groups, down, across, *(instances, high, broad) * 2)
+    rows = pixels.new_zeros(n_groups, down, *(instances, high, width) * 2)
+    for j in range(wide):
+        at, rest = divmod(j, across)
+        rows += pixels[:, :, rest, :, :, at : at + width, :, :, at : at + width]
+    total = pixels.new_zeros(n_groups, *(instances, height, width) * 2)
+    for i in range(tall):
+        at, rest = divmod(i, down)
+        total += rows[:, rest, :, at : at + height, :, :, at : at + height]
     inputs, outputs = total.reshape(n_groups, instances * height * width, -1), torch.bmm(b.mT, b)
 
     def exactly(low: Tensor) -> Tensor:
@@ -152,6 +158,21 @@ def taps_norm(x: Tensor, g: Tensor, n_groups: int, geometry: Geometry) -> Tensor
         row_inner(inputs.diagonal(dim1=1, dim2=2), outputs.diagonal(dim1=1, dim2=2)),
         exactly,
     ).to(x.dtype)
+
+
+def _by_remainder(x: Tensor, g: Tensor, geometry: Geometry, n_groups: int) -> tuple[Tensor, int, int]:
+    """Return the padded input's pixels by the remainder of their place, and how many rows and columns those are.
+
+    The pixels are (M * remainders, C, S * rows * columns).
+    """
+    padded = padded_input(x, g, geometry)
+    down, across = geometry.stride
+    if down == across == 1:
+        return finely(fold_positions(padded, n_groups)), *padded.shape[2:]
+    high, broad = -(-padded.shape[2] // down), -(-padded.shape[3] // across)
+    padded = F.pad(padded, (0, broad * across - padded.shape[3], 0, high * down - padded.shape[2]))
+    parts = padded.reshape(n_groups, -1, x.shape[1], high, down, broad, across).permute(0, 4, 6, 2, 1, 3, 5)
+    return finely(parts.reshape(n_groups * down * across, x.shape[1], -1)), high, broad
 
 
 def rows_norm(x: Tensor, g: Tensor, n_groups: int, geometry: Geometry) -> Tensor:
@@ -168,13 +189,12 @@ def rows_norm(x: Tensor, g: Tensor, n_groups: int, geometry: Geometry) -> Tensor
     return total
 
 
-def _taps_pay(g: Tensor, geometry: Geometry, n_groups: int, margin: int) -> bool:
-    """Whether taps_norm multiplies so much less than the gradient would; other kernels have cheaper multiplications."""
-    if not geometry.dense_unit or len(geometry.kernel) != 2:
-        return False
-    out, each = geometry.weight[:2]
-    taps, positions = math.prod(geometry.kernel), math.prod(g.shape[2:]) * (g.shape[0] // n_groups)
-    return margin * positions * (each + out + 16 * taps) < out * each * taps
+def _taps_cost(geometry: Geometry, positions: int) -> float:
+    """Multiplications of taps_norm for a group, an addition counted as 16 of them; infinite where it does not serve."""
+    if geometry.groups != 1 or len(geometry.kernel) != 2 or set(geometry.dilation) != {1}:
+        return math.inf
+    (out, each), (tall, wide), (down, across) = geometry.weight[:2], geometry.kernel, geometry.stride
+    return positions**2 * (down * across * each + out + 16 * (tall + down * wide))
 
 
 def _exchange_pays(geometry: Geometry) -> bool:
@@ -270,7 +290,8 @@ def _chunk_entries(kernel: NormKernel, g: Tensor, geometry: Geometry, instances:
     if kernel is grouped_norm:
         return max(2 * geometry.weight.numel(), GROUPED_ENTRIES)
     if kernel is taps_norm:
-        return 2 * positions**2
+        down, across = geometry.stride
+        return (down * across + down + 1) * positions**2
     taps = geometry.kernel[-1] if kernel is rows_norm else math.prod(geometry.kernel)
     unfolded = positions * geometry.weight[1] * geometry.groups * taps
     return unfolded + (2 * positions**2 if kernel is gram_norm else geometry.weight.numel())
