@@ -14,8 +14,10 @@ from fisherscope.features.gradients import kernels
 from fisherscope.features.gradients.forms import GradientForm, KroneckerFactors, left_product, summed_instances
 from fisherscope.features.gradients.geometry import Geometry
 
-LARGE_INPUT: Final = 40_000
-"""Entries of one input from which projecting the output gradient first is the faster way (measured)."""
+MANY_CHANNELS: Final = 48
+MANY_POSITIONS: Final = 256
+"""From so many of both on it is faster to unfold the few rows of a projected output gradient than to filter the input
+(measured on a CPU)."""
 
 
 class ConvForm(GradientForm):
@@ -65,8 +67,7 @@ class ConvForm(GradientForm):
             return self.dense().flatten(2)
         if self.geometry.groups > 1:
             return torch.bmm(self._project_rows(left), self._project_columns(right).mT)
-        large = self.geometry.dense_unit and self.x[0].numel() >= LARGE_INPUT
-        if left is not None and (right is None or large):
+        if left is not None and (right is None or self._many):
             return self._project_left_first(left, right)
         rows = self.g.flatten(2) if left is None else left_product(left, self.g.flatten(2))
         return summed_instances(torch.bmm(rows, self._filtered(right).flatten(2).mT), self._n_groups)
@@ -82,12 +83,22 @@ class ConvForm(GradientForm):
         inputs, outputs = (rows, columns) if self.inputs_first else (columns, rows)
         return KroneckerFactors(inputs.mT @ inputs, outputs.mT @ outputs, len(rows), self._n_groups, self.inputs_first)
 
+    @property
+    def _many(self) -> bool:
+        many = self.geometry.weight[1] >= MANY_CHANNELS and math.prod(self.g.shape[2:]) >= MANY_POSITIONS
+        return many and self.geometry.dense_unit
+
     def _project_left_first(self, left: Tensor, right: Tensor | None) -> Tensor:
         """The weight gradient for ``left @ g``, a convolution of q output channels, then ``right``."""
         g = left_product(left, self.g.flatten(2)).reshape(len(self.g), len(left), *self.g.shape[2:])
-        weight = torch.Size((len(left), *self.geometry.weight[1:]))
-        narrow = kernels.weight_gradient(self.x, g, replace(self.geometry, weight=weight), self._n_groups).flatten(2)
-        return narrow if right is None else torch.matmul(narrow, right.mT)
+        geometry = replace(self.geometry, weight=torch.Size((len(left), *self.geometry.weight[1:])))
+        if right is None:
+            return kernels.weight_gradient(self.x, g, geometry, self._n_groups).flatten(2)
+        # the gradient as that of the exchanged convolution, its taps reversed and before the input's channels
+        taps = tuple(range(2, 2 + len(geometry.kernel)))
+        reversed_right = right.reshape(-1, *geometry.weight[1:]).flip(taps).movedim(1, -1).flatten(1)
+        narrow = kernels.exchanged_gradient(self.x, g, geometry, self._n_groups)
+        return torch.matmul(narrow.reshape(self._n_groups, len(left), -1), reversed_right.mT)
 
     def _filtered(self, right: Tensor | None) -> Tensor:
         """Return ``right`` applied to every patch of each channel group, (M*S, groups * p, *out)."""

@@ -76,6 +76,14 @@ def weight_gradient(x: Tensor, g: Tensor, geometry: Geometry, n_groups: int) -> 
     return _chunked(_from_patches, x, g, geometry, n_groups)
 
 
+def exchanged_gradient(x: Tensor, g: Tensor, geometry: Geometry, n_groups: int) -> Tensor:
+    """Return the per-group weight gradients as (M, O, *kernel, C), taps reversed: what takes no copy from patches of g.
+
+    Stride and dilation 1, channels not grouped.
+    """
+    return _chunked(_from_output_patches, x, g, geometry, n_groups)
+
+
 NormKernel = Callable[[Tensor, Tensor, int, Geometry], Tensor]
 
 
@@ -261,6 +269,12 @@ def _from_patches(x: Tensor, g: Tensor, n_groups: int, geometry: Geometry) -> Te
     return _patch_product(x, g, n_groups, geometry).mT.reshape(n_groups, *geometry.weight)
 
 
+def _from_output_patches(x: Tensor, g: Tensor, n_groups: int, geometry: Geometry) -> Tensor:
+    columns = _patch_columns(g, x, x.shape[0], geometry.exchanged)
+    products = torch.bmm(columns, x.flatten(2).mT).reshape(x.shape[0], geometry.weight[0], *geometry.kernel, x.shape[1])
+    return summed_instances(products, n_groups)
+
+
 def _grouping_pays(x: Tensor, g: Tensor, geometry: Geometry, n_groups: int) -> bool:
     # oneDNN's blocked weight-gradient kernels want float32, channels in multiples of 16 (of 8 where they have several
     # samples a group to add up), and work to do
@@ -293,5 +307,6 @@ def _chunk_entries(kernel: NormKernel, g: Tensor, geometry: Geometry, instances:
         down, across = geometry.stride
         return (down * across + down + 1) * positions**2
     taps = geometry.kernel[-1] if kernel is rows_norm else math.prod(geometry.kernel)
-    unfolded = positions * geometry.weight[1] * geometry.groups * taps
+    channels = geometry.weight[0] if kernel is _from_output_patches else geometry.weight[1] * geometry.groups
+    unfolded = positions * channels * taps
     return unfolded + (2 * positions**2 if kernel is gram_norm else geometry.weight.numel())
