@@ -33,6 +33,7 @@ lint: $(VENV)/dev.stamp  ## ruff, mypy and the import contracts
 	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/ruff format --check src tests benchmarks
 	$(BIN)/mypy
+	$(BIN)/mypy --no-warn-return-any --allow-untyped-calls --ignore-missing-imports --disable-error-code=operator benchmarks
 	$(BIN)/lint-imports --no-cache
 
 format: $(VENV)/dev.stamp  ## Let ruff format the code

@@ -13,7 +13,7 @@ import platform
 import shlex
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -160,7 +160,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(page)
 
 
-def models(entries: Mapping[str, ZooEntry], options: argparse.Namespace):
+def models(
+    entries: Mapping[str, ZooEntry], options: argparse.Namespace
+) -> Iterator[tuple[str, GenerativeModel, Samples]]:
     """Yield name, model and test samples of the zoo's models and of a wide Glow."""
     load = partial(load_samples, data_root=options.data_root, limit=options.samples, seed=0)
     for name, entry in entries.items():
@@ -179,7 +181,7 @@ def measure(name: str, model: GenerativeModel, data: Samples, rounds: int) -> Co
     samples, blocks = as_batches(data, target), make_detector(DEFAULT_DETECTOR).requires
     terms, log_prob = term_names(model, None), type(model).log_prob
     piece = samples.select(range(PIECE))
-    runs = {
+    runs: dict[str, Callable[[], Any]] = {
         "base": ordinary(model, piece, [term_log_prob(i) for i in range(len(terms))] or [log_prob]),
         "whole": ordinary(model, piece, [log_prob]),
         "extraction": partial(extract_table, target, piece, blocks),

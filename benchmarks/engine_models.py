@@ -6,8 +6,9 @@ Each has ``log_prob(x, *, seed=0, keys=None) -> (n,)`` in the shape, if not the 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +30,9 @@ class ActNorm(nn.Module):
 
 class Mixing(nn.Module):
     """Invertible 1x1 convolution, plain or by its LU factors."""
+
+    p: Tensor
+    sign: Tensor
 
     def __init__(self, channels: int, lu: bool) -> None:
         super().__init__()
@@ -75,7 +79,7 @@ class Glow(nn.Module):
         total = x.new_zeros(len(x))
         for level in self.levels:
             x = F.pixel_unshuffle(x, 2)
-            for norm, mixing, net in level:
+            for norm, mixing, net in cast("Iterable[nn.ModuleList]", level):
                 x, first = norm(x)
                 x, second = mixing(x)
                 a, b = x.chunk(2, 1)
@@ -117,6 +121,10 @@ class ConvVAE(nn.Module):
 class GatedPixelCNN(nn.Module):
     """Van den Oord et al. 2016: vertical and horizontal stacks with masked weights, 256 levels."""
 
+    mask_v: Tensor
+    mask_a: Tensor
+    mask_b: Tensor
+
     def __init__(self, width: int = 32, layers: int = 5, levels: int = 256) -> None:
         super().__init__()
         self.width = width
@@ -137,7 +145,8 @@ class GatedPixelCNN(nn.Module):
     def log_prob(self, x: Tensor, *, seed: int = 0, keys: object = None) -> Tensor:
         """Log-likelihood of grey images (n, 1, H, W)."""
         v = h = x / 128 - 1
-        for i, (conv_v, conv_h, link, skip) in enumerate(zip(self.v, self.h, self.link, self.skip, strict=True)):
+        layers = cast("Iterable[tuple[nn.Conv2d, ...]]", zip(self.v, self.h, self.link, self.skip, strict=True))
+        for i, (conv_v, conv_h, link, skip) in enumerate(layers):
             pre = F.conv2d(v, conv_v.weight * self.mask_v, conv_v.bias, padding=2)
             mask = self.mask_b if i else self.mask_a
             row = F.conv2d(h, conv_h.weight * mask, conv_h.bias, padding=(0, 2)) + link(pre)

@@ -59,7 +59,7 @@ def keep(
         pairs: the scores of those that the model serves.
     """
     before = find(folder, name, what)
-    by = {detector: made_by() for detector in asked}
+    by: dict[str, Mapping[str, str]] = {detector: made_by() for detector in asked}
     if before is not None:
         pairs = _joined(before.pairs, pairs, asked)
         by = {**before.made_by, **by}

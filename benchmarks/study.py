@@ -299,7 +299,7 @@ def _choice(cases: Sequence[Case], figures: dict[str, Any]) -> str:
 def _estimates(cases: Sequence[Case], figures: dict[str, Any]) -> str:
     """Say what the default has of judging terms and loses by estimating norms: on which pairs, under which family."""
     figures["estimates"], rows = {}, []
-    for role, family, size in product(("development", "headline"), (*FAMILIES, None), (1, 5)):
+    for role, family, size in product(("development", "seen", "headline"), (*FAMILIES, None), (1, 5)):
         chosen = _select(cases, size, role, family)
         if not chosen:
             continue

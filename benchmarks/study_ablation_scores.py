@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from fisherscope.detectors.base import Scores
 from fisherscope.detectors.fisher_dose import FisherDose
 from fisherscope.detectors.summary import CODES
 from fisherscope.evaluation import Bootstrap, PairScores, ResampledPair, auroc, resample_pair, split_in_dist
-from fisherscope.models.base import make_model
+from fisherscope.models.base import GenerativeModel, make_model
 from fisherscope.models.files import Head, read_head
 from fisherscope.models.protocols import InitialisedFromData
 from fisherscope.pipeline.batches import Batches
@@ -415,7 +416,7 @@ def untrained(head: Head, data_root: str | None) -> nn.Module:
 
 def short_cases(context: Context, place: Place, target: Target, name: str, folder: Path) -> list[Short]:
     """Return the default on a model that was trained for fewer steps, where it is of the place's family and set."""
-    head, full = read_head(folder), target.module.card
+    head, full = read_head(folder), cast(GenerativeModel, target.module).card
     if (head.family, head.card.data.partition("[")[0]) != (place.family, place.in_dist):
         return []
     short, limit = load_target(folder), context.experiment.limit
