@@ -189,3 +189,27 @@ def test_a_diagonal_projection_is_that_matrix_without_its_zeros():
     torch.testing.assert_close(*sketches, rtol=1e-12, atol=0)
     with pytest.raises(SettingError, match="left projection"):
         Projection(normal(3), None).size((4, 5))
+
+
+def test_parameters_that_touch_nothing_are_zeros_as_in_the_loop():
+    torch.manual_seed(0)
+    model = Model(
+        lambda m, x: m.used(x), used=nn.Linear(3, 2), wide=nn.Linear(40, 50), cube=parameter(4, 20, 3, 3)
+    )  # of a VAE's prior, say, the decoder
+    given = {"wide.weight": Projection(normal(50), normal(3, 40, seed=1)), "cube": Projection(None, normal(2, 180))}
+    kinds = [SquaredNorms, GroupGradients, SketchedNorms, Sketch]
+    for projections in (None, given):
+        batched, looped = (
+            gradient_pass(
+                model,
+                normal(6, 3),
+                [*(kind() for kind in kinds), Sketch(64, projections=projections, per_layer=True)],
+                log_prob=call,
+                group_size=2,
+                method=method,
+            )
+            for method in ("batched", "loop")
+        )
+        torch.testing.assert_close(batched.results, looped.results, rtol=1e-10, atol=1e-12)
+    for name in ("wide.weight", "wide.bias", "cube"):
+        assert all(not found[name].any() for found in (*batched.results[:3], batched.results[4]))

@@ -16,7 +16,7 @@ from torch.nn import Parameter
 
 from fisherscope.features.gradients.component import Component, Scaling, UnsupportedError
 from fisherscope.features.gradients.entrywise import Relation
-from fisherscope.features.gradients.forms import DenseForm, GradientForm
+from fisherscope.features.gradients.forms import DenseForm, GradientForm, ZeroForm
 from fisherscope.features.gradients.pull_back import pull_back
 from fisherscope.features.gradients.scaled_form import ScaledForm
 from fisherscope.features.gradients.table_form import add_forms
@@ -140,9 +140,7 @@ class WeightGraph:
             self._pull_back()
 
     def _deliver(self, name: str, parameter: Tensor, form: GradientForm | None) -> None:
-        if form is None:
-            form = DenseForm(parameter.new_zeros(()).expand(self._n_groups, *parameter.shape))
-        self._sink(name, form)
+        self._sink(name, ZeroForm(parameter, self._n_groups) if form is None else form)
 
     def _pull_back(self) -> None:
         components, self._waiting, self._waiting_bytes = self._waiting, [], 0
