@@ -85,6 +85,10 @@ def test_select_and_concatenate():
     assert both.ids == tuple(table.ids[i] for i in (2, 3, 0, 1))
     with pytest.raises(CardMismatchError, match="'seed'"):
         FeatureTable.concatenate([table, make(card=replace(CARD, seed=1))])
+    with pytest.raises(CardMismatchError, match="expected '3 columns, column 1 b', found '3 columns, column 1 z'"):
+        FeatureTable.concatenate([table, replace(table, columns={"grad_norm": ("a", "z", "c")})])
+    with pytest.raises(CardMismatchError, match="found '0 columns'"):
+        FeatureTable.concatenate([table, replace(table, columns={})])
 
 
 def test_unknown_block_lists_the_known_ones():

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import fisherscope
+from fisherscope.core.table import require_columns
 from fisherscope.detectors import make_detector
-from fisherscope.detectors.base import require_columns
 from fisherscope.features.terms import term_names
 from fisherscope.models.diffusion import Diffusion
 from fisherscope.models.protocols import SumOfTerms

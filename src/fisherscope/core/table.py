@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Final
 
@@ -176,8 +177,8 @@ class FeatureTable:
         first = tables[0]
         for other in tables[1:]:
             first.card.require_same(other.card)
-            if other.columns != first.columns:
-                raise CardMismatchError("columns", first.columns, other.columns, "extract the features again")
+            for block in sorted({*first.columns, *other.columns}):
+                require_columns(first.columns.get(block, ()), other.columns.get(block, ()))
         return replace(
             first,
             blocks={k: np.concatenate([t.block(k) for t in tables]) for k in first.blocks},
@@ -207,3 +208,16 @@ class FeatureTable:
             keys=arrays["keys"],
             card=Card.from_json(head["card"]),
         )
+
+
+def require_columns(expected: tuple[str, ...], found: tuple[str, ...]) -> None:
+    """Raise :class:`CardMismatchError` when the layers of two tables differ, with the first that does."""
+    if expected == found:
+        return
+    place = next(i for i, (mine, other) in enumerate(zip_longest(expected, found)) if mine != other)
+
+    def said(names: tuple[str, ...]) -> str:
+        return f"{len(names)} columns" + (f", column {place} {names[place]}" if place < len(names) else "")
+
+    advice = "extract the features again with the same model, or fit again if the model or fisherscope has changed"
+    raise CardMismatchError("columns", said(expected), said(found), advice)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from itertools import zip_longest
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fisherscope.core.errors import CardMismatchError, DataError, NotFittedError, SettingError
+from fisherscope.core.errors import DataError, NotFittedError, SettingError
 from fisherscope.core.table import FeatureTable
 from fisherscope.detectors.columns import gradient_columns, require_same_columns
 
@@ -113,16 +112,3 @@ class Detector(ABC):
         for name, value in state.items():
             setattr(self, name, value)
         return self
-
-
-def require_columns(expected: tuple[str, ...], found: tuple[str, ...]) -> None:
-    """Raise :class:`CardMismatchError` when the layers of two tables differ, with the first that does."""
-    if expected == found:
-        return
-    place = next(i for i, (mine, other) in enumerate(zip_longest(expected, found)) if mine != other)
-
-    def said(names: tuple[str, ...]) -> str:
-        return f"{len(names)} columns" + (f", column {place} {names[place]}" if place < len(names) else "")
-
-    advice = "extract the features again with the same model, or fit again if the model or fisherscope has changed"
-    raise CardMismatchError("columns", said(expected), said(found), advice)

@@ -9,8 +9,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fisherscope.core.table import FeatureTable
-from fisherscope.detectors.base import Detector, require_columns
+from fisherscope.core.table import FeatureTable, require_columns
+from fisherscope.detectors.base import Detector
 from fisherscope.detectors.layers import Array, informative_layers, layer_values, log_values
 
 NORMS = "grad_norm"

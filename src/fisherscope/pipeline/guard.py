@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from fisherscope.core.errors import CardMismatchError
 from fisherscope.core.keys import KeyArray
-from fisherscope.core.table import Card, FeatureTable
+from fisherscope.core.table import Card, FeatureTable, require_columns
 from fisherscope.detectors import ConformalCalibration, Detector
-from fisherscope.detectors.base import Scores, require_columns
+from fisherscope.detectors.base import Scores
 from fisherscope.detectors.conformal import require_fpr
 from fisherscope.features.companions import Companion
 from fisherscope.features.metrics import FisherMetric, SketchSettings

@@ -11,9 +11,8 @@ import numpy as np
 
 from fisherscope.core.errors import DataError, SettingError
 from fisherscope.core.keys import KeyArray
-from fisherscope.core.table import FeatureTable
+from fisherscope.core.table import FeatureTable, require_columns
 from fisherscope.detectors import ConformalCalibration, require_updatable
-from fisherscope.detectors.base import require_columns
 from fisherscope.detectors.conformal import groups_needed
 from fisherscope.pipeline.companions import require_held_out
 from fisherscope.pipeline.extraction import extract_table, update_metrics_on
