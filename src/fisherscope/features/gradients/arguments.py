@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from torch import Size, Tensor
+from torch import Tensor
 
 
 def operands(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:
@@ -22,12 +22,8 @@ def tensors_of(values: Iterable[Any]) -> list[Tensor]:
     for value in values:
         if isinstance(value, Tensor):
             found.append(value)
-        elif isinstance(value, (list, tuple)) and type(value) is not Size:
-            for item in value:
-                if isinstance(item, Tensor):
-                    found.append(item)
-                elif type(item) is not int:  # most are strides
-                    found += tensors_of((item,))
+        elif isinstance(value, (list, tuple)):
+            found += tensors_of(value)
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from torch import Tensor
 from torch.nn import Parameter
@@ -37,13 +37,9 @@ class Scaling:
             raise UnsupportedError("a masked or scaled parameter is changed in place after it met data")
 
 
-PRODUCTS: Final = frozenset({"mul", "multiply", "__mul__", "__rmul__"})
-"""Names of the torch functions that :func:`scaling_of` is to be asked about."""
-
-
-def scaling_of(args: Sequence[Any], result: Any) -> Scaling | None:
-    """Return the scaling that a product of parameters and constants is, or None if it is no such."""
-    if len(args) != 2 or not isinstance(result, Tensor):
+def scaling_of(name: str, args: Sequence[Any], result: Any) -> Scaling | None:
+    """Return the scaling that the torch function of this name computed, or None if it is no such."""
+    if name not in ("mul", "multiply", "__mul__", "__rmul__") or len(args) != 2 or not isinstance(result, Tensor):
         return None
     weight, constant = args if isinstance(args[0], Parameter) else reversed(args)
     if not isinstance(weight, Parameter) or not isinstance(constant, Tensor) or constant.requires_grad:

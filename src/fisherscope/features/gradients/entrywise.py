@@ -48,22 +48,10 @@ class Origin(NamedTuple):
     relation: Relation
 
 
-RELATED: Final = _FUNCTIONS | _RESHAPES | {"__getitem__"}
-"""Names of the torch functions that :func:`relation_of` is to be asked about."""
-
-
 def relation_of(
     name: str, args: Sequence[Any], kwargs: Mapping[str, Any], source: Tensor, result: Tensor
 ) -> Relation | None:
-    """Return how the result of a torch function follows from ``source``, its one operand that is not constant, or None.
-
-    Args:
-        name: of the function, one of :data:`RELATED`.
-        args: its arguments.
-        kwargs: its arguments by name.
-        source: the operand.
-        result: of the function.
-    """
+    """Return how ``result`` = name(...) follows from ``source``, its one operand that is not constant, or None."""
     if result.numel() != source.numel() or result.dtype != source.dtype or kwargs.get("out") is not None:
         return None
     if name in _RESHAPES or (name == "__getitem__" and _keeps_order(args[1])):

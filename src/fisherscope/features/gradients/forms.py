@@ -126,7 +126,7 @@ class DenseForm(GradientForm):
         return None
 
 
-class ZeroForm(GradientForm):
+class ZeroForm(DenseForm):
     """Gradients of a parameter that does not touch log p: zeros, never written out.
 
     Args:
@@ -135,40 +135,19 @@ class ZeroForm(GradientForm):
     """
 
     def __init__(self, parameter: Tensor, n_groups: int) -> None:
-        self._shape = parameter.shape
-        self._n_groups = n_groups
-        self._zero = parameter.new_zeros(())
-
-    @property
-    def shape(self) -> torch.Size:
-        return self._shape
-
-    @property
-    def n_groups(self) -> int:
-        return self._n_groups
-
-    @property
-    def sample(self) -> Tensor:
-        return self._zero
+        super().__init__(parameter.new_zeros(()).expand(n_groups, *parameter.shape))
 
     @property
     def nbytes(self) -> int:
-        return self._zero.element_size()
-
-    def dense(self) -> Tensor:
-        return self._zero.expand(self._n_groups, *self._shape)
+        return self.gradients.element_size()
 
     def squared_norm(self) -> Tensor:
-        return row_squares(self._zero.expand(self._n_groups, 1))
+        return row_squares(self.gradients.new_zeros(self.n_groups, 1))
 
     def project(self, left: Tensor | None, right: Tensor | None) -> Tensor:
-        rows, columns = matrix_view(self._shape)
-        return self._zero.expand(
-            self._n_groups, rows if left is None else len(left), columns if right is None else len(right)
-        )
-
-    def kronecker(self) -> KroneckerFactors | None:
-        return None
+        rows, columns = matrix_view(self.shape)
+        q, p = rows if left is None else len(left), columns if right is None else len(right)
+        return self.gradients.new_zeros(self.n_groups, q, p)
 
 
 class OuterForm(GradientForm):

@@ -77,11 +77,11 @@ def weight_gradient(x: Tensor, g: Tensor, geometry: Geometry, n_groups: int) -> 
 
 
 def exchanged_gradient(x: Tensor, g: Tensor, geometry: Geometry, n_groups: int) -> Tensor:
-    """Return the per-group weight gradients as (M, O, *kernel, C), taps reversed: what takes no copy from patches of g.
+    """Return the per-group weight gradients as (M, O * taps, C), taps reversed: what patches of g yield without a copy.
 
     Stride and dilation 1, channels not grouped.
     """
-    return _chunked(_from_output_patches, x, g, geometry, n_groups)
+    return _chunked(_patch_product, g, x, geometry.exchanged, n_groups)
 
 
 NormKernel = Callable[[Tensor, Tensor, int, Geometry], Tensor]
@@ -175,10 +175,9 @@ def _by_remainder(x: Tensor, g: Tensor, geometry: Geometry, n_groups: int) -> tu
     """
     padded = padded_input(x, g, geometry)
     down, across = geometry.stride
-    if down == across == 1:
-        return finely(fold_positions(padded, n_groups)), *padded.shape[2:]
     high, broad = -(-padded.shape[2] // down), -(-padded.shape[3] // across)
-    padded = F.pad(padded, (0, broad * across - padded.shape[3], 0, high * down - padded.shape[2]))
+    rest = (0, broad * across - padded.shape[3], 0, high * down - padded.shape[2])
+    padded = F.pad(padded, rest) if any(rest) else padded
     parts = padded.reshape(n_groups, -1, x.shape[1], high, down, broad, across).permute(0, 4, 6, 2, 1, 3, 5)
     return finely(parts.reshape(n_groups * down * across, x.shape[1], -1)), high, broad
 
@@ -269,12 +268,6 @@ def _from_patches(x: Tensor, g: Tensor, n_groups: int, geometry: Geometry) -> Te
     return _patch_product(x, g, n_groups, geometry).mT.reshape(n_groups, *geometry.weight)
 
 
-def _from_output_patches(x: Tensor, g: Tensor, n_groups: int, geometry: Geometry) -> Tensor:
-    columns = _patch_columns(g, x, x.shape[0], geometry.exchanged)
-    products = torch.bmm(columns, x.flatten(2).mT).reshape(x.shape[0], geometry.weight[0], *geometry.kernel, x.shape[1])
-    return summed_instances(products, n_groups)
-
-
 def _grouping_pays(x: Tensor, g: Tensor, geometry: Geometry, n_groups: int) -> bool:
     # oneDNN's blocked weight-gradient kernels want float32, channels in multiples of 16 (of 8 where they have several
     # samples a group to add up), and work to do
@@ -307,6 +300,5 @@ def _chunk_entries(kernel: NormKernel, g: Tensor, geometry: Geometry, instances:
         down, across = geometry.stride
         return (down * across + down + 1) * positions**2
     taps = geometry.kernel[-1] if kernel is rows_norm else math.prod(geometry.kernel)
-    channels = geometry.weight[0] if kernel is _from_output_patches else geometry.weight[1] * geometry.groups
-    unfolded = positions * channels * taps
+    unfolded = positions * geometry.weight[1] * geometry.groups * taps
     return unfolded + (2 * positions**2 if kernel is gram_norm else geometry.weight.numel())

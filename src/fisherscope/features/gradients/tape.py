@@ -25,8 +25,8 @@ from torch.overrides import TorchFunctionMode
 from fisherscope.features.gradients import hooks, rules
 from fisherscope.features.gradients.arguments import detached, distinct, operands, tensors_of
 from fisherscope.features.gradients.call import Call, Operands, is_in_place
-from fisherscope.features.gradients.component import PRODUCTS, UnsupportedError, scaling_of
-from fisherscope.features.gradients.entrywise import RELATED, relation_of
+from fisherscope.features.gradients.component import UnsupportedError, scaling_of
+from fisherscope.features.gradients.entrywise import relation_of
 from fisherscope.features.gradients.forms import GradientForm
 from fisherscope.features.gradients.layout import Fold, Layout, support_of
 from fisherscope.features.gradients.memory import MemoryMeter
@@ -58,10 +58,6 @@ class _Kind(NamedTuple):
         name: of the function.
         makes_constants: whether it is one of :data:`CONSTANT_MAKERS`.
         moves_rows: whether it is one of :data:`~fisherscope.features.gradients.rows.ROW_MOVERS`.
-        places: whether it is one of those by whose numbers the samples come to lie on one axis or another.
-        reads: whether it reads an attribute of a tensor.
-        relates: whether it is one of :data:`~fisherscope.features.gradients.entrywise.RELATED`.
-        multiplies: whether it is one of :data:`~fisherscope.features.gradients.component.PRODUCTS`.
         in_place: whether it writes to its first argument.
         plain: an equal function whose inner ops the tape can see, or None.
     """
@@ -69,10 +65,6 @@ class _Kind(NamedTuple):
     name: str
     makes_constants: bool
     moves_rows: bool
-    places: bool
-    reads: bool
-    relates: bool
-    multiplies: bool
     in_place: bool
     plain: Callable[..., Any] | None
 
@@ -82,17 +74,7 @@ def _kind_of(func: Callable[..., Any]) -> _Kind:
     name = getattr(func, "__name__", str(func))
     if name == "__get__" and getattr(getattr(func, "__self__", None), "__name__", "") in _TURNED:
         name = func.__self__.__name__  # type: ignore[attr-defined]
-    return _Kind(
-        name,
-        makes_constants=name in CONSTANT_MAKERS,
-        moves_rows=name in ROW_MOVERS,
-        places=name in _PLACING,
-        reads=name == "__get__",
-        relates=name in RELATED,
-        multiplies=name in PRODUCTS,
-        in_place=is_in_place(name),
-        plain=rules.decomposition(func),
-    )
+    return _Kind(name, name in CONSTANT_MAKERS, name in ROW_MOVERS, is_in_place(name), rules.decomposition(func))
 
 
 class _Source(torch.autograd.Function):
@@ -179,9 +161,9 @@ class Tape(TorchFunctionMode):
             return
         if kind.moves_rows and moves_rows(kind.name, args, kwargs, self._is_data, self._n):
             raise UnsupportedError(f"'{kind.name}' may move samples by their values")
-        if kind.places:
+        if kind.name in _PLACING:
             self._context.add(f"{kind.name} {args[1:]} {kwargs}")
-        elif not kind.reads:
+        elif kind.name != "__get__":
             self._context.add(kind.name)
         for tensor in _results(args, result):
             if not tensor.requires_grad:
@@ -193,12 +175,11 @@ class Tape(TorchFunctionMode):
         if func is Tensor.register_hook:
             raise UnsupportedError("a hook is registered on a parameter or a tensor computed from parameters")
         result = func(*args, **kwargs)
-        kind = _kind_of(func)
+        name = _kind_of(func).name
         for tensor in _results(args, result):
             if tensor.requires_grad:
-                related = kind.relates and len(weights) == 1
-                relation = relation_of(kind.name, args, kwargs, weights[0], tensor) if related else None
-                self.graph.derive(weights, tensor, scaling_of(args, result) if kind.multiplies else None, relation)
+                relation = relation_of(name, args, kwargs, weights[0], tensor) if len(weights) == 1 else None
+                self.graph.derive(weights, tensor, scaling_of(name, args, result), relation)
         return result
 
     def _use(

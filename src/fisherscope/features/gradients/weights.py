@@ -91,7 +91,7 @@ class WeightGraph:
             component.used.add(id(tensor))
             if component not in found:
                 found.append(component)
-        return tuple([name for component in found for name in component.parameters])
+        return tuple(name for component in found for name in component.parameters)
 
     def add(self, tensor: Tensor, form: GradientForm | None) -> None:
         """Take the gradient that one counted use yields (None: it yields none)."""
