@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import nn
 
 from fisherscope.core.errors import CardMismatchError, DataError, SettingError
-from fisherscope.core.keys import KeyArray
 from fisherscope.core.table import Card, FeatureTable
 from fisherscope.detectors import (
     DEFAULT_DETECTOR,
@@ -25,15 +22,13 @@ from fisherscope.detectors import (
     require_settings_of_name,
 )
 from fisherscope.detectors.conformal import groups_needed, require_fpr
-from fisherscope.evaluation import count_clusters, join_equal, random_parts
 from fisherscope.features.metrics import FisherMetric, require_own_name
-from fisherscope.pipeline.batches import Batches, as_batches
+from fisherscope.pipeline.batches import as_batches
 from fisherscope.pipeline.companions import Given, as_companions, require_held_out
 from fisherscope.pipeline.extraction import ExtractSettings, extract_table, fit_metrics_on, metrics_in
 from fisherscope.pipeline.guard import Guard, form_of
+from fisherscope.pipeline.halves import sample_halves, table_halves, warn_of_few_clusters
 from fisherscope.pipeline.target import LogProb, Target, as_target, require_served_dtype
-
-_LOG = logging.getLogger(__name__)
 
 
 def fit(
@@ -112,9 +107,8 @@ def fit(
         _require_enough(len(data), needed, chosen, fpr)
         if not allow_training_samples:
             require_held_out(target, further, data.keys, "fit")
-        parts = two_table_parts(data, _fit_groups(len(data), needed, chosen), (chosen.min_fit, needed), seed)
-        table, n_fit = data.select(np.concatenate(parts)), len(parts[0])
-        clusters = clusters_of(None, data.keys[parts[1]])
+        groups = table_halves(data, _fit_groups(len(data), needed, chosen), (chosen.min_fit, needed), seed)
+        table, n_fit, clusters = groups.ordered, groups.n_fit, groups.clusters
         warn_of_few_clusters(clusters, fpr)
         target_fingerprint = target.fingerprint()
         if table.card.model != target_fingerprint:
@@ -132,14 +126,12 @@ def fit(
         if not allow_training_samples:
             require_held_out(target, further, batches.keys, "fit")
         settings = replace(settings, companions=further)
-        parts = two_parts(batches, _fit_groups(n_groups, needed, chosen), (chosen.min_fit, needed), size, seed)
-        held_part = batches.select(parts[1])
-        clusters = clusters_of(held_part.clusters, held_part.keys)
+        halves = sample_halves(batches, _fit_groups(n_groups, needed, chosen), (chosen.min_fit, needed), size, seed)
+        ordered, n_fit, clusters = halves.ordered, halves.n_fit, halves.clusters
         warn_of_few_clusters(clusters, fpr)
-        fit_part, ordered = batches.select(parts[0]), batches.select(np.concatenate(parts))
+        fit_part = ordered.select(range(n_fit * size))
         fitted = fit_metrics_on(target, fit_part, metrics_in(chosen.requires), settings, own=metrics, report=report)
         table = extract_table(target, ordered, chosen.requires, settings, metrics=fitted, report=report)
-        n_fit = len(fit_part) // size
     chosen.fit(table.select(slice(0, n_fit)))
     held = calibration_blocks(table.select(slice(n_fit, None)), chosen, table.card)
     rescored = is_updatable(chosen) and not any(metric.growing for metric in fitted)
@@ -185,49 +177,6 @@ def calibration_blocks(table: FeatureTable, detector: Detector, card: Card) -> F
         columns={k: v for k, v in table.columns.items() if k in detector.requires},
         card=card,
     )
-
-
-def two_parts(data: Batches, first: int, least: tuple[int, int], group_size: int, seed: int) -> list[NDArray[np.intp]]:
-    """Return the samples of a part of about ``first`` random groups and those of the others, whole groups.
-
-    Clusters, and samples that are equal, are not torn apart: then the cut is the nearest one that leaves each part
-    ``least`` groups.
-    """
-    rng, n = np.random.default_rng(seed), len(data)
-    within = (least[0] * group_size, n - least[1] * group_size)
-    clusters = data.joined_clusters
-    parts = random_parts(n, [first * group_size], rng, clusters, within=within)
-    if clusters is not None:
-        parts = [rng.permutation(part) for part in parts]  # or a group of several samples would be one cluster's
-    return [part[: len(part) // group_size * group_size] for part in parts]
-
-
-def two_table_parts(table: FeatureTable, first: int, least: tuple[int, int], seed: int) -> list[NDArray[np.intp]]:
-    """Return the rows of a part of about ``first`` random groups of a table, and those of the others.
-
-    Groups that share a sample are not torn apart: then the cut is the nearest one that leaves each part ``least``.
-    """
-    within = (least[0], len(table) - least[1])
-    return random_parts(len(table), [first], np.random.default_rng(seed), join_equal(None, table.keys), within=within)
-
-
-def clusters_of(labels: tuple[str, ...] | None, keys: KeyArray) -> int | None:
-    """Return how many clusters samples or groups come from, equal ones being one; None where all are independent."""
-    count = count_clusters(labels, keys)
-    return None if labels is None and count == len(keys) else count
-
-
-def warn_of_few_clusters(clusters: int | None, fpr: float) -> None:
-    """Log a warning where fewer clusters calibrate than a false-alarm rate needs of independent samples."""
-    needed = groups_needed(fpr)
-    if clusters is not None and clusters < needed:
-        _LOG.warning(
-            "fisherscope: the calibration samples come from %d clusters; a false-alarm rate of %g on samples of new "
-            "clusters takes at least %d: give samples of more clusters or a larger fpr",
-            clusters,
-            fpr,
-            needed,
-        )
 
 
 def _require_no_metric(detector: Detector) -> None:

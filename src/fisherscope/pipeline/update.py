@@ -16,13 +16,8 @@ from fisherscope.detectors import ConformalCalibration, require_updatable
 from fisherscope.detectors.conformal import groups_needed
 from fisherscope.pipeline.companions import require_held_out
 from fisherscope.pipeline.extraction import extract_table, update_metrics_on
-from fisherscope.pipeline.fitting import (
-    calibration_blocks,
-    clusters_of,
-    two_parts,
-    two_table_parts,
-    warn_of_few_clusters,
-)
+from fisherscope.pipeline.fitting import calibration_blocks
+from fisherscope.pipeline.halves import Halves, sample_halves, table_halves, warn_of_few_clusters
 
 if TYPE_CHECKING:
     from fisherscope.pipeline.guard import Guard
@@ -50,25 +45,21 @@ def update_guard(
         guard.require_table(good)
         _require_enough(len(good), least, guard)
         _require_new(guard, good.keys, allow_training_samples)
-        parts = two_table_parts(good, len(good) // 2, least, guard.card.seed)
-        table, n_fit = good.select(np.concatenate(parts)), len(parts[0])
-        held_keys = good.keys[parts[1]]
-        new = clusters_of(None, held_keys)
+        groups = table_halves(good, len(good) // 2, least, guard.card.seed)
+        table, n_fit = groups.ordered, groups.n_fit
+        clusters = _clusters(guard, groups)
     else:
         batches = guard.batches(good)
         n_groups = len(batches) // size
         _require_enough(n_groups, least, guard)
         _require_new(guard, batches.keys, allow_training_samples)
-        parts = two_parts(batches, min(n_groups // 2, n_groups - least[1]), least, size, guard.card.seed)
-        n_fit = len(parts[0]) // size
-        held_part = batches.select(parts[1])
-        held_keys = held_part.keys
-        new = clusters_of(held_part.clusters, held_keys)
+        halves = sample_halves(batches, min(n_groups // 2, n_groups - least[1]), least, size, guard.card.seed)
+        ordered, n_fit = halves.ordered, halves.n_fit
+        clusters = _clusters(guard, halves)
         if grows:
-            metrics = update_metrics_on(guard.target, batches.select(parts[0]), metrics, guard.settings, report=report)
-        ordered = batches.select(np.concatenate(parts))
+            fit_part = ordered.select(range(n_fit * size))
+            metrics = update_metrics_on(guard.target, fit_part, metrics, guard.settings, report=report)
         table = extract_table(guard.target, ordered, detector.requires, guard.settings, metrics=metrics, report=report)
-    clusters = _clusters(guard, new, held_keys.size)
     warn_of_few_clusters(clusters, guard.fpr)
     for block, names in guard.columns.items():
         require_columns(names, table.columns.get(block, ()))
@@ -91,13 +82,14 @@ def update_guard(
     )
 
 
-def _clusters(guard: Guard, new: int | None, samples: int) -> int | None:
-    """Return how many clusters calibrate with ``new`` ones of so many samples, or None where all are independent."""
+def _clusters(guard: Guard, new: Halves[Any]) -> int | None:
+    """Return how many clusters calibrate with those of new samples, or None where all are independent."""
     known = None if guard.held is None else guard.clusters
-    if known is None and new is None:
+    if known is None and new.clusters is None:
         return None
     before = 0 if guard.held is None else guard.held.keys.size
-    return (before if known is None else known) + (samples if new is None else new)
+    added = new.calibration_keys.size if new.clusters is None else new.clusters
+    return (before if known is None else known) + added
 
 
 def _require_new(guard: Guard, keys: KeyArray, allow_training_samples: bool) -> None:
