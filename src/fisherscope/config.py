@@ -37,14 +37,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fisherscope.core.errors import SettingError
 
-_STRICT = ConfigDict(extra="forbid", frozen=True)
 _Config = TypeVar("_Config", bound=BaseModel)
 
 
-class TrainingTable(BaseModel):
-    """Table ``[training]``: the fields of ``TrainSettings``; what is absent takes the default there."""
+class Strict(BaseModel):
+    """Settings that know all their names."""
 
-    model_config = _STRICT
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TrainingTable(Strict):
+    """Table ``[training]``: the fields of ``TrainSettings``; what is absent takes the default there."""
 
     steps: int | None = None
     minutes: float | None = None
@@ -62,7 +65,7 @@ class TrainingTable(BaseModel):
     seed: int | None = None
 
 
-class TrainConfig(BaseModel):
+class TrainConfig(Strict):
     """One training.
 
     Attributes:
@@ -78,8 +81,6 @@ class TrainConfig(BaseModel):
         training: budget and optimiser.
     """
 
-    model_config = _STRICT
-
     family: str
     data: str
     split: str | None = None
@@ -92,7 +93,7 @@ class TrainConfig(BaseModel):
     training: TrainingTable = Field(default_factory=TrainingTable)
 
 
-class GridTable(BaseModel):
+class GridTable(Strict):
     """Table ``[[grids]]``: models of every family on every in-distribution set, each with the other sets.
 
     Attributes:
@@ -101,8 +102,6 @@ class GridTable(BaseModel):
         in_dist: in-distribution sets.
         out_dist: sets to compare with, without the in-distribution one of each model; None for those of ``in_dist``.
     """
-
-    model_config = _STRICT
 
     name: str = Field(pattern=r"^[a-z0-9_]+$")
     families: tuple[str, ...] = ()
@@ -120,7 +119,7 @@ class GridTable(BaseModel):
         return tuple(dict.fromkeys((*self.in_dist, *self.compared)))
 
 
-class ExperimentConfig(BaseModel):
+class ExperimentConfig(Strict):
     """One table or figure.
 
     Attributes:
@@ -138,8 +137,6 @@ class ExperimentConfig(BaseModel):
             objective.
         options: the runner's own.
     """
-
-    model_config = _STRICT
 
     runner: str
     makes: str

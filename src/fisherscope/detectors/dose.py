@@ -7,41 +7,26 @@ from numpy.typing import NDArray
 
 from fisherscope.core.table import FeatureTable
 from fisherscope.detectors.base import Detector, Scores
-from fisherscope.detectors.densities.base import Array
 from fisherscope.detectors.densities.one_class import OneClassSvm
+from fisherscope.detectors.kernel_densities import KernelDensities
 from fisherscope.detectors.vectors import (
     group_means,
-    kernel_log_densities,
     member_vectors,
-    scott_bandwidths,
     varying_columns,
 )
 
 
-class DoseKde(Detector):
+class DoseKde(KernelDensities):
     """score = -sum_j log q_j(t_j(x)), q_j a kernel density of statistic j (Morningstar et al., arXiv 2006.09273).
 
-    Normal kernels of Scott's bandwidth. Constant statistics are dropped. Fitted on single samples; a group's score is
-    the mean over them.
+    A group's score is the mean over its samples.
     """
 
     name = "dose-kde"
     requires = ("statistics",)
-    min_fit = 2
-
-    kept_: NDArray[np.intp]
-    points_: Array
-    bandwidths_: Array
-
-    def _fit(self, table: FeatureTable) -> None:
-        points = member_vectors(table, "statistics")
-        self.kept_ = varying_columns(points, self.name)
-        self.points_ = points[:, self.kept_]
-        self.bandwidths_ = scott_bandwidths(self.points_)
 
     def _score(self, table: FeatureTable) -> Scores:
-        new = member_vectors(table, "statistics")[:, self.kept_]
-        return group_means(-kernel_log_densities(new, self.points_, self.bandwidths_).sum(1), table)
+        return group_means(-self.log_densities(table).sum(1), table)
 
 
 class DoseSvm(Detector):

@@ -12,11 +12,11 @@ from fisherscope.core.errors import DataError
 from fisherscope.core.table import FeatureTable
 from fisherscope.detectors.base import Scores
 from fisherscope.detectors.cotangent import Cotangent, Differentiable
+from fisherscope.detectors.layers import relative_round_off
 from fisherscope.detectors.leave_one_out import Array, choose_damping
 from fisherscope.detectors.updatable import Updatable
 
 MIN_FIT: Final = 10
-ROUND_OFF: Final = 100.0
 
 
 class RaoSketch(Updatable, Differentiable):
@@ -67,7 +67,7 @@ class RaoSketch(Updatable, Differentiable):
         return {self.requires[0]: slope}
 
 
-class RaoEqualised(Updatable, Differentiable):
+class RaoEqualised(RaoSketch):
     """:class:`RaoSketch` of the layers' sketches, scaled to equal mean squared size before they are added up.
 
     Which layers carry the raw gradient depends on how the model is parametrised (one bias can hold 40 % of the
@@ -78,41 +78,24 @@ class RaoEqualised(Updatable, Differentiable):
         block: which sketches to read, (N, B, K, L).
     """
 
-    min_fit = MIN_FIT
-
     scale_: Array
-    count_: int
-    mean_: Array
-    covariance_: Array
-    damping_: float
 
     def __init__(self, name: str = "rao-sketch-equalised", block: str = "layer_sketch") -> None:
-        self.name = name
-        self.requires = (block,)
+        super().__init__(name, block)
 
     def _fit(self, table: FeatureTable) -> None:
         layers = table.block(self.requires[0])
         _require_variation(layers.reshape(-1, *layers.shape[2:]), table, self.name)
         size = np.square(layers - layers.mean((0, 1), dtype=np.float64)).sum(2).mean((0, 1))
         self.scale_ = np.divide(1.0, np.sqrt(size), out=np.zeros_like(size), where=_varies(size))
-        flat = _members(self._sketches(table))
-        self.count_, self.mean_, self.covariance_ = moments(flat)
-        self.damping_ = choose_damping(flat - self.mean_)
-
-    def _update(self, table: FeatureTable) -> None:
-        old = (int(self.count_), self.mean_, self.covariance_)
-        self.count_, self.mean_, self.covariance_ = merge_moments(old, moments(_members(self._sketches(table))))
+        super()._fit(table)
 
     def _sketches(self, table: FeatureTable) -> Array:
         sketches: Array = table.block(self.requires[0]) @ self.scale_
         return sketches
 
-    def _score(self, table: FeatureTable) -> Scores:
-        return rao_statistic(self._sketches(table), self.mean_, self.covariance_, float(self.damping_))
-
     def _cotangent(self, table: FeatureTable) -> Cotangent:
-        slope = rao_slope(self._sketches(table), self.mean_, self.covariance_, float(self.damping_))
-        return {self.requires[0]: slope[..., None] * self.scale_}
+        return {block: slope[..., None] * self.scale_ for block, slope in super()._cotangent(table).items()}
 
 
 class RaoLayers(Updatable, Differentiable):
@@ -242,8 +225,7 @@ def _varies(size: Array) -> NDArray[np.bool_]:
 
 
 def _require_variation(samples: NDArray[np.floating], table: FeatureTable, name: str) -> None:
-    epsilon = np.finfo(np.float64 if table.card.dtype == "float64" else np.float32).eps
-    if np.abs(samples - samples[0]).max() <= ROUND_OFF * epsilon * np.abs(samples).max():
+    if np.abs(samples - samples[0]).max() <= relative_round_off(table.card.dtype) * np.abs(samples).max():
         raise DataError(
             f"{name} was given fit samples whose gradients are all the same; "
             "give different samples, or check that log_prob depends on the parameters"

@@ -1,10 +1,9 @@
-"""Single samples that are short vectors of numbers: rows, columns that vary, groups, kernel densities."""
+"""Single samples that are short vectors of numbers: rows, columns that vary, groups."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import logsumexp
 
 from fisherscope.core.errors import DataError
 from fisherscope.core.table import FeatureTable
@@ -36,18 +35,3 @@ def varying_columns(points: Array, name: str) -> NDArray[np.intp]:
     if not len(kept):
         raise DataError(f"no statistic varies over the {len(points)} fit samples of {name}; give different samples")
     return kept
-
-
-def scott_bandwidths(points: Array) -> Array:
-    """Return Scott's (1992) bandwidth of each column of points (n, S) alone, std * n^(-1/5)."""
-    widths: Array = points.std(0, ddof=1) * len(points) ** -0.2
-    return widths
-
-
-def kernel_log_densities(new: Array, points: Array, bandwidths: Array) -> Array:
-    """Return the log of each column's own normal kernel density at new (m, S), shape (m, S)."""
-    columns = []
-    for j, width in enumerate(bandwidths):
-        z = (new[:, j, None] - points[None, :, j]) / width
-        columns.append(logsumexp(-0.5 * np.square(z), axis=1) - np.log(len(points) * width * np.sqrt(2 * np.pi)))
-    return np.stack(columns, axis=1)

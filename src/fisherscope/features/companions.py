@@ -10,7 +10,7 @@ import numpy as np
 from torch import nn
 
 from fisherscope.core.errors import ModelError
-from fisherscope.features.extractors import Blocks, Extractor, Request
+from fisherscope.features.extractors import Blocks, Extractor, Request, forward_log_p
 from fisherscope.features.forward import ForwardPass
 from fisherscope.features.gradients.logprob import LogProb
 from fisherscope.models.base import model_fingerprint
@@ -52,10 +52,9 @@ class EnsembleLogProbability(Extractor):
             )
 
     def extract(self, request: Request) -> Blocks:
-        own = Companion("model", request.module, request.log_prob)
-        members = zip((own, *self._members), self._passes, strict=True)
-        columns = [_log_prob_of(member, request, forward) for member, forward in members]
-        return {"ensemble_log_p": request.grouped(np.stack(columns, axis=1))}
+        requests = (request, *(_asked_of(member, request) for member in self._members))
+        columns = [forward_log_p(*asked) for asked in zip(self._passes, requests, strict=True)]
+        return {"ensemble_log_p": np.stack(columns, axis=-1)}
 
     def columns(self, module: nn.Module) -> dict[str, tuple[str, ...]]:
         return {"ensemble_log_p": ("model", *(member.name for member in self._members))}
@@ -79,15 +78,11 @@ class BackgroundLogProbability(Extractor):
         self._background, self._pass = found[0], ForwardPass()
 
     def extract(self, request: Request) -> Blocks:
-        return {"background_log_p": request.grouped(_log_prob_of(self._background, request, self._pass))}
-
-    def columns(self, module: nn.Module) -> dict[str, tuple[str, ...]]:
-        return {}
+        return {"background_log_p": forward_log_p(self._pass, _asked_of(self._background, request))}
 
     def settings(self, module: nn.Module) -> dict[str, Any]:
         return {"background_log_p": {BACKGROUND: self._background.fingerprint()}}
 
 
-def _log_prob_of(companion: Companion, request: Request, forward: ForwardPass) -> Any:
-    x = replace(request, module=companion.module).tensors()
-    return forward.log_p(companion.module, companion.log_prob, x, request.seed, request.keys).double().cpu().numpy()
+def _asked_of(companion: Companion, request: Request) -> Request:
+    return replace(request, module=companion.module, log_prob=companion.log_prob)

@@ -135,12 +135,6 @@ class _Length(Extractor):
     def _lengths(self, leaves: list[NDArray[Any]], n: int) -> NDArray[np.float64]:
         """Return the code lengths of n samples, (n,)."""
 
-    def columns(self, module: nn.Module) -> dict[str, tuple[str, ...]]:
-        return {}
-
-    def settings(self, module: nn.Module) -> dict[str, Any]:
-        return {}
-
 
 class CodeLength(_Length):
     """``code_length`` (N, B): of images their context code's, of other whole numbers their Lempel-Ziv code's."""

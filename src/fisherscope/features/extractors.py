@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 from fisherscope.core.errors import SettingError
 from fisherscope.core.keys import KeyArray
 from fisherscope.features.forward import ForwardPass
-from fisherscope.features.gradients import PassResult, Reduction, gradient_pass
+from fisherscope.features.gradients import PassResult, gradient_pass
 from fisherscope.features.gradients.logprob import LogProb
 from fisherscope.features.metrics import FisherMetric, metric_fingerprint
 from fisherscope.features.metrics.feature import GradientFeature
@@ -117,13 +117,13 @@ class Extractor(ABC):
     def extract(self, request: Request) -> Blocks:
         """Return its blocks for the groups of one batch."""
 
-    @abstractmethod
     def columns(self, module: nn.Module) -> dict[str, tuple[str, ...]]:
-        """Return the names of the last axis of those blocks that have names."""
+        """Return the names of the last axis of those blocks that have names; here none."""
+        return {}
 
-    @abstractmethod
     def settings(self, module: nn.Module) -> dict[str, Any]:
-        """Return what the table's card must say of its blocks, by block."""
+        """Return what the table's card must say of its blocks, by block; here nothing."""
+        return {}
 
 
 class GradientBlocks(Extractor):
@@ -164,9 +164,12 @@ class GradientBlocks(Extractor):
         return {block: names for block, names in named.items() if names is not None}
 
     def settings(self, module: nn.Module) -> dict[str, Any]:
-        said = {f.block: f.settings(module) for f in self._whole}
-        said |= {f.block: {**(f.settings(module) or {}), "terms": list(self._terms)} for f in self._by_term}
-        return {block: value for block, value in said.items() if value is not None}
+        said = {}
+        for feature in (*self._whole, *self._by_term):
+            fitted = {} if feature.metric is None else {"metric": feature.metric}
+            terms = {"terms": list(self._terms)} if feature.per_term else {}
+            said[feature.block] = {**(feature.settings(module) or {}), **fitted, **terms}
+        return {block: value for block, value in said.items() if value}
 
 
 def _fill(request: Request, features: Sequence[GradientFeature]) -> Blocks:
@@ -209,16 +212,11 @@ class LogProbability(Extractor):
         self._pass = ForwardPass()
 
     def extract(self, request: Request) -> Blocks:
-        return {"log_p": _log_p(self._pass, request)}
-
-    def columns(self, module: nn.Module) -> dict[str, tuple[str, ...]]:
-        return {}
-
-    def settings(self, module: nn.Module) -> dict[str, Any]:
-        return {}
+        return {"log_p": forward_log_p(self._pass, request)}
 
 
-def _log_p(forward: ForwardPass, request: Request) -> NDArray[Any]:
+def forward_log_p(forward: ForwardPass, request: Request) -> NDArray[Any]:
+    """Return log p of a request's samples in nats, (N, B), without gradients."""
     log_p = forward.log_p(request.module, request.log_prob, request.tensors(), request.seed, request.keys)
     return request.grouped(log_p.double().cpu().numpy())
 
@@ -238,13 +236,10 @@ class TermLogProbability(Extractor):
 
     def extract(self, request: Request) -> Blocks:
         parts = zip(self._passes, by_term(request, self._terms) or [request], strict=True)
-        return {TERM_LOG_P: np.stack([_log_p(*part) for part in parts], axis=-1)}
+        return {TERM_LOG_P: np.stack([forward_log_p(*part) for part in parts], axis=-1)}
 
     def columns(self, module: nn.Module) -> dict[str, tuple[str, ...]]:
         return {TERM_LOG_P: self._terms} if self._terms else {}
-
-    def settings(self, module: nn.Module) -> dict[str, Any]:
-        return {}
 
 
 class Pixels(Extractor):
@@ -260,35 +255,6 @@ class Pixels(Extractor):
             )
         return {"pixels": request.grouped(leaves[0])}
 
-    def columns(self, module: nn.Module) -> dict[str, tuple[str, ...]]:
-        return {}
-
-    def settings(self, module: nn.Module) -> dict[str, Any]:
-        return {}
-
-
-class _Marked(GradientFeature):
-    """A metric's feature; the card says which fit it was."""
-
-    def __init__(self, feature: GradientFeature, metric: FisherMetric) -> None:
-        self.block = feature.block
-        self.per_sample = feature.per_sample
-        self.per_term = feature.per_term
-        self._feature = feature
-        self._fingerprint = metric_fingerprint(metric)
-
-    def reduction(self, module: nn.Module, group_size: int) -> Reduction:
-        return self._feature.reduction(module, group_size)
-
-    def to_block(self, result: Any, group_size: int) -> torch.Tensor:
-        return self._feature.to_block(result, group_size)
-
-    def columns(self, module: nn.Module) -> tuple[str, ...] | None:
-        return self._feature.columns(module)
-
-    def settings(self, module: nn.Module) -> dict[str, Any] | None:
-        return {**(self._feature.settings(module) or {}), "metric": self._fingerprint}
-
 
 def gradient_features(
     sketch: SketchSettings | None = None, metrics: Iterable[FisherMetric] = ()
@@ -302,7 +268,12 @@ def gradient_features(
         SketchNorms(settings),
         TermNorms(settings),
     ]
-    return features + [_Marked(feature, metric) for metric in metrics for feature in metric.features()]
+    for metric in metrics:
+        fingerprint = metric_fingerprint(metric)
+        for feature in metric.features():
+            feature.metric = fingerprint
+            features.append(feature)
+    return features
 
 
 def choose_extractors(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fisherscope.core.errors import ModelError
 from fisherscope.features.extractors import Blocks, Extractor, Request
@@ -35,12 +35,6 @@ class JacobianSpectrum(Extractor):
             points = flow.flow_point(request.tensors(), seed=request.seed, keys=request.keys)
         spectra = torch.stack([generator_spectrum(flow, point) for point in points])
         return {"jacobian_spectrum": request.grouped(spectra.cpu().numpy())}
-
-    def columns(self, module: nn.Module) -> dict[str, tuple[str, ...]]:
-        return {}
-
-    def settings(self, module: nn.Module) -> dict[str, Any]:
-        return {}
 
 
 def generator_spectrum(flow: HasLatents, point: Tensor) -> Tensor:

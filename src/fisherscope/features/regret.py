@@ -27,9 +27,6 @@ class Regret(Extractor):
         regret = likelihood_regret(vae, request.tensors(), seed=request.seed, keys=request.keys)
         return {"regret": request.grouped(regret.double().cpu().numpy())}
 
-    def columns(self, module: nn.Module) -> dict[str, tuple[str, ...]]:
-        return {}
-
     def settings(self, module: nn.Module) -> dict[str, Any]:
         steps = {"steps": STEPS, "step_draws": STEP_DRAWS, "learning_rate": LEARNING_RATE}
         return {"regret": {**steps, "draws": DRAWS}}

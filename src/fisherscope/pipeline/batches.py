@@ -91,6 +91,11 @@ class Batches:
         """Return the names of the samples that fill no last group."""
         return self.ids[len(self) // group_size * group_size :]
 
+    def evenly(self, count: int) -> Batches:
+        """Return at most so many samples, evenly spaced: the first ones may all be of one kind."""
+        count = min(len(self), count)
+        return self.select(np.linspace(0, len(self), count, endpoint=False).astype(np.intp))
+
     def select(self, rows: Sequence[int] | NDArray[np.intp]) -> Batches:
         """Return some samples, in the order given."""
         index = np.asarray(rows, dtype=np.intp)

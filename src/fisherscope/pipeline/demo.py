@@ -13,7 +13,7 @@ from fisherscope.models.base import load_model
 from fisherscope.models.files import STATE
 from fisherscope.models.training import Progress, TrainSettings
 from fisherscope.pipeline.batches import as_batches
-from fisherscope.pipeline.evaluation import Evaluation, EvaluationSettings, ReportProgress, evaluate
+from fisherscope.pipeline.evaluation import Evaluation, EvaluationSettings, ReportSteps, evaluate
 from fisherscope.pipeline.report import write_evaluation_report
 from fisherscope.pipeline.target import Target
 from fisherscope.pipeline.training import train_on
@@ -48,7 +48,7 @@ def run_demo(
     seed: int = 0,
     command: str = "fisherscope demo",
     report_training: Callable[[Progress], None] | None = None,
-    report_extraction: ReportProgress | None = None,
+    report_extraction: ReportSteps | None = None,
 ) -> Demo:
     """Train a small Glow on patches of brick, grass and gravel, evaluate it and write the report.
 

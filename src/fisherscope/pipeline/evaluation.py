@@ -9,7 +9,7 @@ from typing import Final
 
 import numpy as np
 
-from fisherscope.core.errors import DataError, ModelError, SettingError
+from fisherscope.core.errors import DataError, FisherscopeError, ModelError, SettingError
 from fisherscope.core.settings import require_whole
 from fisherscope.core.table import FeatureTable
 from fisherscope.detectors import STANDARD_DETECTORS as STANDARD_DETECTORS
@@ -28,7 +28,14 @@ from fisherscope.features.companions import Companion
 from fisherscope.features.metrics import FisherMetric, make_metric
 from fisherscope.pipeline.batches import Batches
 from fisherscope.pipeline.companions import require_held_out
-from fisherscope.pipeline.extraction import DEFAULT_BLOCKS, ExtractSettings, extract_table, fit_metrics_on, metrics_in
+from fisherscope.pipeline.extraction import (
+    DEFAULT_BLOCKS,
+    ExtractSettings,
+    ReportProgress,
+    extract_table,
+    fit_metrics_on,
+    metrics_in,
+)
 from fisherscope.pipeline.kept_tables import kept_table
 from fisherscope.pipeline.target import Target
 
@@ -37,7 +44,7 @@ _EVERY_MODEL: Final = frozenset(
     | {"sketch", "layer_sketch"}
 )
 
-ReportProgress = Callable[[str, int, int], None]
+ReportSteps = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -144,7 +151,7 @@ def evaluate(
     out_dists: Sequence[Batches],
     settings: EvaluationSettings | None = None,
     *,
-    report: ReportProgress | None = None,
+    report: ReportSteps | None = None,
 ) -> Evaluation:
     """Evaluate detectors on a model: fit and calibrate on in-distribution parts, test against OOD sets.
 
@@ -178,7 +185,7 @@ def score_sets(
     out_dists: Sequence[Batches],
     settings: EvaluationSettings,
     *,
-    report: ReportProgress | None = None,
+    report: ReportSteps | None = None,
 ) -> Scored:
     """Fit detectors and score every set with them; arguments and errors as :func:`evaluate`, without its figures."""
     names = [d.name for d in (in_dist, *out_dists)]
@@ -191,38 +198,40 @@ def score_sets(
     if not settings.allow_training_samples:
         for data in (in_dist, *out_dists):
             require_held_out(target, settings.companions, data.keys, f"evaluate ({data.name})")
-    _require_served(target, in_dist, settings)
+    for name, reason, kind in unserved(target, in_dist, settings):
+        raise kind(f"{name} cannot be had of {target.name}: {reason}; leave it out")
     job = _Evaluation(target, in_dist, tuple(out_dists), settings, report)
     job = replace(job, metrics=job.fitted_metrics())
     return Scored(job.protocol(), {size: job.at_group_size(size) for size in settings.group_sizes})
 
 
-def _require_served(target: Target, in_dist: Batches, settings: EvaluationSettings) -> None:
-    """Check, before the long work, that every detector has groups to fit on and a model that serves it."""
+def unserved(
+    target: Target, in_dist: Batches, settings: EvaluationSettings
+) -> Iterator[tuple[str, str, type[FisherscopeError]]]:
+    """Yield the detectors that have too few groups to fit on, or a model that does not serve them: why, whose fault.
+
+    A model is asked with one sample, once for each block that not every model has.
+    """
     asked = dict[str, str | None]()
     there = {size: len(in_dist.split(size, settings.seed).fit) // size for size in settings.group_sizes}
     for name in settings.detectors:
         detector = make_detector(name)
-        for size, groups in there.items():
-            if groups < detector.min_fit:
-                raise DataError(
-                    f"{name} needs {detector.min_fit} groups of {size} to fit on, {in_dist.name} leaves {groups}; give "
-                    "more in-distribution samples, or leave it out"
-                )
-        for block in uncommon_blocks(detector):
+        uncommon = [b for b in detector.requires if b not in _EVERY_MODEL and ":" not in b]
+        for block in uncommon:
             if block not in asked:
-                asked[block] = refusal(target, in_dist, block, settings.companions)
-            if (reason := asked[block]) is not None:
-                raise ModelError(f"{name} cannot be had of {target.name}: {reason}; leave it out")
+                asked[block] = _refusal(target, in_dist, block, settings.companions)
+        refused = [reason for block in uncommon if (reason := asked[block]) is not None]
+        few = [
+            f"it needs {detector.min_fit} groups of {size} to fit on, {in_dist.name} leaves {groups}"
+            for size, groups in there.items()
+            if groups < detector.min_fit
+        ]
+        if refused or few:
+            yield name, (refused + few)[0], ModelError if refused else DataError
 
 
-def uncommon_blocks(detector: Detector) -> tuple[str, ...]:
-    """Return the blocks of a detector that not every model serves."""
-    return tuple(b for b in detector.requires if b not in _EVERY_MODEL and ":" not in b)
-
-
-def refusal(target: Target, data: Batches, block: str, companions: tuple[Companion, ...]) -> str | None:
-    """Return why a model cannot fill a block, asked with one sample, or None."""
+def _refusal(target: Target, data: Batches, block: str, companions: tuple[Companion, ...]) -> str | None:
+    """Return why a model cannot fill a block, or None."""
     try:
         extract_table(target, data.select([0]), (block,), ExtractSettings(companions=companions))
     except ModelError as cause:
@@ -236,7 +245,7 @@ class _Evaluation:
     in_dist: Batches
     out_dists: tuple[Batches, ...]
     settings: EvaluationSettings
-    report: ReportProgress | None
+    report: ReportSteps | None
     metrics: tuple[FisherMetric, ...] = ()
 
     def fitted_metrics(self) -> tuple[FisherMetric, ...]:
@@ -260,7 +269,7 @@ class _Evaluation:
             companions=self.settings.companions,
         )
 
-    def _progress(self, what: str) -> Callable[[int, int], None]:
+    def _progress(self, what: str) -> ReportProgress:
         def report(done: int, total: int) -> None:
             if self.report is not None:
                 self.report(what, done, total)

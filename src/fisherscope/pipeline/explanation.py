@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,15 +17,15 @@ from fisherscope.detectors import (
     require_differentiable,
 )
 from fisherscope.detectors.base import Scores
+from fisherscope.detectors.profile import NORMS
 from fisherscope.features.input_gradient import InputGradient
 from fisherscope.features.position_map import PositionMap
 from fisherscope.pipeline.batches import Batches
-from fisherscope.pipeline.extraction import extract_table
+from fisherscope.pipeline.extraction import ReportProgress, extract_table
 from fisherscope.pipeline.guard import Guard, require_fitting_table
 from fisherscope.pipeline.saliency import (
     ExplainSettings,
     Method,
-    Report,
     blurred,
     chosen_method,
     contrast_map,
@@ -36,8 +36,6 @@ from fisherscope.pipeline.saliency import (
 
 Array = NDArray[np.float64]
 Kind = Literal["pixels", "tokens", "columns", "entries"]
-
-_NORMS: Final = "grad_norm"
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,7 @@ def explain_groups(
     *,
     table: FeatureTable | None = None,
     reference: Any = None,
-    report: Report | None = None,
+    report: ReportProgress | None = None,
 ) -> Explanation:
     """Return why groups are novel to a guard.
 
@@ -107,7 +105,7 @@ def explain_groups(
         raise DataError("a feature table holds no samples to differentiate by; give the samples themselves")
     size = guard.card.group_size
     given = guard.batches(x)
-    table = guard.extract(given) if table is None else table
+    table = guard.extract_checked(given) if table is None else table
     batches = given.whole_groups(size)
     verdict = guard.judge(table)
     method = chosen_method(batches, settings)
@@ -185,11 +183,11 @@ def layer_profile(guard: Guard, table: FeatureTable, batches: Batches, reference
     """
     if reference is not None:
         known = reference if isinstance(reference, FeatureTable) else _norms(guard, reference)
-        mine = _norms(guard, batches)
-        require_fitting_table(mine.card, {_NORMS: mine.columns[_NORMS]}, (_NORMS,), known)
+        mine = table if NORMS in table.blocks else _norms(guard, batches)
+        require_fitting_table(mine.card, {NORMS: mine.columns[NORMS]}, (NORMS,), known)
         return reference_profile(known, mine)
     return learnt_profile(guard.detector, table)
 
 
 def _norms(guard: Guard, samples: Any) -> FeatureTable:
-    return extract_table(guard.target, guard.batches(samples), [_NORMS], guard.settings)
+    return extract_table(guard.target, guard.batches(samples), [NORMS], guard.settings)

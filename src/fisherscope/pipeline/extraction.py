@@ -11,8 +11,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-
 from fisherscope.core.errors import DataError, NonFiniteLogProbError, SettingError
 from fisherscope.core.package_code import own_code
 from fisherscope.core.settings import require_whole
@@ -123,11 +121,9 @@ def update_metrics_on(
 
 def _passes_over(target: Target, data: Batches, settings: ExtractSettings, report: ReportProgress | None) -> RunPass:
     def run_pass(reductions: Sequence[Reduction], limit: int | None) -> None:
-        # Evenly spaced: the first ones may all be of one kind.
-        count = min(len(data), limit or len(data))
-        chosen = data.select(np.linspace(0, len(data), count, endpoint=False).astype(np.intp))
+        chosen = data.evenly(limit or len(data))
         for done, part in _batches(chosen):
-            request = _request(target, part, settings, 1)
+            request = request_for(target, part, settings, 1)
             with _samples_named(part):
                 gradient_pass(
                     request.module,
@@ -163,7 +159,8 @@ def _batches(data: Batches) -> Iterator[tuple[int, Batches]]:
         yield stop, data.select(range(start, stop))
 
 
-def _request(target: Target, part: Batches, settings: ExtractSettings, group_size: int) -> Request:
+def request_for(target: Target, part: Batches, settings: ExtractSettings, group_size: int) -> Request:
+    """Return what features are asked of a model: some samples, in groups of their own size."""
     return Request(
         module=target.module,
         log_prob=target.log_prob,
@@ -302,7 +299,7 @@ class _Job:
 
     def _one_batch(self, part: Batches) -> FeatureTable:
         size = self.settings.group_size
-        request = _request(self.target, part, self.settings, size)
+        request = request_for(self.target, part, self.settings, size)
         with _samples_named(part):
             blocks = extract_blocks(self.extractors, request)
         return FeatureTable(

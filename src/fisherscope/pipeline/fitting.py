@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from fisherscope.detectors.conformal import groups_needed, require_fpr
 from fisherscope.features.metrics import FisherMetric, require_own_name
 from fisherscope.pipeline.batches import as_batches
 from fisherscope.pipeline.companions import Given, as_companions, require_held_out
-from fisherscope.pipeline.extraction import ExtractSettings, extract_table, fit_metrics_on, metrics_in
+from fisherscope.pipeline.extraction import ExtractSettings, ReportProgress, extract_table, fit_metrics_on, metrics_in
 from fisherscope.pipeline.guard import Guard, form_of
 from fisherscope.pipeline.halves import sample_halves, table_halves, warn_of_few_clusters
 from fisherscope.pipeline.target import LogProb, Target, as_target, require_served_dtype
@@ -44,7 +44,7 @@ def fit(
     allow_training_samples: bool = False,
     companions: Mapping[str, Given] | None = None,
     metrics: Sequence[FisherMetric] = (),
-    report: Callable[[int, int], None] | None = None,
+    report: ReportProgress | None = None,
 ) -> Guard:
     """Fit a guard on in-distribution samples that the model was not trained on.
 

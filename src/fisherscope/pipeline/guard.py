@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from fisherscope.detectors.conformal import require_fpr
 from fisherscope.features.companions import Companion
 from fisherscope.features.metrics import FisherMetric, SketchSettings
 from fisherscope.pipeline.batches import Batches, as_batches, require_form
-from fisherscope.pipeline.extraction import ExtractSettings, extract_table
+from fisherscope.pipeline.extraction import ExtractSettings, ReportProgress, extract_table
 from fisherscope.pipeline.target import Target
 
 if TYPE_CHECKING:
@@ -125,11 +125,11 @@ class Guard:
         if self.form is not None and form is not None:
             require_form(form, self.form, table.card.data_name, "the guard was fitted on")
 
-    def extract(self, x: Any, report: Callable[[int, int], None] | None = None) -> FeatureTable:
+    def extract(self, x: Any, report: ReportProgress | None = None) -> FeatureTable:
         """Return the feature table of samples, extracted as the fit samples were."""
         return self.extract_checked(self.batches(x), report)
 
-    def extract_checked(self, batches: Batches, report: Callable[[int, int], None] | None = None) -> FeatureTable:
+    def extract_checked(self, batches: Batches, report: ReportProgress | None = None) -> FeatureTable:
         """Return the feature table of samples that :meth:`batches` returned, or of perturbed copies of such."""
         return extract_table(
             self.target, batches, self.detector.requires, self.settings, metrics=self.metrics, report=report
@@ -146,7 +146,7 @@ class Guard:
             companions=self.companions,
         )
 
-    def judge(self, x: Any, report: Callable[[int, int], None] | None = None) -> Verdict:
+    def judge(self, x: Any, report: ReportProgress | None = None) -> Verdict:
         """Return score, p-value and verdict of each group.
 
         Args:
@@ -205,7 +205,7 @@ class Guard:
         good: Any,
         *,
         allow_training_samples: bool = False,
-        report: Callable[[int, int], None] | None = None,
+        report: ReportProgress | None = None,
     ) -> Guard:
         """Return a guard that has learnt from further good samples too, calibrated again; this one stays as it is.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -16,7 +16,7 @@ from fisherscope.core.table import Card, FeatureTable, is_group_block
 from fisherscope.features.metrics import FisherMetric
 from fisherscope.pipeline.batches import Batches
 from fisherscope.pipeline.cache import FEATURES, cache_file, file_ending
-from fisherscope.pipeline.extraction import ExtractSettings, extract_table, table_card
+from fisherscope.pipeline.extraction import ExtractSettings, ReportProgress, extract_table, table_card
 from fisherscope.pipeline.target import Target
 
 _SAME: Final = ("format_version", "model", "data_name", "seed", "dtype")
@@ -32,7 +32,7 @@ def kept_table(
     settings: ExtractSettings,
     *,
     metrics: Iterable[FisherMetric] = (),
-    report: Callable[[int, int], None] | None = None,
+    report: ReportProgress | None = None,
 ) -> FeatureTable:
     """Return features, as :func:`extract_table` makes them, from the tables of a folder; what is missing is kept there.
 

@@ -22,8 +22,9 @@ from fisherscope.detectors.base import Scores
 from fisherscope.detectors.false_discovery import require_fdr
 from fisherscope.pipeline.batches import Batches
 from fisherscope.pipeline.explanation import Explanation, explain_groups, layer_profile, require_explainable
+from fisherscope.pipeline.extraction import ReportProgress
 from fisherscope.pipeline.guard import Guard
-from fisherscope.pipeline.saliency import ExplainSettings, Report
+from fisherscope.pipeline.saliency import ExplainSettings
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,8 @@ def rank_groups(
     fdr: float = 0.1,
     settings: ExplainSettings | None = None,
     reference: Any = None,
-    report: Report | None = None,
-    report_explanation: Report | None = None,
+    report: ReportProgress | None = None,
+    report_explanation: ReportProgress | None = None,
 ) -> Ranking:
     """Return the most novel groups of a set, with Benjamini-Hochberg's bound on the false discoveries among them.
 
@@ -111,7 +112,7 @@ def rank_groups(
     if settings not in (None, ExplainSettings()):
         require_explainable(guard, settings, reference)
     batches = guard.batches(x)
-    table = guard.extract(batches, report)
+    table = guard.extract_checked(batches, report)
     verdict = guard.judge(table)
     discoveries = benjamini_hochberg(verdict.p_value, fdr)
     order = np.argsort(-verdict.score, kind="stable")[:top]
@@ -145,7 +146,7 @@ def _explained(
     table: FeatureTable,
     settings: ExplainSettings | None,
     reference: Any,
-    report: Report | None,
+    report: ReportProgress | None,
 ) -> tuple[Explanation | None, tuple[str, ...]]:
     """Return the explanation of the listed groups; or None, and why there is none."""
     if not is_differentiable(guard.detector) and (settings is None or settings.method != "leverage"):

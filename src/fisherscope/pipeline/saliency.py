@@ -26,10 +26,10 @@ from fisherscope.features.perturbation import perturbed
 from fisherscope.features.position_map import PositionMap, position_map
 from fisherscope.features.terms import term_names
 from fisherscope.pipeline.batches import Batches
+from fisherscope.pipeline.extraction import ReportProgress, request_for
 from fisherscope.pipeline.guard import Guard
 
 Array = NDArray[np.float64]
-Report = Callable[[int, int], None]
 
 Method = Literal["positions", "contrast", "gradient", "leverage"]
 
@@ -133,7 +133,7 @@ def blurred(maps: Array, method: Method, settings: ExplainSettings) -> Array:
     return filtered(maps, deviation) if deviation else maps
 
 
-def positions(guard: Guard, batches: Batches, table: FeatureTable, report: Report | None) -> PositionMap:
+def positions(guard: Guard, batches: Batches, table: FeatureTable, report: ReportProgress | None) -> PositionMap:
     """Return the map of positions of every image; arguments as for :func:`mean_gradient`.
 
     Raises:
@@ -160,7 +160,7 @@ def positions(guard: Guard, batches: Batches, table: FeatureTable, report: Repor
     )
 
 
-def leverage(guard: Guard, batches: Batches, reference: Batches, report: Report | None) -> Array:
+def leverage(guard: Guard, batches: Batches, reference: Batches, report: ReportProgress | None) -> Array:
     """Return the map of leverage of every image, (n, H, W).
 
     Args:
@@ -172,9 +172,7 @@ def leverage(guard: Guard, batches: Batches, reference: Batches, report: Report 
     Raises:
         ModelError: the model has no such map.
     """
-    count = min(len(reference), MOST_REFERENCES)
-    chosen = reference.select(np.linspace(0, len(reference), count, endpoint=False).astype(np.intp))
-    known = LeverageMap(_request(guard, part) for part, _ in _parts(guard, chosen))
+    known = LeverageMap(_request(guard, part) for part, _ in _parts(guard, reference.evenly(MOST_REFERENCES)))
     maps: list[Array] = []
     for part, _ in _parts(guard, batches):
         maps.append(known.maps(_request(guard, part)))
@@ -193,7 +191,7 @@ def _parts(guard: Guard, batches: Batches) -> Iterator[tuple[Batches, slice]]:
 
 
 def mean_gradient(
-    guard: Guard, batches: Batches, table: FeatureTable, settings: ExplainSettings, report: Report | None
+    guard: Guard, batches: Batches, table: FeatureTable, settings: ExplainSettings, report: ReportProgress | None
 ) -> InputGradient:
     """Return d score / d x averaged over the perturbed copies, or at the samples themselves.
 
@@ -285,14 +283,7 @@ def _as_log_p(cotangent: Cotangent) -> Cotangent:
 
 
 def _request(guard: Guard, batches: Batches) -> Request:
-    return Request(
-        module=guard.target.module,
-        log_prob=guard.target.log_prob,
-        x=batches.x,
-        keys=batches.keys,
-        group_size=guard.card.group_size,
-        seed=guard.card.seed,
-    )
+    return request_for(guard.target, batches, guard.settings, guard.card.group_size)
 
 
 def _combined(combine: Callable[..., Array], parts: Sequence[InputGradient]) -> InputGradient:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ from fisherscope.core.table import FeatureTable, require_columns
 from fisherscope.detectors import ConformalCalibration, require_updatable
 from fisherscope.detectors.conformal import groups_needed
 from fisherscope.pipeline.companions import require_held_out
-from fisherscope.pipeline.extraction import extract_table, update_metrics_on
+from fisherscope.pipeline.extraction import ReportProgress, extract_table, update_metrics_on
 from fisherscope.pipeline.fitting import calibration_blocks
 from fisherscope.pipeline.halves import Halves, sample_halves, table_halves, warn_of_few_clusters
 
@@ -28,7 +27,7 @@ def update_guard(
     good: Any,
     *,
     allow_training_samples: bool = False,
-    report: Callable[[int, int], None] | None = None,
+    report: ReportProgress | None = None,
 ) -> Guard:
     """Return a guard that has learnt from further good samples too; see :meth:`Guard.update`."""
     detector = copy.deepcopy(require_updatable(guard.detector))

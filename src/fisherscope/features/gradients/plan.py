@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from types import MethodType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from weakref import WeakKeyDictionary, WeakMethod, ref
 
 import torch
@@ -32,6 +32,8 @@ from fisherscope.features.gradients.uses import Plan, Use, UsePlan, spread
 from fisherscope.features.gradients.verification import verified
 
 PROBE_SIZES: Final = (3, 2)
+Kept = TypeVar("Kept")
+
 CACHED_PLANS: Final = 32
 """Plans a model may have: kinds of input, and terms of log p, of which the paper's objective has 11."""
 
@@ -40,7 +42,7 @@ BACKWARD_SHARE: Final = 2
 
 
 _plans: WeakKeyDictionary[nn.Module, dict[Any, Plan]] = WeakKeyDictionary()
-_asked: WeakKeyDictionary[nn.Module, set[Any]] = WeakKeyDictionary()
+_steady: WeakKeyDictionary[nn.Module, dict[Any, None]] = WeakKeyDictionary()
 
 
 def plan_for(job: Job, batch: Batch, *, fresh: bool = False) -> Plan:
@@ -59,9 +61,13 @@ def remember(job: Job, batch: Batch, plan: Plan) -> None:
     known, key = _plans.setdefault(job.module, {}), _key(job, batch)
     known.pop(key, None)
     if plan.settled:
-        while len(known) >= CACHED_PLANS:
-            known.pop(next(iter(known)))
-        known[key] = plan
+        _keep(known, key, plan)
+
+
+def _keep(known: dict[Any, Kept], key: object, value: Kept) -> None:
+    while len(known) >= CACHED_PLANS:
+        known.pop(next(iter(known)))
+    known[key] = value
 
 
 def _key(job: Job, batch: Batch) -> tuple[object, ...]:
@@ -76,13 +82,13 @@ def require_steady(job: Job, group: Batch) -> None:
     Raises:
         ModelError: it is, or does not.
     """
-    asked, key = _asked.setdefault(job.module, set()), _key(job, group)
-    if key in asked:
+    known, key = _steady.setdefault(job.module, {}), _key(job, group)
+    if key in known:
         return
     with guards.unchanged_state(job.module):
         first, again = (guards.log_p_of(job.bound, group, job.seed) for _ in range(2))
     guards.check_repeated(first, again)
-    asked.add(key)
+    _keep(known, key, None)
 
 
 def _weak_key(log_prob: Callable[..., Tensor] | None) -> object:

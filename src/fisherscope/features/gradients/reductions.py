@@ -22,14 +22,11 @@ class Reduction(ABC):
 
     Attributes:
         needs_factors: whether it asks forms for Kronecker factors, which the plain loop's gradients do not have.
+        whole_batch: whether all groups must come in one micro-batch.
     """
 
     needs_factors: bool = False
-
-    @property
-    @abstractmethod
-    def whole_batch(self) -> bool:
-        """Whether all groups must come in one micro-batch."""
+    whole_batch: bool = False
 
     @abstractmethod
     def update(self, name: str, form: GradientForm) -> None:
@@ -46,10 +43,6 @@ class SquaredNorms(Reduction):
     def __init__(self) -> None:
         self._parts: dict[str, list[Tensor]] = {}
 
-    @property
-    def whole_batch(self) -> bool:
-        return False
-
     def update(self, name: str, form: GradientForm) -> None:
         self._parts.setdefault(name, []).append(form.squared_norm())
 
@@ -62,10 +55,6 @@ class GroupGradients(Reduction):
 
     def __init__(self) -> None:
         self._parts: dict[str, list[Tensor]] = {}
-
-    @property
-    def whole_batch(self) -> bool:
-        return False
 
     def update(self, name: str, form: GradientForm) -> None:
         self._parts.setdefault(name, []).append(form.dense())
@@ -85,10 +74,6 @@ class GradientEntries(Reduction):
         self._entries = entries
         self._parts: dict[str, list[Tensor]] = {name: [] for name in entries}
 
-    @property
-    def whole_batch(self) -> bool:
-        return False
-
     def update(self, name: str, form: GradientForm) -> None:
         if name in self._entries:
             rows = form.vectors()
@@ -104,10 +89,6 @@ class SquareSums(Reduction):
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
 
-    @property
-    def whole_batch(self) -> bool:
-        return False
-
     def update(self, name: str, form: GradientForm) -> None:
         dense = form.dense()
         squares = (dense.abs() if dense.is_complex() else dense).square().sum(0)
@@ -120,12 +101,10 @@ class SquareSums(Reduction):
 class GramBlocks(Reduction):
     """Inner products between groups, layer by layer: name -> (n_groups, n_groups)."""
 
+    whole_batch = True
+
     def __init__(self) -> None:
         self._blocks: dict[str, Tensor] = {}
-
-    @property
-    def whole_batch(self) -> bool:
-        return True
 
     def update(self, name: str, form: GradientForm) -> None:
         rows = form.vectors()
@@ -146,10 +125,6 @@ class Kronecker(Reduction):
 
     def __init__(self) -> None:
         self._sums: dict[str, KroneckerFactors] = {}
-
-    @property
-    def whole_batch(self) -> bool:
-        return False
 
     def update(self, name: str, form: GradientForm) -> None:
         new = form.kronecker()

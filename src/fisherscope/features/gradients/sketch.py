@@ -80,8 +80,8 @@ def random_projection(name: str, shape: Sequence[int], size: int = 512, seed: in
     q, p = projection_ranks(size)
     if len(shape) < 2 or rows * columns <= RAW_ENTRIES:
         return Projection(None, None)
-    left = None if rows <= q else _normal(f"{seed}/{name}/left", (q, rows)) / math.sqrt(q)
-    right = None if columns <= p else _normal(f"{seed}/{name}/right", (p, columns)) / math.sqrt(p)
+    left = None if rows <= q else normal_matrix(f"{seed}/{name}/left", (q, rows)) / math.sqrt(q)
+    right = None if columns <= p else normal_matrix(f"{seed}/{name}/right", (p, columns)) / math.sqrt(p)
     return Projection(left, right)
 
 
@@ -114,10 +114,6 @@ class Sketch(Reduction):
         self._seen: set[str] = set()
         self._waiting: list[tuple[str, Tensor]] = []
         self._n_waiting = 0
-
-    @property
-    def whole_batch(self) -> bool:
-        return False
 
     def update(self, name: str, form: GradientForm) -> None:
         entries = self._entries(name, form)
@@ -228,7 +224,8 @@ def _cached_buckets(
     return order.to(like.device), starts.to(like.device), torch.cat(signs)[order].to(like.device, like.dtype)
 
 
-def _normal(label: str, shape: tuple[int, int]) -> Tensor:
+def normal_matrix(label: str, shape: tuple[int, int]) -> Tensor:
+    """Return standard normal numbers by their label, float64, the same in every process."""
     return torch.randn(shape, generator=_generator(label), dtype=torch.float64)
 
 

@@ -45,10 +45,6 @@ class Several(Reduction):
         self._members = tuple(members)
         self.needs_factors = any(member.needs_factors for member in members)
 
-    @property
-    def whole_batch(self) -> bool:
-        return False
-
     def update(self, name: str, form: GradientForm) -> None:
         for member in self._members:
             member.update(name, form)
@@ -62,10 +58,6 @@ class Shapes(Reduction):
 
     def __init__(self) -> None:
         self.shapes: dict[str, tuple[int, ...]] = {}
-
-    @property
-    def whole_batch(self) -> bool:
-        return False
 
     def update(self, name: str, form: GradientForm) -> None:
         self.shapes[name] = tuple(form.shape)

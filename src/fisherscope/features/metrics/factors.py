@@ -48,10 +48,6 @@ class FactorSums(Reduction):
         self._sums: dict[str, KroneckerFactors] = {}
         self._seen: dict[str, int] = {}
 
-    @property
-    def whole_batch(self) -> bool:
-        return False
-
     def update(self, name: str, form: GradientForm) -> None:
         old, new = self._sums.get(name), form.kronecker()
         seen = self._seen.get(name, 0)

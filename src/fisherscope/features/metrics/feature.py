@@ -18,11 +18,13 @@ class GradientFeature(ABC):
         per_sample: whether the pass has to look at samples one by one whatever the group size.
         per_term: whether it is one of each term of log p, where that is a sum of several (``features/terms.py``); the
             block's last axis then has its columns for one term after the other.
+        metric: fingerprint of the fitted metric that the gradients are measured in; None where there is none.
     """
 
     block: str
     per_sample: bool
     per_term: bool = False
+    metric: str | None = None
 
     @abstractmethod
     def reduction(self, module: nn.Module, group_size: int) -> Reduction:
@@ -37,9 +39,9 @@ class GradientFeature(ABC):
             group_size: B, of the table.
         """
 
-    @abstractmethod
     def columns(self, module: nn.Module) -> tuple[str, ...] | None:
-        """Return the names of the block's last axis, or None where it has none."""
+        """Return the names of the block's last axis, or None where it has none, as here."""
+        return None
 
     @abstractmethod
     def settings(self, module: nn.Module) -> dict[str, Any] | None:

@@ -67,10 +67,6 @@ class FrameLengths(Reduction):
         self._cast: dict[str, Frame] = {}
         self._parts: dict[str, list[Tensor]] = {}
 
-    @property
-    def whole_batch(self) -> bool:
-        return False
-
     def update(self, name: str, form: GradientForm) -> None:
         self._parts.setdefault(name, []).append(self._lengths(name, form))
 
@@ -140,10 +136,6 @@ class CoordinateMoments(Reduction):
         self.sums: dict[str, Tensor] = {}
         self.squares: dict[str, Tensor] = {}
         self.epsilon = 0.0
-
-    @property
-    def whole_batch(self) -> bool:
-        return False
 
     def update(self, name: str, form: GradientForm) -> None:
         frame = self.frames.get(name, Frame()).like(form.sample)

@@ -89,10 +89,6 @@ class _Rows(Reduction):
         self._max_samples = max_samples
         self.rows: dict[str, Tensor] = {}
 
-    @property
-    def whole_batch(self) -> bool:
-        return False
-
     def update(self, name: str, form: GradientForm) -> None:
         self.require_room(form.n_groups, name)
         old, new = self.rows.get(name), form.vectors().clone()
@@ -155,10 +151,6 @@ class _LowRankLengths(Reduction):
         self._group_size = group_size
         self._home = {name: label for label, solver in solvers.items() for name in solver.deviations}
         self._parts: dict[str, list[tuple[Tensor, Tensor]]] = {}
-
-    @property
-    def whole_batch(self) -> bool:
-        return False
 
     def update(self, name: str, form: GradientForm) -> None:
         if name in self._home:

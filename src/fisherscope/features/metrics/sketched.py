@@ -6,7 +6,6 @@ the waist, where the sketches of a group's members are summed.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping
 from typing import Any, Final
@@ -20,12 +19,13 @@ from fisherscope.core.errors import SettingError
 from fisherscope.core.table import SKETCH_KINDS
 from fisherscope.features.gradients import Projection, Reduction, random_projection
 from fisherscope.features.gradients.forms import GradientForm, matrix_view
+from fisherscope.features.gradients.sketch import normal_matrix
 from fisherscope.features.metrics.base import FisherMetric, State
 from fisherscope.features.metrics.collectors import Several, Shapes
 from fisherscope.features.metrics.factors import Factors, FactorSums, whitening
 from fisherscope.features.metrics.feature import GradientFeature
 from fisherscope.features.metrics.frames import CoordinateMoments, part
-from fisherscope.features.metrics.raw import GlobalSketch, LayerSketch, SketchNorms, SketchSettings, clipped_size
+from fisherscope.features.metrics.raw import GlobalSketch, LayerSketch, SketchNorms, SketchSettings
 
 FIT_SAMPLES: Final = 256
 """Kronecker factors of 1,000 samples and of 3,000 gave the same scores to .001; a few hundred suffice."""
@@ -143,7 +143,7 @@ class GaussianSketch(FisherMetric):
         return None
 
     def features(self) -> tuple[GradientFeature, ...]:
-        return (_DenseSketch(self.name, self._settings),)
+        return (_DenseSketch(self._settings, self.name),)
 
     def state(self) -> State:
         return {}
@@ -152,25 +152,9 @@ class GaussianSketch(FisherMetric):
         return None
 
 
-class _DenseSketch(GradientFeature):
-    per_sample = True
-
-    def __init__(self, metric: str, settings: SketchSettings) -> None:
-        self.block = f"sketch:{metric}"
-        self._settings = settings
-
+class _DenseSketch(GlobalSketch):
     def reduction(self, module: nn.Module, group_size: int) -> Reduction:
-        return _DenseProjection(clipped_size(self._settings.size, module), self._settings.projection_seed)
-
-    def to_block(self, result: Any, group_size: int) -> Tensor:
-        sketch: Tensor = result
-        return sketch
-
-    def columns(self, module: nn.Module) -> tuple[str, ...] | None:
-        return None
-
-    def settings(self, module: nn.Module) -> dict[str, Any] | None:
-        return {"size": clipped_size(self._settings.size, module), "projection_seed": self._settings.projection_seed}
+        return _DenseProjection(self._size(module), self._settings.projection_seed)
 
 
 class _DenseProjection(Reduction):
@@ -180,10 +164,6 @@ class _DenseProjection(Reduction):
         self._size = size
         self._seed = seed
         self._parts: dict[str, list[Tensor]] = {}
-
-    @property
-    def whole_batch(self) -> bool:
-        return False
 
     def update(self, name: str, form: GradientForm) -> None:
         rows = form.vectors()
@@ -196,9 +176,7 @@ class _DenseProjection(Reduction):
 
 def dense_projection(name: str, entries: int, size: int, seed: int) -> Tensor:
     """Return the (K, n_l) normal matrix of a parameter tensor, variance 1/K, float64; the same in every process."""
-    digest = hashlib.blake2b(f"{seed}/{name}/dense".encode(), digest_size=8).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
-    return torch.randn((size, entries), generator=generator, dtype=torch.float64) / math.sqrt(size)
+    return normal_matrix(f"{seed}/{name}/dense", (size, entries)) / math.sqrt(size)
 
 
 def _through(side: Tensor | None, factor: Tensor) -> Tensor:

@@ -8,8 +8,8 @@ from typing import Any, Final
 
 import numpy as np
 from matplotlib.figure import Figure
-from pydantic import BaseModel, ConfigDict
 
+from fisherscope.config import Strict
 from fisherscope.core.errors import SettingError
 from fisherscope.evaluation import ResampledPair, average
 from fisherscope.pipeline.reproduce.context import Context
@@ -24,13 +24,7 @@ _MEAN: Final = "mean of pairs"
 _QUARTILES: Final = {"25 %": 0.25, "median": 0.5, "75 %": 0.75}
 
 
-class Options(BaseModel):
-    """Settings of this runner; it has none."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-def run(context: Context, options: Options) -> Outcome:
+def run(context: Context, options: Strict) -> Outcome:
     """Score the experiment's detectors on every pair; the first one is compared with each other one."""
     detectors = context.experiment.detectors
     if not detectors:

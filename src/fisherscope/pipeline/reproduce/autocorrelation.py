@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 
+from fisherscope.config import Strict
 from fisherscope.pipeline.reproduce.cases import case_json, case_stem, family_title, number_table
 from fisherscope.pipeline.reproduce.context import Context
 from fisherscope.pipeline.reproduce.layers import LayerFeatures, layer_features
@@ -18,13 +18,7 @@ from fisherscope.report.layers import LEAST_PAIRS, MOST_BANDS, CorrelationCurve,
 from fisherscope.report.text_table import TextTable
 
 
-class Options(BaseModel):
-    """Settings of this runner; it has none."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-def run(context: Context, options: Options) -> Outcome:
+def run(context: Context, options: Strict) -> Outcome:
     """Correlate the layers of every model over the in-distribution groups of the fit and test part together."""
     curves: dict[str, list[tuple[LayerFeatures, CorrelationCurve]]] = {}
     models = []

@@ -16,7 +16,7 @@ from fisherscope.evaluation.protocol import FIT_SHARE
 from fisherscope.features.companions import Companion
 from fisherscope.models.zoo import PREFIX, zoo_root
 from fisherscope.pipeline.batches import Batches, as_batches
-from fisherscope.pipeline.evaluation import Evaluation, EvaluationSettings, ReportProgress, evaluate
+from fisherscope.pipeline.evaluation import Evaluation, EvaluationSettings, ReportSteps, evaluate
 from fisherscope.pipeline.extraction import ExtractSettings
 from fisherscope.pipeline.kept_tables import kept_table
 from fisherscope.pipeline.reproduce.case import Case, Ledger, NothingLeftError, RunSettings
@@ -42,7 +42,7 @@ class Context:
 
     experiment: ExperimentConfig
     settings: RunSettings
-    report: ReportProgress | None = None
+    report: ReportSteps | None = None
     ledger: Ledger = field(default_factory=Ledger)
     _loaded: dict[tuple[Any, ...], Samples] = field(default_factory=dict, repr=False)
 
@@ -250,7 +250,7 @@ class Context:
             report=lambda done, total: progress(data.name, done, total),
         )
 
-    def progress(self, prefix: str) -> ReportProgress:
+    def progress(self, prefix: str) -> ReportSteps:
         """Return a callback that reports with a prefix."""
 
         def report(what: str, done: int, total: int) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from fisherscope.config import Strict
 from fisherscope.core.errors import DataError
 from fisherscope.data import Samples
 from fisherscope.data.samples import describe_shape
@@ -21,15 +22,13 @@ from fisherscope.report.pictures import mosaic_table
 from fisherscope.report.text_table import TextCell, TextTable
 
 
-class Options(BaseModel):
+class Options(Strict):
     """Settings of this runner.
 
     Attributes:
         shown: images of each set in the pictures, 0 for no pictures; a page never shows them, as some sets may not be
             passed on.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     shown: int = Field(default=36, ge=0)
 

@@ -10,8 +10,9 @@ from typing import Any, Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from fisherscope.config import Strict
 from fisherscope.core.errors import DataError, ModelError
 from fisherscope.core.keys import fingerprint_keys, sample_keys
 from fisherscope.detectors.layers import resolution
@@ -31,7 +32,7 @@ _CODE: Final = (*DRAWN, "pipeline/reproduce/fim.py")
 Entries = Mapping[str, NDArray[np.int64]]
 
 
-class Options(BaseModel):
+class Options(Strict):
     """Settings of this runner.
 
     Attributes:
@@ -39,8 +40,6 @@ class Options(BaseModel):
         layers: names of parameter tensors to look at instead.
         entries: entries of each layer at most, at random.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     n_statistics: int = Field(default=6, ge=1)
     layers: tuple[str, ...] = ()

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from scipy.stats import skew
 
+from fisherscope.config import Strict
 from fisherscope.pipeline.reproduce.cases import case_json, case_stem, case_title, grid_tables, histogram_json, summary
 from fisherscope.pipeline.reproduce.context import Context
 from fisherscope.pipeline.reproduce.layers import LayerFeatures, choose_layers, layer_features
@@ -20,7 +21,7 @@ PAGE: Final = 20
 """Panels of a figure, at most."""
 
 
-class Options(BaseModel):
+class Options(Strict):
     """Settings of this runner.
 
     Attributes:
@@ -28,8 +29,6 @@ class Options(BaseModel):
         layers: names of parameter tensors to show instead.
         fitted_distribution: whether the fitted normal is drawn.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     n_statistics: int | None = Field(default=None, ge=1)
     layers: tuple[str, ...] = ()

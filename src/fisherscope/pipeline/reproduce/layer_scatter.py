@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 from scipy.stats import norm
 
+from fisherscope.config import Strict
 from fisherscope.core.errors import SettingError
 from fisherscope.pipeline.reproduce.cases import case_json, case_stem, case_title, further_models, grid_tables
 from fisherscope.pipeline.reproduce.context import Context
@@ -20,14 +20,12 @@ from fisherscope.report.scatter import layer_scatter
 from fisherscope.report.text_table import TextCell
 
 
-class Options(BaseModel):
+class Options(Strict):
     """Settings of this runner.
 
     Attributes:
         layers: names of the two parameter tensors of the scatter plot; none for two at random.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     layers: tuple[str, ...] = ()
 

@@ -8,9 +8,10 @@ from dataclasses import asdict, replace
 from typing import Any, Final
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from scipy.stats import rankdata
 
+from fisherscope.config import Strict
 from fisherscope.core.errors import SettingError
 from fisherscope.detectors import make_detector
 from fisherscope.evaluation import ResampledPair, average, compare
@@ -25,7 +26,7 @@ _LARGE: Final = "layer_sketch"
 """Gigabytes, where all other blocks together are megabytes."""
 
 
-class Options(BaseModel):
+class Options(Strict):
     """Settings of this runner.
 
     Attributes:
@@ -36,13 +37,11 @@ class Options(BaseModel):
         largest: the most numbers in a sample that a detector is given; with more it is skipped by name.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     reference: str = "layerwise-gaussian"
     many_pass: tuple[str, ...] = ()
     many_pass_limit: int = Field(default=200, ge=1)
     many_pass_in_dist: tuple[str, ...] = ()
-    largest: dict[str, int] = {}
+    largest: dict[str, int] = Field(default_factory=dict)
 
 
 def run(context: Context, options: Options) -> Outcome:

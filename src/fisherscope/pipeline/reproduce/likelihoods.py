@@ -8,8 +8,8 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 
+from fisherscope.config import Strict
 from fisherscope.evaluation import Bootstrap, Interval, metric_intervals
 from fisherscope.evaluation.bootstrap import Clusters
 from fisherscope.pipeline.reproduce.case import Case, RunSettings
@@ -29,13 +29,7 @@ from fisherscope.report.histograms import HistogramPanel, histogram_panels
 from fisherscope.report.text_table import TextCell
 
 
-class Options(BaseModel):
-    """Settings of this runner; it has none."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-def run(context: Context, options: Options) -> Outcome:
+def run(context: Context, options: Strict) -> Outcome:
     """Measure every set under every model."""
     found = {case: _bits(context, case) for case in context.cases}
     figures, captions = {}, {}

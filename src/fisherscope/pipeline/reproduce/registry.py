@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
-from fisherscope.config import ExperimentConfig, check
+from fisherscope.config import ExperimentConfig, Strict, check
 from fisherscope.core.errors import SettingError
 from fisherscope.pipeline.reproduce.context import Context
 from fisherscope.pipeline.reproduce.outcome import Outcome
@@ -54,4 +54,6 @@ def make_runner(experiment: ExperimentConfig) -> Runner:
     if experiment.runner not in RUNNERS:
         raise SettingError(f"unknown runner '{experiment.runner}'; known: {', '.join(RUNNERS)}")
     module = importlib.import_module(f"fisherscope.pipeline.reproduce.{experiment.runner.replace('-', '_')}")
-    return Runner(module.run, check(module.Options, experiment.options, f"options of {experiment.runner}"))
+    return Runner(
+        module.run, check(getattr(module, "Options", Strict), experiment.options, f"options of {experiment.runner}")
+    )

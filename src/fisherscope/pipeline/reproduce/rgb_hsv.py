@@ -14,9 +14,9 @@ from typing import Any, Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 from scipy.stats import spearmanr
 
+from fisherscope.config import Strict
 from fisherscope.core.table import FeatureTable
 from fisherscope.detectors.layerwise_gaussian import LayerwiseGaussian
 from fisherscope.evaluation import auroc
@@ -36,7 +36,7 @@ from fisherscope.pipeline.reproduce.context import Context
 from fisherscope.pipeline.reproduce.drawn import CHUNK, DRAWN, cached_arrays
 from fisherscope.pipeline.reproduce.hsv import dequantised, hsv_log_prob, to_hsv
 from fisherscope.pipeline.reproduce.outcome import Outcome
-from fisherscope.pipeline.target import Target
+from fisherscope.pipeline.target import LogProb, Target
 from fisherscope.report.histograms import HistogramPanel, histogram_panels
 from fisherscope.report.scatter import representation_figure
 from fisherscope.report.text_table import TextCell
@@ -46,12 +46,6 @@ _DETECTOR: Final = LayerwiseGaussian.name
 _CODE: Final = (*DRAWN, *(f"pipeline/reproduce/{name}.py" for name in ("hsv", "rgb_hsv")))
 _ROUND_OFF: Final = 0.005
 """Most that the AUROC of the score moves by rounding in single precision, with some room."""
-
-
-class Options(BaseModel):
-    """Settings of this runner; it has none."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 @dataclass(frozen=True)
@@ -76,7 +70,7 @@ class Compared:
         return next(iter(self.bits))
 
 
-def run(context: Context, options: Options) -> Outcome:
+def run(context: Context, options: Strict) -> Outcome:
     """Compare both representations under every model of colour images."""
     found = [_compare(context, case) for case in context.cases if case.out_dists and _is_colour(context, case)]
     if not found:
@@ -123,16 +117,17 @@ def _compare(context: Context, case: Case) -> Compared:
     assert isinstance(detector, LayerwiseGaussian)
     tables = {done.protocol.in_dist: group.parts["test"], **group.out}
     data = [context.in_dist(case, target), *(context.batches(name, target) for name in case.out_dists)]
+    log_prob = hsv_log_prob(target.log_prob)  # one for all: a callable is probed when it is new
     bits, scores, moved = {}, {}, 0.0
     for (name, table), samples in zip(tables.items(), data, strict=True):
-        other = _in_hsv(context, target, samples, table)
+        other = _in_hsv(context, target, log_prob, samples, table)
         bits[name] = np.stack([bits_per_dim(t, target.data_shape) for t in (table, other)], axis=1)
         scores[name] = np.stack([detector.score(t) for t in (table, other)], axis=1)
         moved = max(moved, float(np.abs(detector.log_norms(table) - detector.log_norms(other)).max()))
     return Compared(case, bits, scores, moved)
 
 
-def _in_hsv(context: Context, target: Target, samples: Batches, table: FeatureTable) -> FeatureTable:
+def _in_hsv(context: Context, target: Target, log_prob: LogProb, samples: Batches, table: FeatureTable) -> FeatureTable:
     """Return the table of single samples with log p and f_l computed anew from their images in HSV."""
     row = {name: i for i, name in enumerate(samples.ids)}
     samples = samples.select([row[name] for (name,) in table.ids])
@@ -147,13 +142,14 @@ def _in_hsv(context: Context, target: Target, samples: Batches, table: FeatureTa
             "seed": context.settings.seed,
             "dtype": target.dtype_name,
         }
-        parts.append(cached_arrays(context.settings.tables, card, partial(_hsv_blocks, context, target, part), _CODE))
+        make = partial(_hsv_blocks, context, target, log_prob, part)
+        parts.append(cached_arrays(context.settings.tables, card, make, _CODE))
         progress(f"{samples.name} in HSV", start + len(part), len(samples))
     blocks = {name: np.concatenate([part[name] for part in parts]) for name in ("grad_norm", "log_p")}
     return replace(table, blocks={"grad_norm": blocks["grad_norm"], "log_p": blocks["log_p"][:, None]})
 
 
-def _hsv_blocks(context: Context, target: Target, part: Batches) -> dict[str, NDArray[Any]]:
+def _hsv_blocks(context: Context, target: Target, log_prob: LogProb, part: Batches) -> dict[str, NDArray[Any]]:
     """Log p (n,) and f_l (n, L) by way of HSV, in float64 until the model is asked."""
     seed = context.settings.seed
     hsv = to_hsv(dequantised(torch.from_numpy(part.x), part.keys, seed)).to(target.device)
@@ -161,7 +157,7 @@ def _hsv_blocks(context: Context, target: Target, part: Batches) -> dict[str, ND
         target.module,
         hsv,
         [SquaredNorms()],
-        log_prob=hsv_log_prob(target.log_prob),
+        log_prob=log_prob,
         seed=seed,
         keys=part.keys,
         max_memory=context.settings.max_memory,

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from fisherscope.config import ExperimentConfig
 from fisherscope.core.store import read_json, write_json
-from fisherscope.pipeline.evaluation import ReportProgress
+from fisherscope.pipeline.evaluation import ReportSteps
 from fisherscope.pipeline.reproduce.case import Case, NothingLeftError, RunSettings
 from fisherscope.pipeline.reproduce.context import Context
 from fisherscope.pipeline.reproduce.experiments import experiment_names, read_experiment
@@ -82,7 +82,7 @@ def reproduce(
     out: str | Path,
     *,
     command: str,
-    report: ReportProgress | None = None,
+    report: ReportSteps | None = None,
 ) -> Reproduction:
     """Do an experiment and write its results; features are cached, so that a second or interrupted run goes on.
 

@@ -7,8 +7,9 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from fisherscope.config import Strict
 from fisherscope.core.errors import ModelError
 from fisherscope.pipeline.reproduce.case import Case, NothingLeftError
 from fisherscope.pipeline.reproduce.cases import case_json, family_title
@@ -23,15 +24,13 @@ _TEST: Final = "test images"
 Images = NDArray[np.uint8]
 
 
-class Options(BaseModel):
+class Options(Strict):
     """Settings of this runner.
 
     Attributes:
         shown: samples of each model in the figure; statistics are of the experiment's limit.
         test_images: whether the figure shows test images too; some sets may not be redistributed.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     shown: int = Field(default=36, ge=1)
     test_images: bool = False

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
+from fisherscope.config import Strict
 from fisherscope.core.errors import ModelError
 from fisherscope.data import Samples
 from fisherscope.data.controls import blurred, constant_images, jpeg_coded, resampled, white_noise
@@ -29,7 +29,7 @@ COPY, EMPTY, OTHER, OWN = "copy", "no content", "another set", "own samples"
 _CLEARLY: Final = 0.1
 
 
-class Options(BaseModel):
+class Options(Strict):
     """Settings of this runner.
 
     Attributes:
@@ -37,8 +37,6 @@ class Options(BaseModel):
         jpeg_quality: from 1 to 95.
         resize_factor: images are shrunk to this share of their sides and grown back.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     blur_radius: float = 1.0
     jpeg_quality: int = 75

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,12 @@ from fisherscope.core.package_code import own_code
 from fisherscope.core.store import read_arrays, write_arrays
 from fisherscope.detectors import make_detector
 from fisherscope.evaluation import METRICS, Bootstrap, ResampledPair, resample_pair
-from fisherscope.evaluation.protocol import FIT_SHARE
 from fisherscope.features.companions import BACKGROUND, Companion
 from fisherscope.features.metrics import make_metric
 from fisherscope.pipeline.batches import Batches
 from fisherscope.pipeline.cache import SCORES, cache_file
 from fisherscope.pipeline.companions import as_companions
-from fisherscope.pipeline.evaluation import Scored, refusal, score_sets, uncommon_blocks
+from fisherscope.pipeline.evaluation import Scored, score_sets, unserved
 from fisherscope.pipeline.extraction import metrics_in
 from fisherscope.pipeline.reproduce.case import Case
 from fisherscope.pipeline.reproduce.context import Context
@@ -109,15 +108,21 @@ def score(context: Context, request: ScoreRequest) -> list[ResampledPair]:
 
 
 def _compute(context: Context, request: ScoreRequest) -> tuple[list[ResampledPair], dict[str, Any]]:
-    settings, skipped = context.settings, dict(_unsupported(request))
-    kept = tuple(d for d in request.detectors if f"{d} of {request.name}" not in skipped)
-    if not kept:
-        return [], {"protocol": None, "skipped": skipped}
+    settings = context.settings
     how = context.evaluation_settings(
-        kept, request.group_sizes, keep_tables=request.keep_tables, companions=request.companions
+        request.detectors, request.group_sizes, keep_tables=request.keep_tables, companions=request.companions
     )
+    refused = {name: reason for name, reason, _ in unserved(request.target, request.in_dist, how)}
+    skipped = {f"{name} of {request.name}": reason for name, reason in refused.items()}
+    served = tuple(name for name in request.detectors if name not in refused)
+    if not served:
+        return [], {"protocol": None, "skipped": skipped}
     done: Scored = score_sets(
-        request.target, request.in_dist, request.out_dists, how, report=context.progress(request.name)
+        request.target,
+        request.in_dist,
+        request.out_dists,
+        replace(how, detectors=served),
+        report=context.progress(request.name),
     )
     pairs = [
         resample_pair(pair, seed=settings.seed, replicates=settings.replicates)
@@ -125,25 +130,6 @@ def _compute(context: Context, request: ScoreRequest) -> tuple[list[ResampledPai
         for pair in group.pairs.values()
     ]
     return pairs, {"protocol": {"model": request.name, **done.protocol.to_json()}, "skipped": skipped}
-
-
-def _unsupported(request: ScoreRequest) -> Iterable[tuple[str, str]]:
-    """Yield the detectors that cannot be had here, and why; for a block the model is asked with one sample."""
-    why = dict[str, str | None]()
-    fit_groups = int(FIT_SHARE * len(request.in_dist)) // max(request.group_sizes)
-    for name in request.detectors:
-        detector = make_detector(name)
-        asked = uncommon_blocks(detector)
-        why |= {
-            block: refusal(request.target, request.in_dist, block, request.companions)
-            for block in asked
-            if block not in why
-        }
-        reasons = [reason for block in asked if (reason := why[block]) is not None]
-        if detector.min_fit > fit_groups:
-            reasons.append(f"it needs {detector.min_fit} fit groups, there are {fit_groups}")
-        if reasons:
-            yield f"{name} of {request.name}", reasons[0]
 
 
 def _digest(context: Context, request: ScoreRequest) -> str:

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from fisherscope.config import Strict
 from fisherscope.core.errors import SettingError
 from fisherscope.evaluation import Interval, ResampledPair, average
 from fisherscope.pipeline.reproduce.case import NothingLeftError
@@ -16,10 +17,8 @@ from fisherscope.pipeline.reproduce.outcome import Outcome
 from fisherscope.pipeline.reproduce.scores import score_case
 from fisherscope.report.curves import Curve, curve_figure
 
-_STRICT = ConfigDict(extra="forbid", frozen=True)
 
-
-class Published(BaseModel):
+class Published(Strict):
     """A published curve.
 
     Attributes:
@@ -29,15 +28,13 @@ class Published(BaseModel):
         auroc: by detector, one figure a timestep.
     """
 
-    model_config = _STRICT
-
     grid: str
     group_size: int
     timesteps: tuple[int, ...]
     auroc: dict[str, tuple[float, ...]]
 
 
-class Options(BaseModel):
+class Options(Strict):
     """Settings of this runner.
 
     Attributes:
@@ -46,8 +43,6 @@ class Options(BaseModel):
         draws_timesteps: at which timesteps; all when empty.
         published: the paper's curve, or None.
     """
-
-    model_config = _STRICT
 
     draws: int = Field(default=5, ge=2)
     draws_for: tuple[str, ...] = ()

@@ -8,9 +8,9 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 from scipy.optimize import minimize_scalar
 
+from fisherscope.config import Strict
 from fisherscope.pipeline.reproduce import image_statistics
 from fisherscope.pipeline.reproduce.cases import histogram_json
 from fisherscope.pipeline.reproduce.context import Context
@@ -30,13 +30,7 @@ _CAPTION: Final = (
 )
 
 
-class Options(BaseModel):
-    """Settings of this runner; it has none."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-def run(context: Context, options: Options) -> Outcome:
+def run(context: Context, options: Strict) -> Outcome:
     """Bound the number of images as smooth as the smoother half, 95 % and all of every set."""
     figures, captions, tables, drawn, found = {}, {}, {}, {}, []
     for grid, names in context.sets.items():
