@@ -498,7 +498,7 @@ def sample_reader(
 
 def _print_guard(out: Path, guard: Guard) -> None:
     size, bound = guard.card.group_size, guard.false_alarm_bound
-    source = "" if guard.clusters is None else f" from {guard.clusters} clusters"
+    source = "" if guard.clusters is None else f" from {len(guard.clusters)} clusters"
     if bound is None:
         promise = f"{guard.fpr:.2%} false alarms wanted, not promised on groups from new clusters,"
     else:

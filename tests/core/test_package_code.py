@@ -1,5 +1,6 @@
 """The hash of the package's code: what counts and what does not."""
 
+import functools
 import importlib
 
 import numpy as np
@@ -65,9 +66,15 @@ def test_the_users_own_code_counts(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     module = importlib.import_module("own_code_behind")
     first = own_code(module.Model())
-    assert first == own_code(module.Model) == own_code(None, module.factory) != ""
+    assert first == own_code(module.Model) != own_code(None, module.factory) != ""
+    once, twice = (own_code(functools.partial(module.factory, times=n)) for n in (1, 2))
+    assert own_code(module.factory) != once != twice
     file.write_text(file.read_text() + "# a comment\n")
     assert own_code(module.Model) == first
     file.write_text(file.read_text().replace("return 1", "return 2"))
     assert own_code(module.Model) != first
     assert own_code(None, torch.nn.Linear(1, 1), np.mean, FeatureTable, 3) == ""
+    file.write_bytes(b"\0 no source")
+    unread = own_code(module.Model)
+    file.unlink()
+    assert "" != unread != own_code(module.Model) != ""

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 
@@ -62,3 +64,18 @@ def test_frames_become_clusters(save_image, tmp_path):
     for name in ("t1-frame0.png", "t1-frame1.png", "t2-frame0.png"):
         save_image(name)
     assert read_folder(tmp_path, "x").clusters == ("t1", "t1", "t2")
+
+
+def test_links_to_folders_are_followed_once(save_image, tmp_path):
+    folder, elsewhere = tmp_path / "images", tmp_path / "elsewhere"
+    save_image(folder / "a.png")
+    save_image(elsewhere / "b.png")
+    (folder / "linked").symlink_to(elsewhere)
+    (elsewhere / "back").symlink_to(folder)
+    assert read_folder(folder, "x").ids == ("a.png", "linked/b.png")
+
+
+def test_names_of_other_encodings_can_be_written(save_image, tmp_path):
+    save_image(tmp_path / "a.png")
+    (tmp_path / "a.png").rename(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png"))
+    assert read_folder(tmp_path, "x").ids == ("caf\\xe9.png",)

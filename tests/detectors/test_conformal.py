@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fisherscope.core.errors import DataError, SettingError
-from fisherscope.detectors.conformal import ConformalCalibration, groups_needed
+from fisherscope.detectors.conformal import ConformalCalibration, cluster_bound, groups_needed
 
 
 def test_p_values_by_hand():
@@ -18,7 +18,7 @@ def test_beyond_all_calibration_scores_the_continued_p_value_falls_strictly():
     calibration = ConformalCalibration.from_scores(np.array([3.0, 1.0, 2.0, 2.0]))
     inside = np.array([-1e300, 0.0, 2.0, 2.5, 3.0])
     np.testing.assert_array_equal(calibration.continued_p_value(inside), calibration.p_value(inside))
-    beyond = np.array([3.0 + 1e-12, 4.0, 5.0, 1e9, 1e300])
+    beyond = np.array([3.0 + 1e-4, 4.0, 5.0, 1e9, 1e300])
     np.testing.assert_allclose(calibration.continued_p_value(beyond), 0.2 / (beyond - 2), rtol=1e-12)
     np.testing.assert_allclose(calibration.continued_p_value(beyond, middle=True), 0.1 / (beyond - 2), rtol=1e-12)
     assert calibration.continued_p_value(np.array([0.0]), middle=True)[0] == 0.9
@@ -50,6 +50,22 @@ def test_threshold_and_p_value_are_one_verdict(calibration_scores, scores, fpr):
             calibration.threshold(fpr)
     else:
         np.testing.assert_array_equal(x > calibration.threshold(fpr), calibration.p_value(x) <= fpr + 1e-12)
+
+
+def test_round_off_breaks_no_ties():
+    kinds = np.random.default_rng(0).choice([1.0, 2.0, 5.0], 400)
+    calibration = ConformalCalibration.from_scores(kinds)
+    noise = np.random.default_rng(1).uniform(-1e-6, 1e-6, 400)
+    np.testing.assert_array_equal(calibration.p_value(kinds + noise), calibration.p_value(kinds))
+    assert not (kinds + noise > calibration.threshold(0.01)).any()
+    one_kind = ConformalCalibration.from_scores(np.full(400, 7.0))
+    assert one_kind.p_value(np.array([7 + 1e-6]))[0] == 1 and one_kind.p_value(np.array([7.1]))[0] == 1 / 401
+
+
+def test_clusters_of_equal_size_are_bound_as_in_the_source_and_large_ones_among_small_leave_less():
+    assert cluster_bound([5] * 20, 0.1) == pytest.approx(0.1 + 0.9 / 21)
+    # a tenth of 110 samples: all ten single ones and a hundredth of the large cluster
+    assert cluster_bound([100] + [1] * 10, 0.1) == pytest.approx((1 + 10 + 0.01) / 12)
 
 
 @pytest.mark.parametrize(("fpr", "needed"), [(0.01, 99), (0.05, 19), (0.1, 9), (0.3, 3), (0.5, 1)])

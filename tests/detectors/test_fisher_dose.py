@@ -1,5 +1,8 @@
 """The density of layer profile and log p, against the same by hand."""
 
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from sklearn.mixture import GaussianMixture
@@ -32,6 +35,23 @@ def correlated(rng, n, group_size=1, layers=14, dims=3, seed=5):
         "code_length": code,
         "predictive_length": predictive,
     }
+
+
+def test_several_threads_may_ask_one_detector(rng):
+    def three_terms(n):
+        parts = [correlated(np.random.default_rng([seed, n]), n, dims=dims) for seed, dims in enumerate((2, 3, 6))]
+        joined = {name: np.concatenate([p[name] for p in parts], axis=-1) for name in ("term_norm", "term_log_p")}
+        return table_of(1, **{**parts[0], **joined})
+
+    detector, new = FisherDose().fit(three_terms(300)), three_terms(8)
+    expected, interval = detector.score(new), sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(lambda _: detector.score(new), range(200)))
+    finally:
+        sys.setswitchinterval(interval)
+    assert all((scores == expected).all() for scores in found)
 
 
 def mixture_of(points):

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import fisherscope
+from fisherscope.core.errors import ModelError
 from fisherscope.core.table import require_columns
 from fisherscope.detectors import make_detector
 from fisherscope.features.terms import term_names
@@ -163,3 +164,17 @@ def test_maps_are_slopes_of_the_score_by_term(family, digits, group_size):
     assert found.layers is not None and found.layers.layers[-1].endswith(f"[{terms[-1]}]")
     placed = guard.explain(batches, ExplainSettings(method="positions"))
     assert placed.maps.shape == found.maps.shape and np.isfinite(placed.maps).all()
+
+
+@pytest.mark.parametrize("names", [("a", "a"), (1, 2)])
+def test_terms_need_names_of_their_own(names):
+    model = diffusion((4, 64, 512))
+
+    class Own(type(model)):
+        term_names = names
+
+    model.__class__ = Own
+    with pytest.raises(ModelError, match=r"calls the terms of its log p .* give each a text of its own"):
+        term_names(model, None)
+    Own.term_names = ["a", "b"]
+    assert term_names(model, None) == ("a", "b")

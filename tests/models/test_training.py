@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -132,6 +133,15 @@ def test_what_is_written(tmp_path: Path) -> None:
     assert [line["step"] for line in lines] == [4, 8]
     assert all({"seconds", "bits_per_dim", "validation"} <= line.keys() for line in lines)
     assert lines[-1]["validation"] == card.bits_per_dim["validation"]
+
+
+def test_a_run_on_perturbed_samples_is_resumed_on_those_alone(tmp_path: Path) -> None:
+    data = training_set()
+    perturbed = replace(data, x=data.x ^ 1)  # their keys stay those of the originals
+    train(small(), perturbed, settings(steps=4), tmp_path / "m")
+    with pytest.raises(CardMismatchError, match="'values' does not match"):
+        train(small(), data, settings(), tmp_path / "m", resume=True)
+    train(small(), perturbed, settings(), tmp_path / "m", resume=True)
 
 
 def test_metrics_after_the_checkpoint_are_not_written_twice(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import torch
 import fisherscope
 from fisherscope.core.errors import DataError
 from fisherscope.data import Samples
-from fisherscope.evaluation import count_clusters
+from fisherscope.evaluation import cluster_sizes
 from fisherscope.pipeline.batches import as_batches
 
 ROWS = np.random.default_rng(0).integers(-8, 8, (40, 3)).astype(np.float32) / 4  # exact in 8 bits of mantissa
@@ -72,7 +72,7 @@ def test_what_is_no_samples_is_one_clear_error(given, message):
 
 def number_of_clusters(data):
     batches = as_batches(data)
-    return count_clusters(batches.clusters, batches.keys)
+    return len(cluster_sizes(batches.clusters, batches.keys))
 
 
 def test_equal_samples_link_their_clusters():

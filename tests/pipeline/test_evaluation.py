@@ -64,7 +64,7 @@ def test_sets_of_other_kinds_of_samples_are_refused():
     ("detectors", "sizes", "error", "message"),
     [
         (("likelihood", "msma"), (1,), ModelError, "msma cannot be had of tiny-glow: Glow is no diffusion model"),
-        (("likelihood", "fisher-dose"), (1, 9), DataError, "fisher-dose needs 20 groups of 9 to fit on, .* leaves 5"),
+        (("likelihood", "fisher-dose"), (1, 9), DataError, "fisher-dose cannot be had of .* it needs 20 groups of 9 to fit on, .* leaves 5"),
         ("likelihood", (1,), SettingError, "expected a tuple of names"),
         ((Detector,), (1,), SettingError, "expected a tuple of names"),
         (("likelihood", "likelihood"), (1,), SettingError, "detectors are .*, expected at least one and none twice"),
@@ -76,3 +76,9 @@ def test_what_cannot_be_had_is_said_before_the_work(target, digits, monkeypatch,
     monkeypatch.setattr("fisherscope.pipeline.evaluation._Evaluation.at_group_size", lambda *_: pytest.fail("begun"))
     with pytest.raises(error, match=message):
         evaluate(target, sets[0], sets[1:], EvaluationSettings(detectors, sizes))
+
+
+def test_samples_of_both_sets_are_said(target, digits, caplog):
+    own, other = as_batches(digits.select(range(120)), target), as_batches(digits.select(range(110, 150)), target)
+    evaluate(target, own, [replace(other, name="other")], EvaluationSettings(("likelihood",), (1,)))
+    assert "10 of 40 samples of other are in digits[test] too" in caplog.text

@@ -174,3 +174,20 @@ def test_samples_whose_gradient_is_not_finite_are_called_by_their_names():
     x[140] = 1e4
     with pytest.raises(DataError, match=r"'grad_norm' holds NaN or inf for \(\[140\]\); look"):
         extract_table(Target(torch.nn.Linear(3, 1), cliff, "m"), as_batches(x), ("grad_norm",))
+
+
+def test_a_table_that_is_there_takes_the_names_that_samples_have_now(target, digits, tmp_path):
+    data = as_batches(digits.select(range(6)), target)
+    extract_table(target, data, ("log_p",), out=tmp_path / "t.safetensors")
+    renamed = replace(data, ids=tuple(f"new{i}" for i in range(6)))
+    assert extract_table(target, renamed, ("log_p",), out=tmp_path / "t.safetensors").ids[0] == ("new0",)
+
+
+def test_autocast_around_a_call_changes_nothing(target, digits):
+    data = as_batches(digits.select(range(6)), target)
+    plain = extract_table(target, data, BLOCKS), extract_table(target, data, ("log_p",))
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = extract_table(target, data, BLOCKS), extract_table(target, data, ("log_p",))
+    for expected, found in zip(plain, cast, strict=True):
+        for name, block in expected.blocks.items():
+            np.testing.assert_array_equal(found.block(name), block)

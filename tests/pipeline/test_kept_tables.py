@@ -149,6 +149,9 @@ def test_a_table_with_damaged_arrays_is_made_again(target, data, tmp_path, extra
     table = kept_table(tmp_path, target, data, ("log_p",), ExtractSettings())
     require_same(table, extract_table(target, data, ("log_p",), ExtractSettings()))
     assert extracted == [{"log_p", "pixels"}, {"log_p"}]
+    path.write_bytes(damaged)
+    both = kept_table(tmp_path, target, data, ("log_p", "pixels"), ExtractSettings())
+    require_same(both, extract_table(target, data, ("log_p", "pixels"), ExtractSettings()))
 
 
 def test_tables_of_a_log_prob_that_has_changed_are_not_taken(digits, tmp_path, extracted, monkeypatch):
@@ -176,4 +179,4 @@ def test_a_guard_says_that_the_code_of_the_model_has_changed(digits, tmp_path, m
     assert not caplog.records
     file.write_text(file.read_text().replace("return ", "return -"))
     load(tmp_path / "guard", model, log_prob)
-    assert "the code of Linear, or of its log_prob, is not that of the fit" in caplog.text
+    assert "the code of Linear, of its log_prob or of a metric is not that of the fit" in caplog.text

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -61,6 +62,15 @@ def test_how_many_groups_a_discovery_takes(guard, mixed):
     assert adjusted_p_values(p)[0] > 0.05
 
 
+def test_clusters_take_the_promise_back(glow, digits, mixed):
+    some = digits.select(range(300))
+    tracks = replace(some, clusters=tuple(f"t{i // 10}" for i in range(300)))
+    guard = fisherscope.fit(glow, tracks, detector="pixel-mahalanobis", fpr=0.3)
+    notes = " ".join(explained.ranking_notes(rank_groups(guard, mixed, top=3)))
+    assert "that is not promised: the calibration samples come from 15 clusters" in notes
+    assert "On average at most" not in notes
+
+
 def test_groups_are_ranked_as_groups(glow, digits):
     guard = fisherscope.fit(glow, digits.select(range(200)), detector="layerwise-forest", fpr=0.1, group_size=2)
     ranking = rank_groups(guard, digits.select(range(300, 321)), top=3)
@@ -115,7 +125,7 @@ def test_an_explanation_takes_the_place_of_an_earlier_one(guard, digits, tmp_pat
     (folder / "notes.txt").write_text("mine")
     (folder / "heatmaps" / "mine.png").write_text("mine")
     before = files()
-    assert "layers.csv" in before and len(before) == 4 + 4 + 2
+    assert "layers.csv" in before and len(before) == 4 + 4 + 2 + 1  # the last lists the first eight
 
     def interrupted(*arguments):
         raise KeyboardInterrupt
@@ -127,7 +137,8 @@ def test_an_explanation_takes_the_place_of_an_earlier_one(guard, digits, tmp_pat
     assert files() == before
     write(samples.select([3]))
     names = {n for n in files() if not n.startswith("heatmaps/0000-")}
-    assert names == {"index.html", "explanations.json", "maps.safetensors", "notes.txt", "heatmaps/mine.png"}
+    own = {"index.html", "explanations.json", "maps.safetensors", ".index.html.files"}
+    assert names == {*own, "notes.txt", "heatmaps/mine.png"}
     assert len(files()) == len(names) + 1
     folder = folder / "notes.txt"
     with pytest.raises(DataError, match="is a file"):

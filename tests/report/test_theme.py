@@ -1,7 +1,10 @@
+import io
+
 import matplotlib as mpl
 import pytest
+from matplotlib.figure import Figure
 
-from fisherscope.report.theme import RC, detector_styles, display_name, format_p, set_styles, theme
+from fisherscope.report.theme import RC, detector_styles, display_name, format_p, label_text, set_styles, theme
 
 KNOWN = ("fashion_mnist", "mnist", "cifar10", "svhn", "celeba", "gtsrb", "tiny_imagenet32", "imagenet32")
 
@@ -57,3 +60,14 @@ def test_theme_leaves_the_callers_settings_alone():
     with theme():
         assert mpl.rcParams["font.size"] == RC["font.size"]
     assert mpl.rcParams["font.size"] == before
+
+
+def test_texts_of_the_users_are_shown_letter_by_letter():
+    assert label_text("cost $_$") == r"cost \$_\$" and label_text("_odd").lstrip("\u200b") == "_odd"
+    figure = Figure()
+    axes = figure.subplots()
+    axes.plot([0, 1], label=label_text("_$x_^"))
+    axes.set_title(label_text("price $_$ and $6_x^"))
+    (entry,) = axes.legend().get_texts()
+    figure.savefig(io.BytesIO())
+    assert entry.get_text().endswith(r"_\$x_^")

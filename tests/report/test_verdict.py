@@ -17,16 +17,16 @@ def with_auroc(content, **intervals):
 
 
 @pytest.mark.parametrize(
-    ("interval", "fails", "sentence"),
+    ("interval", "state", "sentence"),
     [
-        ((0.1, 0.12, 0.14), True, "Likelihood fails: the model finds mnist more likely than fashion_mnist"),
-        ((0.45, 0.48, 0.51), False, "Likelihood cannot tell mnist from fashion_mnist"),
-        ((0.8, 0.82, 0.84), False, "Likelihood does not fail here"),
+        ((0.1, 0.12, 0.14), "fails", "Likelihood fails: the model finds mnist more likely than fashion_mnist"),
+        ((0.45, 0.48, 0.51), "is no better than chance", "Likelihood cannot tell mnist from fashion_mnist"),
+        ((0.8, 0.82, 0.84), "does not fail", "Likelihood does not fail here"),
     ],
 )
-def test_likelihood_fails_only_when_its_whole_interval_is_below_chance(content, interval, fails, sentence):
+def test_likelihood_fails_only_when_its_whole_interval_is_below_chance(content, interval, state, sentence):
     (verdict,) = pair_verdicts(with_auroc(content, likelihood=interval))
-    assert verdict.likelihood_fails is fails
+    assert verdict.likelihood == state
     assert sentence in verdict.text
     assert f"{interval[1]:.3f} [{interval[0]:.3f}, {interval[2]:.3f}]" in verdict.text
 
@@ -75,6 +75,6 @@ def test_headline_of_one_pair_and_of_several(content):
 def test_verdict_without_likelihood_or_detector_stays_silent_about_them(content):
     only = replace(content, records=content.records[2:3], controls=(), pairs=())
     (verdict,) = pair_verdicts(only)
-    assert verdict.likelihood_fails is verdict.comparison is None
+    assert verdict.likelihood is verdict.comparison is None
     assert verdict.text == ""
     assert headline(only, (verdict,)) == "fashion_mnist → mnist was tested."

@@ -7,12 +7,14 @@ renamed, so an interrupted run never leaves half a file under the real name.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,8 @@ from fisherscope.core.errors import DataError, FisherscopeError
 from fisherscope.core.keys import fingerprint
 
 JSON = Any
+
+_LOG = logging.getLogger(__name__)
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -43,17 +47,17 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 
 @contextmanager
-def atomic_folder(path: Path, head: str, owned: Sequence[str] = ()) -> Iterator[Path]:
+def atomic_folder(path: Path, head: str) -> Iterator[Path]:
     """Yield a temporary folder whose files come to ``path`` when the block ends without an error.
 
-    Until then ``path`` stays untouched, and a new one appears by a single rename. In an existing one, files of the same
-    names and those that match ``owned`` give way; all others stay where they are. If a rename fails, those before it
-    are undone; a process killed between two of them leaves a folder without ``head``, never one with old and new files.
+    Until then ``path`` stays untouched, and a new one appears by a single rename. In an existing one, what an earlier
+    call with this ``head`` wrote gives way, by the list in the hidden file ``.HEAD.files``; all else stays, but a file
+    whose name is needed gets ``.before`` behind it, and a warning says so. If a rename fails, those before it are
+    undone; a process killed between two of them leaves a folder without ``head``, never one with old and new files.
 
     Args:
         path: the folder.
         head: the file in it without which the others mean nothing.
-        owned: patterns of further files in it that must not outlive ``head``, such as ``parts/*.safetensors``.
 
     Raises:
         DataError: ``path`` is a file.
@@ -67,20 +71,30 @@ def atomic_folder(path: Path, head: str, owned: Sequence[str] = ()) -> Iterator[
     try:
         new.mkdir()
         yield new
+        coming = {file.relative_to(new) for file in new.rglob("*") if file.is_file()}
+        write_json(new / _list_of(head), sorted(file.as_posix() for file in coming))
         if path.exists():
-            _exchange(new, path, temporary / "old", head, owned)
+            _exchange(new, path, temporary / "old", head, coming)
         else:
             new.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _exchange(new: Path, path: Path, old: Path, head: str, owned: Sequence[str]) -> None:
-    coming = {file.relative_to(new) for file in new.rglob("*") if file.is_file()}
-    going = {file for file in coming if (path / file).exists()}
-    going |= {file.relative_to(path) for pattern in (head, *owned) for file in path.glob(pattern)}
-    moves = [(path / file, old / file) for file in sorted(going, key=lambda file: file != Path(head))]
-    moves += [(new / file, path / file) for file in sorted(coming, key=lambda file: file == Path(head))]
+def _list_of(head: str) -> Path:
+    return Path(f".{head}.files")
+
+
+def _exchange(new: Path, path: Path, old: Path, head: str, coming: set[Path]) -> None:
+    known = _list_of(head)
+    listed = _listed(path, known)
+    foreign = [path / file for file in sorted(coming - listed) if (path / file).exists()]
+    others = [(file, _unused(file.with_name(f"{file.name}.before"))) for file in foreign]
+    moves = [(path / file, old / file) for file in sorted(listed, key=lambda file: file != Path(head))]
+    moves += others
+    moves += [(new / file, path / file) for file in sorted({*coming, known}, key=lambda file: file == Path(head))]
+    for file, kept in others:
+        _LOG.warning("fisherscope: %s was not written by an earlier run: kept as %s", file, kept.name)
     try:
         for source, destination in moves:
             destination.parent.mkdir(parents=True, exist_ok=True)
@@ -90,6 +104,27 @@ def _exchange(new: Path, path: Path, old: Path, head: str, owned: Sequence[str])
             if destination.exists() and not source.exists():
                 destination.rename(source)
         raise
+
+
+def _listed(path: Path, known: Path) -> set[Path]:
+    """Return what is there of the files that a folder's list names, and the list itself; none if it cannot be read."""
+    if not (path / known).is_file():
+        return set()
+    try:
+        names = [Path(str(name)) for name in read_json(path / known)]
+    except (DataError, TypeError):
+        names = []
+    within = {name for name in names if not name.is_absolute() and ".." not in name.parts}
+    return {name for name in (*within, known) if (path / name).is_file()}
+
+
+def _unused(path: Path) -> Path:
+    """Return a path, with a number behind it where it is taken."""
+    taken = count(1)
+    found = path
+    while found.exists():
+        found = path.with_name(f"{path.name}{next(taken)}")
+    return found
 
 
 def write_json(path: Path, value: JSON) -> None:

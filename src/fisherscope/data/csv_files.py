@@ -73,6 +73,11 @@ def _read(path: Path) -> _Table:
     if not body:
         raise DataError(f"{path} holds no row of numbers, expected at least one")
     columns = [c.strip() for c in rows[0][1]] if header else [str(i + 1) for i in range(len(rows[0][1]))]
+    if "" in columns:
+        raise DataError(
+            f"{path}: column {columns.index('') + 1} has no name, as the row numbers that pandas writes; a number that "
+            "rises from row to row is no feature: drop it (to_csv(index=False)), or give it a name"
+        )
     if twice := [column for column, times in Counter(columns).items() if times > 1]:
         raise DataError(
             f"{path} has several columns called '{twice[0]}', expected different names; rename or drop them"

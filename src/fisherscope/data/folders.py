@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 from fisherscope.core.errors import DataError
@@ -18,8 +20,8 @@ def read_folder(folder: Path, name: str, options: ReadOptions = DEFAULTS) -> Sam
     """Read every image below a folder, sorted by relative path.
 
     Args:
-        folder: the folder; subfolders are read too, hidden files and other suffixes are ignored; a warning is logged
-            where these are of images (:data:`~fisherscope.data.images.OTHER_SUFFIXES`).
+        folder: the folder; subfolders and links to folders are read too, hidden files and other suffixes are ignored; a
+            warning is logged where these are of images (:data:`~fisherscope.data.images.OTHER_SUFFIXES`).
         name: name of the set.
         options: subset and conversion.
 
@@ -28,16 +30,29 @@ def read_folder(folder: Path, name: str, options: ReadOptions = DEFAULTS) -> Sam
     """
     files = _image_files(folder)
     chosen = [files[i] for i in options.rows(len(files))]
-    ids = [f.relative_to(folder).as_posix() for f in chosen]
+    # a name that is no UTF-8 could be written to no report
+    ids = [os.fsencode(f.relative_to(folder).as_posix()).decode("utf-8", "backslashreplace") for f in chosen]
     x = decode_images(((str(f), f) for f in chosen), len(chosen), options.resize)
     return Samples.from_array(x, ids, name, clusters=track_names(ids))
 
 
-def _image_files(folder: Path) -> list[Path]:
-    def visible(path: Path) -> bool:
-        return not any(part.startswith(".") for part in path.relative_to(folder).parts)
+def _files(folder: Path) -> Iterator[Path]:
+    """Yield all files below a folder but hidden ones, behind links too, each folder once."""
 
-    files = [p for p in folder.rglob("*") if p.is_file() and visible(p)]
+    def stop(cause: OSError) -> None:
+        raise DataError(f"{cause.filename} cannot be read ({cause.strerror}); allow it, or move it away")
+
+    seen = set[str]()
+    for place, folders, names in os.walk(folder, onerror=stop, followlinks=True):
+        real = os.path.realpath(place)
+        folders[:] = [] if real in seen else [name for name in folders if not name.startswith(".")]
+        if real not in seen:
+            yield from (Path(place, name) for name in names if not name.startswith("."))
+        seen.add(real)
+
+
+def _image_files(folder: Path) -> list[Path]:
+    files = list(_files(folder))
     suffixes = Counter(p.suffix.lower() or "no suffix" for p in files)
     images = sorted((p for p in files if p.suffix.lower() in SUFFIXES), key=lambda p: p.relative_to(folder).as_posix())
     if not images:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,9 @@ from fisherscope.data.samples import DEFAULTS, ReadOptions, Samples, track_names
 
 Table = Any
 """A ``pyarrow.Table``; pyarrow belongs to an extra."""
+
+_INDEX = re.compile(r"__index_level_\d+__")
+"""What pandas calls the row numbers of a frame, which are no feature."""
 
 
 def read_parquet(paths: Sequence[Path], name: str, options: ReadOptions = DEFAULTS) -> Samples:
@@ -128,7 +132,7 @@ def _numeric_rows(
 
     if options.resize is not None:
         raise DataError(f"{name} has no image column; only images can be resized")
-    columns = [c for c in table.column_names if c != "label"]
+    columns = [c for c in table.column_names if c != "label" and not _INDEX.fullmatch(c)]
     kinds = {c: table.schema.field(c).type for c in columns}
     other = [f"{c} ({k})" for c, k in kinds.items() if not (types.is_integer(k) or types.is_floating(k))]
     if other or not columns:

@@ -26,7 +26,7 @@ class Detector(ABC):
         requires: blocks it reads; it sees no others.
         min_fit: fewest fit groups it works with.
         columns_: sizes and names of the layers it was fitted on, see :func:`gradient_columns`. Detectors that read no
-            gradients have none, nor have those that an earlier version saved, whose guard checks tables.
+            gradients have none.
     """
 
     name: str
@@ -93,10 +93,14 @@ class Detector(ABC):
         return {k: np.asarray(v) for k, v in vars(self).items() if k.endswith("_") and not k.startswith("_")}
 
     def _settle(self) -> None:
-        """Lay out what was learnt as a saved file does, in rows: sums round differently over another layout."""
+        """Turn what was learnt into what a saved file returns: arrays in rows, for sums round by the layout."""
         for name, value in self.state().items():
-            if value.ndim:
-                setattr(self, name, np.asarray(value, order="C"))
+            if value.dtype.kind not in "biuf":
+                raise SettingError(
+                    f"{self.name} has learnt {name} = {getattr(self, name)!r}, which no file can hold; keep numbers or "
+                    "arrays of numbers"
+                )
+            setattr(self, name, np.asarray(value, order="C"))
 
     def _take(self, learnt: Mapping[str, NDArray[Any]]) -> None:
         """Keep what a part of the detector, such as a density, has learnt, each name with its ``_``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Final
 
@@ -67,6 +68,6 @@ class Combined(Detector):
     def _p_values(self, i: int, table: FeatureTable) -> Scores:
         prefix = f"member{i}_"
         own = {name.removeprefix(prefix): value for name, value in self.state().items() if name.startswith(prefix)}
-        scores = self._members[i].restore(own).score(table)
+        scores = copy.copy(self._members[i]).restore(own).score(table)
         # Cauchy's are half a step less: p = 1 has an infinite tangent.
         return ConformalCalibration(self.reference_[i]).continued_p_value(scores, middle=self._rule == "cauchy")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -24,6 +26,25 @@ def require_fpr(value: Any, name: str = "fpr") -> float:
 def groups_needed(fpr: float) -> int:
     """Return ceil(1/fpr) - 1, the fewest calibration groups with which a false-alarm rate of ``fpr`` can be held."""
     return math.ceil(round(1 / require_fpr(fpr), 9)) - 1
+
+
+def cluster_bound(sizes: Sequence[int], fpr: float) -> float:
+    """Return the largest mean rate of false alarms on samples of new clusters, calibrated on samples of some.
+
+    (1 + K) / (J + 1) for J clusters of which at most K lie above a threshold that a share ``fpr`` of the samples is
+    above: as many of the smallest as have that share. Were a new cluster's samples calibrating too, each of the J + 1
+    would be equally likely to be the new one; of those K and one more may alarm. With clusters of equal size that is
+    fpr + (1 - fpr) / (J + 1) (Lee, Barber & Willett 2023, arXiv 2306.06342). A new cluster's size is taken to be drawn
+    as theirs were.
+
+    Args:
+        sizes: how many calibration samples each cluster has, (J,).
+        fpr: share of the calibration samples.
+    """
+    rising = np.sort(np.asarray(sizes, np.float64))
+    budget, filled = fpr * rising.sum(), np.cumsum(rising)
+    above = float(np.interp(budget, np.concatenate([[0.0], filled]), np.arange(len(rising) + 1)))
+    return (1 + above) / (len(rising) + 1)
 
 
 @dataclass(frozen=True)
@@ -51,11 +72,25 @@ class ConformalCalibration:
             raise DataError(f"calibration needs finite scores, given {len(values)} with NaN, inf or none at all")
         return cls(values)
 
+    @cached_property
+    def resolution(self) -> float:
+        """Difference below which two scores count as equal: it is round-off, or a ten-thousandth of their spread.
+
+        In a batch and by itself a sample's score may differ by round-off. Were ties broken by that, samples of discrete
+        kinds, of which many share a score, would raise many times the false alarms that are promised.
+        """
+        low, middle, high = np.quantile(self.scores, [0.25, 0.5, 0.75])
+        spread = (high - low) or self.scores.std()
+        return float(max(1e-4 * spread, 16 * np.finfo(np.float32).eps * abs(middle)))
+
     def p_value(self, scores: Scores) -> Scores:
-        """Return p = (1 + #{calibration scores >= score}) / (n + 1) for scores (m,); NaN is a :class:`DataError`."""
+        """Return p = (1 + #{calibration scores >= score}) / (n + 1) for scores (m,); NaN is a :class:`DataError`.
+
+        What is less than the score by no more than :attr:`resolution` counts as equal, by which p can only grow.
+        """
         if np.isnan(scores).any():
             raise DataError("scores hold NaN, which has no p-value; look at the samples that they are of")
-        at_least = len(self.scores) - np.searchsorted(self.scores, scores, side="left")
+        at_least = len(self.scores) - np.searchsorted(self.scores, scores - self.resolution, side="left")
         p: Scores = np.asarray(1.0 + at_least, dtype=np.float64) / (len(self.scores) + 1.0)
         return p
 
@@ -91,4 +126,4 @@ class ConformalCalibration:
         """Return the score above which p <= fpr; a group is called novel when its score is GREATER than it."""
         self.require_groups(fpr)
         flagged = math.floor(fpr * (len(self.scores) + 1) + 1e-9) - 1
-        return float(self.scores[len(self.scores) - 1 - flagged])
+        return float(self.scores[len(self.scores) - 1 - flagged]) + self.resolution

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Final
@@ -89,7 +90,7 @@ class FisherDose(KeptLayers, Detector, Differentiable, LayerStandardising):
     def _fit(self, table: FeatureTable) -> None:
         kept, width = list[NDArray[np.intp]](), self._width(table)
         for t, part in enumerate(self._terms(table)):
-            learnt = self._of_a_term.fit(part)
+            learnt = copy.copy(self._of_a_term).fit(part)
             kept.append(learnt.kept_ + t * width)
             self._take({f"term{t}_{name.removesuffix('_')}": value for name, value in learnt.state().items()})
         self.kept_ = np.concatenate(kept)
@@ -122,7 +123,8 @@ class FisherDose(KeptLayers, Detector, Differentiable, LayerStandardising):
         for t, part in enumerate(self._terms(table)):
             prefix = f"term{t}_"
             own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-            yield self._of_a_term.restore(own), part
+            # a copy for whoever asks: several threads may
+            yield copy.copy(self._of_a_term).restore(own), part
 
     def _width(self, table: FeatureTable) -> int:
         """Return the number of columns of a term."""

@@ -93,7 +93,7 @@ def check_calibration(
     low, high = false_alarm_interval(len(calibration.scores), len(test), level, coverage)
     return CalibrationCheck(
         level=level,
-        rate=float((calibration.p_value(test) <= level).mean()),
+        rate=float((calibration.p_value(test) <= level + 1e-12).mean()),
         low=low / len(test) if independent else None,
         high=high / len(test) if independent else None,
         n_calibration=len(calibration.scores),

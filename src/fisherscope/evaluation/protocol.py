@@ -130,10 +130,14 @@ def join_equal(clusters: Clusters | None, keys: KeyArray) -> Clusters | None:
     return clusters if joined == count else found
 
 
-def count_clusters(clusters: Clusters | None, keys: KeyArray) -> int:
-    """Return how many clusters n samples or groups come from, equal ones being one; arguments as :func:`join_equal`."""
+def cluster_sizes(clusters: Clusters | None, keys: KeyArray) -> tuple[int, ...]:
+    """Return how many of n samples or groups each cluster has, equal ones being one; arguments as :func:`join_equal`.
+
+    The smallest cluster comes first.
+    """
     labels = join_equal(clusters, keys)
-    return len(keys) if labels is None else len(set(labels))
+    sizes = np.ones(len(keys), np.intp) if labels is None else np.unique(labels, return_counts=True)[1]
+    return tuple(sorted(sizes.tolist()))
 
 
 def group_indices(index: Index, group_size: int) -> Index:

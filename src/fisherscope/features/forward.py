@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fisherscope.core.keys import KeyArray
 from fisherscope.features.gradients.batch import make_batch
-from fisherscope.features.gradients.guards import check_modes, check_singly, unchanged_state
+from fisherscope.features.gradients.guards import check_modes, check_singly, unchanged_state, without_autocast
 from fisherscope.features.gradients.logprob import LogProb, bind_log_prob, check_log_prob
 
 _PROBED: Final = 3
@@ -42,12 +42,13 @@ class ForwardPass:
         """
         check_modes(module)
         bound = bind_log_prob(module, log_prob)
-        if self._checked:
-            return check_log_prob(bound(x, seed, keys), len(keys))
-        few = make_batch(x, keys, 1).rows(range(min(_PROBED, len(keys))))
-        few = replace(few, leaves=tuple(leaf.clone() for leaf in few.leaves))  # the model may change its input in place
-        with unchanged_state(module):
-            found = check_log_prob(bound(x, seed, keys), len(keys))
-            check_singly(bound, few, seed)
+        with without_autocast(module):
+            if self._checked:
+                return check_log_prob(bound(x, seed, keys), len(keys))
+            few = make_batch(x, keys, 1).rows(range(min(_PROBED, len(keys))))
+            few = replace(few, leaves=tuple(leaf.clone() for leaf in few.leaves))  # the model may change its input
+            with unchanged_state(module):
+                found = check_log_prob(bound(x, seed, keys), len(keys))
+                check_singly(bound, few, seed)
         self._checked = True
         return found

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from threading import RLock
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -22,13 +23,16 @@ from fisherscope.core.errors import ModelError
 from fisherscope.features.embedding_watch import EmbeddingWatch
 from fisherscope.features.extractors import Request
 from fisherscope.features.gradients import bind_log_prob
-from fisherscope.features.gradients.guards import check_modes, trainable_parameters, unchanged_state
+from fisherscope.features.gradients.guards import check_modes, trainable_parameters, unchanged_state, without_autocast
 from fisherscope.features.gradients.logprob import check_log_prob
 from fisherscope.features.metrics.feature import GradientFeature
 from fisherscope.features.parameter_cotangent import Named, ParameterCotangent, contributions
 from fisherscope.features.second_gradient import second_gradient
 
 Array = NDArray[np.float64]
+
+_ATTENTION: Final = RLock()
+"""Which attention kernels torch may use is set for the whole process: by one explanation at a time."""
 
 
 @dataclass(frozen=True)
@@ -74,10 +78,12 @@ def input_gradient(
     check_modes(request.module)
     job = _Job(request, cotangent, pull)
     with (
+        _ATTENTION,
         torch.inference_mode(False),
         torch.enable_grad(),
         sdpa_kernel(SDPBackend.MATH),  # the fused attention kernels have no second derivative
         unchanged_state(request.module),
+        without_autocast(request.module),
     ):
         groups = [job.group(i) for i in range(len(request.keys) // request.group_size)]
     return _joined(groups, request, tuple(trainable_parameters(request.module)))

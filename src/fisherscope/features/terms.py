@@ -12,6 +12,7 @@ from functools import cache
 
 from torch import Tensor, nn
 
+from fisherscope.core.errors import ModelError
 from fisherscope.core.keys import KeyArray
 from fisherscope.features.gradients.logprob import LogProb
 from fisherscope.models.protocols import SumOfTerms
@@ -23,10 +24,16 @@ def term_names(module: nn.Module, log_prob: LogProb | None) -> tuple[str, ...]:
     Args:
         module: the model.
         log_prob: the user's own, which need not be the sum that the module knows; None for ``module.log_prob``.
+
+    Raises:
+        ModelError: the names are no texts, or one occurs twice.
     """
     if log_prob is not None or not isinstance(module, SumOfTerms):
         return ()
-    return module.term_names if len(module.term_names) > 1 else ()
+    names = tuple(module.term_names)
+    if not all(isinstance(name, str) for name in names) or len(set(names)) != len(names):
+        raise ModelError(f"{type(module).__name__} calls the terms of its log p {names}; give each a text of its own")
+    return names if len(names) > 1 else ()
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, TypeGuard
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -135,13 +135,22 @@ class GenerativeModel(nn.Module, ABC):
         write_head(folder, Head(self.family, self.config(), _fingerprint(self, state), self.card))
 
 
+def is_of_library(module: nn.Module) -> TypeGuard[GenerativeModel]:
+    """Return whether a saved copy of a module can be loaded without its class: it is of a family, not a subclass."""
+    return (
+        isinstance(module, GenerativeModel)
+        and module.family in FAMILIES
+        and type(module) is family_class(module.family)
+    )
+
+
 def model_fingerprint(module: nn.Module) -> str:
     """Return the fingerprint of a module: 32 hexadecimal digits over names, shapes and values of its state.
 
     A float32 model and its float64 copy have the same fingerprint. All values are read once and again when a tensor
     has changed: that of a large model takes longer than to judge a sample.
     """
-    state = module.state_dict()
+    state = {name: _dense(name, value) for name, value in module.state_dict().items()}
     if any(t.is_inference() for t in state.values()):  # such tensors count no versions
         return _fingerprint(module, state)
     now = (_head(module), *(_signs(name, t) for name, t in state.items()))
@@ -149,6 +158,18 @@ def model_fingerprint(module: nn.Module) -> str:
     if known is None or known[0] != now:
         known = _FINGERPRINTS[module] = (now, _fingerprint(module, state))
     return known[1]
+
+
+def _dense(name: str, value: Any) -> Tensor:
+    """Return an entry of a state as a plain tensor of the same values."""
+    if not isinstance(value, Tensor):
+        raise ModelError(
+            f"the model's state holds {name}, a {type(value).__name__}, by which it cannot be known again; keep "
+            "tensors alone in state_dict (no get_extra_state)"
+        )
+    if value.is_quantized:
+        return value.dequantize()
+    return value if value.layout == torch.strided else value.to_dense()
 
 
 def _signs(name: str, tensor: Tensor) -> tuple[object, ...]:
@@ -168,7 +189,9 @@ def _head(module: nn.Module) -> dict[str, Any] | None:
 
 def _to_numpy(tensor: Tensor) -> np.ndarray[Any, Any]:
     value = tensor.detach().cpu()
-    return (value.double() if value.dtype == torch.bfloat16 else value).numpy()
+    # numpy has no bfloat16 and no float of 8 bits
+    known = not value.is_floating_point() or value.dtype in (torch.float16, torch.float32, torch.float64)
+    return (value if known else value.double()).numpy()
 
 
 def family_class(name: str) -> type[GenerativeModel]:

@@ -168,7 +168,9 @@ def _from_tree(data: Any) -> Batches | Samples:
     for leaf in leaves:
         if leaf.dtype.kind == "f" and not np.isfinite(leaf).all():
             raise DataError("data holds NaN or inf; remove those samples")
-    return Batches(tree, ids, sample_keys(leaves), "arrays")
+    # by name: the same samples have the same keys in whatever order a dict holds them
+    named = sorted(pytree.tree_flatten_with_path(tree)[0], key=lambda leaf: pytree.keystr(leaf[0]))
+    return Batches(tree, ids, sample_keys([leaf for _, leaf in named]), "arrays")
 
 
 def _to_array(leaf: Any) -> NDArray[Any]:

@@ -12,7 +12,7 @@ from torch import nn
 from fisherscope.core.errors import CardMismatchError, ModelError, SettingError
 from fisherscope.core.keys import KeyArray
 from fisherscope.features.companions import Companion
-from fisherscope.models.base import GenerativeModel, load_model, require_not_trained_on
+from fisherscope.models.base import is_of_library, load_model, require_not_trained_on
 from fisherscope.pipeline.target import Target, as_target, load_target, parse_dtype
 
 Given = nn.Module | Target | str | Path
@@ -76,10 +76,11 @@ def require_held_out(target: Target, companions: Sequence[Companion], keys: KeyA
 
 
 def save_companions(companions: Sequence[Companion], folder: Path) -> dict[str, str]:
-    """Save those that are :class:`GenerativeModel`; return the fingerprints of all, by name."""
+    """Save those that are of a family of the library; return the fingerprints of all, by name."""
     for companion in companions:
-        if isinstance(companion.module, GenerativeModel) and companion.log_prob is None:
-            companion.module.save(folder / "companions" / companion.name)
+        module = companion.module
+        if is_of_library(module) and companion.log_prob is None:
+            module.save(folder / "companions" / companion.name)
     return {companion.name: companion.fingerprint() for companion in companions}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,6 +44,8 @@ _EVERY_MODEL: Final = frozenset(
     {*DEFAULT_BLOCKS, "log_p", "sketch_norm", "grad_norm", "pixels", "codec_bytes", "statistics"}
     | {"sketch", "layer_sketch"}
 )
+
+_LOG = logging.getLogger(__name__)
 
 ReportSteps = Callable[[str, int, int], None]
 
@@ -167,6 +170,16 @@ def evaluate(
         DataError: too few samples, samples the model was trained on, or sets of different kinds of samples.
     """
     settings = settings or EvaluationSettings()
+    for data in out_dists:
+        if shared := int(np.isin(data.keys, in_dist.keys).sum()):
+            _LOG.warning(
+                "fisherscope: %d of %d samples of %s are in %s too, by which detectors are fitted and tested; leave "
+                "them out",
+                shared,
+                len(data),
+                data.name,
+                in_dist.name,
+            )
     scored = score_sets(target, in_dist, out_dists, settings, report=report)
     records = [
         record

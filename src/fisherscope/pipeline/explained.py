@@ -28,8 +28,6 @@ from fisherscope.report.theme import format_p
 
 _NAME: Final = 40
 _PAGE: Final = "index.html"
-_OWNED: Final = ("heatmaps/[0-9][0-9][0-9][0-9]*-*.png", "layers.csv")
-"""What one explanation writes and another does not: it must not stay behind where a folder is written again."""
 _MAP_LABELS: Final = {
     "positions": "<d score / d g, g> from here",
     "contrast": "|d score / d pixel x contrast|",
@@ -53,7 +51,7 @@ def write_explanation(explanation: Explanation, samples: Batches, folder: Path, 
     Raises:
         DataError: the folder is a file.
     """
-    with atomic_folder(folder, _PAGE, _OWNED) as new:
+    with atomic_folder(folder, _PAGE) as new:
         _write(explanation, samples, new, command)
     return folder / _PAGE
 
@@ -119,11 +117,19 @@ def require_ranking_format(path: Path) -> None:
 
 def ranking_notes(ranking: Ranking) -> tuple[str, ...]:
     """Return what a reader of a ranking should know: what it promises, and what it cannot show."""
-    notes = [
-        f"Shown: the {len(ranking.ids)} most novel. On average at most {100 * ranking.fdr:g} % of the discoveries are "
-        "in-distribution (Benjamini & Hochberg on conformal p-values, Bates et al. 2023), provided that those come "
-        "from the distribution that the guard was calibrated on."
-    ]
+    notes = [f"Shown: the {len(ranking.ids)} most novel."]
+    if ranking.clusters is None:
+        notes[0] += (
+            f" On average at most {100 * ranking.fdr:g} % of the discoveries are in-distribution (Benjamini & Hochberg "
+            "on conformal p-values, Bates et al. 2023), provided that those come from the distribution that the guard "
+            "was calibrated on."
+        )
+    else:
+        notes.append(
+            f"At most {100 * ranking.fdr:g} % of the discoveries should be in-distribution, but that is not promised: "
+            f"the calibration samples come from {ranking.clusters} clusters (tracks, photographs, equal samples), and "
+            "a new cluster can be found novel as a whole."
+        )
     needed, there = ranking.least_discoverable(), ranking.n_groups
     if needed > 1:
         outcome = f", more than there are ({there}), so that none can be" if needed > there else ""

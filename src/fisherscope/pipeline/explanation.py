@@ -153,10 +153,10 @@ def _maps(
         raise DataError("the samples are of several arrays, an explanation is a map of one; give samples of one array")
     if method == "contrast":
         return blurred(contrast_map(found.x, batches.x), method, settings), "pixels"
-    values = found.x if signed else np.abs(found.x)
-    if values.ndim == 4:
+    if found.x.ndim == 4:
+        values = found.x if signed else np.abs(found.x)
         return blurred(values.sum(1), method, settings), "pixels"
-    return values, "columns" if values.ndim == 2 else "entries"
+    return found.x, "columns" if found.x.ndim == 2 else "entries"
 
 
 def _profile(

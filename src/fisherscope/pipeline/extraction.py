@@ -6,7 +6,7 @@ import copy
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
@@ -322,7 +322,10 @@ class _Job:
                 FeatureTable.concatenate([self._shard(folder, start) for start in starts]).save(out)
                 shutil.rmtree(folder)
             self.team.wait()
-        return self._own(out, out)
+        # the keys are those of the samples: they may have had other names when the table was made
+        size = self.settings.group_size
+        ids = tuple(self.data.ids[i : i + size] for i in range(0, len(self.data), size))
+        return replace(self._own(out, out), ids=ids)
 
     def _own(self, path: Path, left: Path) -> FeatureTable:
         """Return the table of a file of this very extraction; ``left`` is what to remove if it is another's."""

@@ -53,10 +53,10 @@ def fit(
 
     Samples that come in clusters (frames of a video track, ``Samples.clusters``) are not independent: whole clusters
     are shuffled, and none has samples in both parts. With J clusters of equal size to calibrate and B = 1, samples of
-    NEW clusters raise false alarms at a rate of at most fpr + (1 - fpr) / (J + 1), since the pooled p-value lies that
-    close to one that is valid for clusters (Lee, Barber & Willett 2023, arXiv 2306.06342): the number of clusters
-    decides how small a rate can be held, not that of samples (:attr:`Guard.false_alarm_bound`; a warning is logged
-    where J < ceil(1/fpr) - 1). A :class:`FeatureTable` knows no clusters; give samples.
+    NEW clusters raise false alarms at a rate of at most fpr + (1 - fpr) / (J + 1): the number of clusters decides how
+    small a rate can be held, not that of samples, and some large clusters among small ones leave less
+    (:attr:`Guard.false_alarm_bound`; a warning is logged where it is above 2 fpr). A :class:`FeatureTable` knows no
+    clusters; give samples.
     Samples that are equal count as one cluster, in a table too.
 
     Args:
@@ -155,7 +155,7 @@ def fit(
 
 def _chosen(detector: str | Detector) -> Detector:
     if isinstance(detector, str):
-        return make_detector(detector)
+        return require_settings_of_name(make_detector(detector))
     if not isinstance(detector, Detector):
         raise SettingError(
             f"detector is {detector!r}, expected a name (fisherscope.detector_names()), package.module:Class, or an "

@@ -15,7 +15,7 @@ from fisherscope.core.keys import KeyArray
 from fisherscope.core.table import Card, FeatureTable, require_columns
 from fisherscope.detectors import ConformalCalibration, Detector
 from fisherscope.detectors.base import Scores
-from fisherscope.detectors.conformal import require_fpr
+from fisherscope.detectors.conformal import cluster_bound, require_fpr
 from fisherscope.features.companions import Companion
 from fisherscope.features.metrics import FisherMetric, SketchSettings
 from fisherscope.pipeline.batches import Batches, as_batches, require_form
@@ -62,11 +62,11 @@ class Guard:
         companions: further models, for detectors that need them.
         held: blocks of the calibration groups, which :meth:`update` scores again; None where it cannot.
         seen: keys of all samples that the guard has learnt from or was calibrated on, sorted.
-        clusters: J, number of clusters that the calibration samples come from; None where they are independent.
+        clusters: how many calibration samples each cluster has; None where the samples are independent.
         form: kind and shape of the samples (:attr:`Batches.form`) where the model does not say which it takes; None
-            where it does, or where the guard was saved by an earlier version.
-        sample_columns: names of the columns of the samples; None where these had none, where the guard was fitted on
-            a table, or as above.
+            where it does.
+        sample_columns: names of the columns of the samples; None where these had none, or where the guard was fitted
+            on a table.
     """
 
     target: Target
@@ -80,7 +80,7 @@ class Guard:
     companions: tuple[Companion, ...] = ()
     held: FeatureTable | None = None
     seen: KeyArray | None = None
-    clusters: int | None = None
+    clusters: tuple[int, ...] | None = None
     form: Mapping[str, str] | None = None
     sample_columns: tuple[str, ...] | None = None
 
@@ -95,12 +95,11 @@ class Guard:
     def false_alarm_bound(self) -> float | None:
         """Largest rate of false alarms on average: ``fpr``, or that of samples of new clusters, see :func:`fit`.
 
-        Clusters are taken to be of equal size. None where groups of several samples are made of clusters: nothing is
-        promised of those.
+        None where groups of several samples are made of clusters: nothing is promised of those.
         """
         if self.clusters is None:
             return self.fpr
-        return self.fpr + (1 - self.fpr) / (self.clusters + 1) if self.card.group_size == 1 else None
+        return cluster_bound(self.clusters, self.fpr) if self.card.group_size == 1 else None
 
     def batches(self, x: Any) -> Batches:
         """Return samples as :func:`as_batches` does, checked to be of the form of those that the guard was fitted on.

@@ -12,6 +12,7 @@ from typing import Final
 from torch import nn
 
 from fisherscope.core.errors import CardMismatchError, DataError, ModelError, SettingError
+from fisherscope.core.keys import fingerprint_arrays
 from fisherscope.core.package_code import own_code
 from fisherscope.core.store import atomic_folder, read_arrays, read_card, write_arrays
 from fisherscope.core.table import Card, FeatureTable
@@ -23,37 +24,27 @@ from fisherscope.features.metrics import (
     metric_fingerprint,
     save_metric,
 )
-from fisherscope.models.base import GenerativeModel, load_model
+from fisherscope.models.base import is_of_library, load_model
 from fisherscope.pipeline.companions import Given, restore_companions, save_companions
 from fisherscope.pipeline.guard import Guard, require_fitting_table, sketch_settings
 from fisherscope.pipeline.target import LogProb, Target, as_target, parse_device, parse_dtype
 
-FORMAT_VERSION: Final = 4
+FORMAT_VERSION: Final = 5
 _GUARD_FILE: Final = "guard.safetensors"
 _HELD_FILE: Final = "calibration.safetensors"
-_OWNED: Final = (
-    _HELD_FILE,
-    "metrics/*.safetensors",
-    *(
-        f"{place}/{name}"
-        for place in ("model", "companions/*")
-        for name in ("model.json", "model.safetensors", "train_keys.safetensors")
-    ),
-)
-"""What one guard writes and another does not: it must not stay behind where a folder is written again."""
-
 _LOG = logging.getLogger(__name__)
 
 
 def save_guard(guard: Guard, folder: Path) -> None:
     """Write a guard; see :meth:`Guard.save`."""
-    with atomic_folder(folder, _GUARD_FILE, _OWNED) as new:
+    with atomic_folder(folder, _GUARD_FILE) as new:
         _write(guard, new)
 
 
 def _write(guard: Guard, folder: Path) -> None:
-    if isinstance(guard.target.module, GenerativeModel) and guard.target.log_prob is None:
-        guard.target.module.save(folder / "model")
+    module = guard.target.module
+    if is_of_library(module) and guard.target.log_prob is None:
+        module.save(folder / "model")
     head = {
         "format_version": FORMAT_VERSION,
         "detector": guard.detector.name,
@@ -62,11 +53,12 @@ def _write(guard: Guard, folder: Path) -> None:
         "columns": {k: list(v) for k, v in guard.columns.items()},
         "metrics": {metric.name: metric_fingerprint(metric) for metric in guard.metrics},
         "companions": save_companions(guard.companions, folder),
-        "held": guard.held is not None,
+        "held": None if guard.held is None else _held_fingerprint(guard.held),
         "clusters": guard.clusters,
         "form": guard.form,
         "sample_columns": guard.sample_columns,
         "own_log_prob": guard.target.log_prob is not None,
+        "own_detector": own_code(guard.detector),
     }
     if guard.held is not None:
         guard.held.save(folder / _HELD_FILE)
@@ -102,7 +94,7 @@ def load(
         companions: those of the fit that are modules of your own, by name.
         metrics: unfitted instances, needed only for Fisher metrics of your own.
 
-    A warning is logged where the code of the user's own model or log_prob has changed since the fit.
+    A warning is logged where the code of the user's own model, log_prob, detector or metric has changed since the fit.
 
     Raises:
         CardMismatchError: the module is not the one the guard was fitted for, or the detector is called otherwise.
@@ -118,14 +110,9 @@ def load(
     if target.dtype_name != card.dtype:
         raise CardMismatchError("dtype", card.dtype, target.dtype_name, f"convert the module to {card.dtype}")
     given = target.log_prob is not None
-    if head.get("own_log_prob", given) != given:
+    if head["own_log_prob"] != given:
         wanted = "pass log_prob= as it was given to fit" if head["own_log_prob"] else "leave log_prob= out"
         raise ModelError(f"{folder} was fitted {'without' if given else 'with'} a log_prob of its own; {wanted}")
-    if own_code(target.module, target.log_prob) != card.settings.get("own_code", ""):
-        _LOG.warning(
-            "fisherscope: the code of %s, or of its log_prob, is not that of the fit; if that changes log p, fit again",
-            card.model_name,
-        )
     chosen = copy.deepcopy(detector) or _built_in(head["detector"])
     if chosen.name != head["detector"]:
         raise CardMismatchError("detector", head["detector"], chosen.name, "give the detector of the fit")
@@ -133,8 +120,12 @@ def load(
     columns = {k: tuple(v) for k, v in head["columns"].items()}
     calibration = ConformalCalibration.from_scores(arrays["calibration"])
     fitted = _load_metrics(folder, head["metrics"], metrics)
-    further = restore_companions(folder, head.get("companions", {}), companions, target)
-    held = _load_held(folder, card, columns, chosen, calibration) if head.get("held") else None
+    further = restore_companions(folder, head["companions"], companions, target)
+    if own_code(target.module, target.log_prob, *fitted) != card.settings.get("own_code", ""):
+        _warn_of_code(f"{card.model_name}, of its log_prob or of a metric", "log p or a gradient")
+    if own_code(chosen) != head["own_detector"]:
+        _warn_of_code(f"the detector {chosen.name}", "the score")
+    held = _load_held(folder, head["held"], card, columns, chosen) if head["held"] else None
     return Guard(
         target,
         chosen,
@@ -147,10 +138,14 @@ def load(
         further,
         held,
         arrays.get("seen"),
-        head.get("clusters"),
-        head.get("form"),
-        tuple(head["sample_columns"]) if head.get("sample_columns") else None,
+        tuple(head["clusters"]) if head["clusters"] else None,
+        head["form"],
+        tuple(head["sample_columns"]) if head["sample_columns"] else None,
     )
+
+
+def _warn_of_code(whose: str, what: str) -> None:
+    _LOG.warning("fisherscope: the code of %s is not that of the fit; if that changes %s, fit again", whose, what)
 
 
 def saved_card(folder: Path) -> Card:
@@ -163,13 +158,18 @@ def saved_card(folder: Path) -> Card:
     return Card.from_json(head["card"])
 
 
+def _held_fingerprint(held: FeatureTable) -> str:
+    return fingerprint_arrays((name, held.blocks[name]) for name in sorted(held.blocks))
+
+
 def _load_held(
-    folder: Path, card: Card, columns: dict[str, tuple[str, ...]], detector: Detector, calibration: ConformalCalibration
+    folder: Path, expected: str, card: Card, columns: dict[str, tuple[str, ...]], detector: Detector
 ) -> FeatureTable:
     held = FeatureTable.load(folder / _HELD_FILE)
     require_fitting_table(card, columns, detector.requires, held)
-    if len(held) != len(calibration.scores):
-        raise CardMismatchError("calibration groups", len(calibration.scores), len(held), "fit the detector again")
+    found = _held_fingerprint(held)
+    if found != expected:
+        raise CardMismatchError("calibration groups", expected, found, "copy the folder whole, or fit again")
     return held
 
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from fisherscope.core.keys import KeyArray
 from fisherscope.core.table import FeatureTable
-from fisherscope.detectors.conformal import groups_needed
-from fisherscope.evaluation import count_clusters, join_equal, random_parts
+from fisherscope.detectors.conformal import cluster_bound, groups_needed
+from fisherscope.evaluation import cluster_sizes, join_equal, random_parts
 from fisherscope.pipeline.batches import Batches
 
 _LOG = logging.getLogger(__name__)
@@ -27,13 +27,13 @@ class Halves(Generic[DataT]):
         ordered: the samples of whole groups, or the groups, of the first part and then of the second.
         n_fit: how many groups the first has, which the detector learns from.
         calibration_keys: of the samples of the second.
-        clusters: how many clusters those come from, equal samples being one; None where all are independent.
+        clusters: how many of those each cluster has, equal samples being one; None where all are independent.
     """
 
     ordered: DataT
     n_fit: int
     calibration_keys: KeyArray
-    clusters: int | None
+    clusters: tuple[int, ...] | None
 
 
 def sample_halves(data: Batches, first: int, least: tuple[int, int], group_size: int, seed: int) -> Halves[Batches]:
@@ -50,7 +50,7 @@ def sample_halves(data: Batches, first: int, least: tuple[int, int], group_size:
     learning, held = (part[: len(part) // group_size * group_size] for part in parts)
     ordered = data.select(np.concatenate([learning, held]))
     labels = None if data.clusters is None else tuple(data.clusters[i] for i in held)
-    return Halves(ordered, len(learning) // group_size, data.keys[held], _count(labels, data.keys[held]))
+    return Halves(ordered, len(learning) // group_size, data.keys[held], _sizes(labels, data.keys[held]))
 
 
 def table_halves(table: FeatureTable, first: int, least: tuple[int, int], seed: int) -> Halves[FeatureTable]:
@@ -61,22 +61,25 @@ def table_halves(table: FeatureTable, first: int, least: tuple[int, int], seed: 
     within, clusters = (least[0], len(table) - least[1]), join_equal(None, table.keys)
     learning, held = random_parts(len(table), [first], np.random.default_rng(seed), clusters, within=within)
     keys = table.keys[held]
-    return Halves(table.select(np.concatenate([learning, held])), len(learning), keys, _count(None, keys))
+    return Halves(table.select(np.concatenate([learning, held])), len(learning), keys, _sizes(None, keys))
 
 
-def warn_of_few_clusters(clusters: int | None, fpr: float) -> None:
-    """Log a warning where fewer clusters calibrate than a false-alarm rate needs of independent samples."""
-    needed = groups_needed(fpr)
-    if clusters is not None and clusters < needed:
+def warn_of_few_clusters(clusters: tuple[int, ...] | None, fpr: float) -> None:
+    """Log a warning where samples of new clusters may raise more than twice the false alarms that are wanted."""
+    if clusters is not None and (bound := cluster_bound(clusters, fpr)) > 2 * fpr:
         _LOG.warning(
-            "fisherscope: the calibration samples come from %d clusters; a false-alarm rate of %g on samples of new "
-            "clusters takes at least %d: give samples of more clusters or a larger fpr",
-            clusters,
+            "fisherscope: the calibration samples come from %d clusters of %d to %d samples, by which samples of new "
+            "clusters may raise false alarms at a rate of %.3g, not of %g; that takes at least %d clusters, of equal "
+            "size: give samples of more clusters, fewer equal ones, or a larger fpr",
+            len(clusters),
+            min(clusters),
+            max(clusters),
+            bound,
             fpr,
-            needed,
+            groups_needed(fpr),
         )
 
 
-def _count(labels: tuple[str, ...] | None, keys: KeyArray) -> int | None:
-    count = count_clusters(labels, keys)
-    return None if labels is None and count == len(keys) else count
+def _sizes(labels: tuple[str, ...] | None, keys: KeyArray) -> tuple[int, ...] | None:
+    sizes = cluster_sizes(labels, keys)
+    return None if labels is None and max(sizes) == 1 else sizes

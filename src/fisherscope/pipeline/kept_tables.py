@@ -59,6 +59,7 @@ def kept_table(
         used = [m for m in metrics if any(block.partition(":")[2] == m.name for block in missing)]
         narrow = table_card(target, data, settings, missing, used)
         out = cache_file(folder, narrow.digest(), FEATURES)
+        out.unlink(missing_ok=True)  # it was found above, were it not damaged
         made = extract_table(target, data, missing, settings, metrics=used, out=out, report=report)
         held |= {block: _Held(made.block(block), made.columns.get(block)) for block in missing}
     return FeatureTable(

@@ -43,6 +43,8 @@ class Ranking:
         n_groups: number of groups in the set.
         n_discoveries: number of discoveries in the set, those included that the list is too short for.
         n_calibration: number of calibration groups behind the p-values.
+        clusters: number of clusters that their samples come from, of which nothing can be promised; None where they
+            are independent.
         explanation: of the groups in the list, or None where there is none; ``notes`` say why.
         layers: what each layer contributes, or None.
         left_out: names of the samples that fill no last group and were not judged.
@@ -60,6 +62,7 @@ class Ranking:
     n_groups: int
     n_discoveries: int
     n_calibration: int
+    clusters: int | None
     explanation: Explanation | None
     layers: LayerProfile | None
     left_out: tuple[str, ...] = ()
@@ -133,6 +136,7 @@ def rank_groups(
         n_groups=len(table),
         n_discoveries=int(discoveries.sum()),
         n_calibration=len(guard.calibration.scores),
+        clusters=None if guard.clusters is None else len(guard.clusters),
         explanation=explanation,
         layers=layers,
         left_out=batches.left_out(size),

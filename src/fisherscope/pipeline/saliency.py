@@ -18,6 +18,7 @@ from fisherscope.core.settings import require_whole
 from fisherscope.core.table import FeatureTable
 from fisherscope.detectors import score_cotangent
 from fisherscope.detectors.cotangent import Cotangent
+from fisherscope.detectors.summary import CODES
 from fisherscope.features.extractors import TERM_LOG_P, Request, by_term, gradient_features
 from fisherscope.features.input_gradient import InputGradient, input_gradient
 from fisherscope.features.leverage_map import LeverageMap
@@ -57,7 +58,8 @@ class ExplainSettings:
         noise: standard deviation of the perturbations in the units of x; None: 2 % of the model's range of values.
         aggregate: of gradients: ``abs``: sum of the absolute gradients over a pixel's channels, norm of a token's
             gradient. ``sum``: signed sum over the channels, and for a token the product of its gradient with its
-            embedding less the mean embedding: what reads as raising the score is positive.
+            embedding less the mean embedding: what reads as raising the score is positive. A column's slope has its
+            sign with either.
         method: of images. ``contrast``: the gradient times what a Gaussian filter takes away from the pixel, absolute
             after the sum over the channels: to first order, what smoothing that pixel would change in the score.
             ``positions``: where the parameter gradient that the score reads comes from, signed, without what the score
@@ -239,8 +241,10 @@ def _copies(
     for draw in range(settings.smooth):
         x = perturbed(batches.x, batches.keys, deviation, draw, guard.card.seed, (low, high))
         copies = replace(batches, x=x)
-        # not checked again: copies are floating even if the samples are integers
-        yield copies, guard.extract_checked(copies)
+        # not checked again: copies are floating even if the samples are integers, and so have no codes of their own
+        found = guard.extract_checked(copies)
+        codes = {name: values for name, values in table.blocks.items() if name in CODES}
+        yield copies, replace(found, blocks={**found.blocks, **codes})
 
 
 def _gradient(guard: Guard, batches: Batches, table: FeatureTable) -> InputGradient:

@@ -81,14 +81,14 @@ def update_guard(
     )
 
 
-def _clusters(guard: Guard, new: Halves[Any]) -> int | None:
-    """Return how many clusters calibrate with those of new samples, or None where all are independent."""
+def _clusters(guard: Guard, new: Halves[Any]) -> tuple[int, ...] | None:
+    """Return the sizes of the clusters that calibrate with those of new samples, or None where all are independent."""
     known = None if guard.held is None else guard.clusters
     if known is None and new.clusters is None:
         return None
     before = 0 if guard.held is None else guard.held.keys.size
-    added = new.calibration_keys.size if new.clusters is None else new.clusters
-    return (before if known is None else known) + added
+    added = (1,) * new.calibration_keys.size if new.clusters is None else new.clusters
+    return ((1,) * before if known is None else known) + added
 
 
 def _require_new(guard: Guard, keys: KeyArray, allow_training_samples: bool) -> None:

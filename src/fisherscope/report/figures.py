@@ -18,7 +18,7 @@ from fisherscope.core.store import write_atomic
 from fisherscope.evaluation import PairScores, auroc, roc_points
 from fisherscope.report.content import LayerHistogram, RankedImage
 from fisherscope.report.histograms import draw_histograms, draw_normal
-from fisherscope.report.theme import WIDE, Style, detector_styles, display_name, format_p, set_styles, theme
+from fisherscope.report.theme import WIDE, Style, detector_styles, format_p, set_label, set_styles, theme
 
 Images = NDArray[np.uint8]
 
@@ -67,8 +67,8 @@ def roc_figure(pair: PairScores) -> Figure:
             label = f"{areas[name]:.3f}  {name}"
             axes.plot(false_positive, true_positive, color=styles[name].color, linestyle=styles[name].dash, label=label)
         axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal", xticks=_TICKS, yticks=_TICKS)
-        axes.set_xlabel(f"false-positive rate\n({display_name(pair.in_dist)} flagged)")
-        axes.set_ylabel(f"true-positive rate\n({display_name(pair.out_dist)} flagged)")
+        axes.set_xlabel(f"false-positive rate\n({set_label(pair.in_dist)} flagged)")
+        axes.set_ylabel(f"true-positive rate\n({set_label(pair.out_dist)} flagged)")
         figure.legend(loc="outside lower center", title="AUROC, detector", alignment="left")
     return figure
 
@@ -103,7 +103,7 @@ def _draw_ranked(axes: Axes, image: RankedImage, style: Style) -> None:
     pixels = image.image.transpose(1, 2, 0)
     axes.imshow(pixels if pixels.shape[2] == 3 else pixels[:, :, 0], cmap="gray", vmin=0, vmax=255)
     axes.set(xticks=[], yticks=[])
-    axes.set_xlabel(f"p = {format_p(image.p_value)}\n{display_name(image.data_set)}", fontsize=7, color="#222222")
+    axes.set_xlabel(f"p = {format_p(image.p_value)}\n{set_label(image.data_set)}", fontsize=7, color="#222222")
     axes.spines[:].set(visible=True, color=style.color, linewidth=1.8)
 
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from fisherscope.core.errors import DataError
-from fisherscope.report.theme import theme
+from fisherscope.report.theme import label_text, theme
 
 RAISES: Final = "#D55E00"
 LOWERS: Final = "#0072B2"
@@ -74,7 +74,7 @@ def heatmap_figure(image: NDArray[np.uint8], heat: NDArray[np.float64], title: s
     )
     with theme():
         figure = Figure(figsize=(4.6, 2.5), layout="constrained")
-        figure.suptitle(title, fontsize=mpl.rcParams["axes.titlesize"])
+        figure.suptitle(label_text(title), fontsize=mpl.rcParams["axes.titlesize"])
         axes = figure.subplots(1, 2)
         for one, pixels in zip(axes, (image, overlay(image, heat)), strict=True):
             one.imshow(pixels, interpolation="nearest")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 
 from fisherscope.core.errors import DataError
-from fisherscope.report.theme import Style, display_name, set_styles, theme
+from fisherscope.report.theme import Style, set_label, set_styles, theme
 
 Values = Mapping[str, NDArray[Any]]
 Edges = NDArray[np.float64]
@@ -63,7 +63,7 @@ def draw_histograms(
     names = tuple(sorted(values, key=lambda name: name != in_dist))
     styles = styles or set_styles(names)
     for name in names:
-        style, label = styles[name], display_name(name)
+        style, label = styles[name], set_label(name)
         if name == in_dist:
             axes.stairs(shares[name], edges, fill=True, color=style.color, alpha=0.3)
             label += " (in-distribution)"

@@ -32,7 +32,6 @@ from fisherscope.report.theme import detector_styles, display_name, format_p, se
 from fisherscope.report.verdict import PairVerdict, headline, pair_verdicts
 
 _PAGE: Final = "index.html"
-_OWNED: Final = tuple(f"figures/{name}.*" for name in ("likelihood", "roc-*", "layer-*", "novel", "samples"))
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ def write_report(content: ReportContent, folder: str | Path) -> Path:
     pictures = list(_pictures(content))
     page = render_page(content, verdicts, pictures)
     results = json.dumps(_results(content, verdicts), indent=1, allow_nan=False) + "\n"
-    with atomic_folder(folder, _PAGE, _OWNED) as new:
+    with atomic_folder(folder, _PAGE) as new:
         for picture in pictures:
             write_atomic(new / "figures" / f"{picture.name}.png", picture.png)
             write_atomic(new / "figures" / f"{picture.name}.pdf", picture.pdf)

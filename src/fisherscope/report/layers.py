@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 
 from fisherscope.report.histograms import Edges
-from fisherscope.report.theme import WIDE, display_name, set_styles, theme
+from fisherscope.report.theme import WIDE, set_label, set_styles, theme
 
 PULL_EDGES: Final[Edges] = np.linspace(-6, 6, 49)
 """Bins of :func:`pull_figure`; what lies beyond counts in the outermost ones."""
@@ -69,7 +69,7 @@ def pull_figure(
             -2 * standard_error, 2 * standard_error, color="#dddddd", linewidth=0, label="± 2 standard errors"
         )
         for name, style in styles.items():
-            label = display_name(name) + (" (in-distribution)" if name == in_dist else "")
+            label = set_label(name) + (" (in-distribution)" if name == in_dist else "")
             shares = pull_histogram(pulls[name])
             if name == in_dist:
                 left.stairs(shares, PULL_EDGES, fill=True, color=style.color, alpha=0.3)
@@ -113,7 +113,7 @@ def correlation_figure(curves: Mapping[str, CorrelationCurve], standard_error: f
                 curve.mean[shown],
                 color=style.color,
                 linestyle=style.dash,
-                label=f"{display_name(name)} model",
+                label=f"{set_label(name)} model",
             )
         axes.set(xlabel="distance of two layers (parameter tensors)", ylabel="correlation of log f$_l$")
         figure.legend(loc="outside upper center", ncols=2)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from fisherscope.report.histograms import common_histogram, wrap_name
-from fisherscope.report.theme import Style, display_name, set_styles, theme
+from fisherscope.report.theme import Style, set_label, set_styles, theme
 
 Points = Mapping[str, NDArray[Any]]
 
@@ -23,7 +23,7 @@ def _scatter_sets(axes: Axes, points: Points, in_dist: str, styles: Mapping[str,
     for marker, (name, style) in zip(_MARKERS * len(styles), styles.items(), strict=False):
         x, y = np.asarray(points[name]).T
         shape: dict[str, Any] = {"marker": marker, "s": 12, "alpha": 0.55, "linewidths": 0.6, "color": style.color}
-        label = display_name(name)
+        label = set_label(name)
         if name == in_dist:
             axes.scatter(x, y, label=f"{label} (in-distribution)", **shape)
         else:

@@ -127,6 +127,17 @@ def display_name(name: str) -> str:
     return PurePath(name).name.removesuffix("[test]") or name
 
 
+def label_text(text: str) -> str:
+    """Return a text of the user's, a file name say, as matplotlib shows it letter by letter."""
+    escaped = text.replace("$", r"\$")  # or what is between two of them is set as a formula
+    return f"\u200b{escaped}" if escaped.startswith("_") else escaped  # or a legend leaves it out
+
+
+def set_label(name: str) -> str:
+    """Return :func:`display_name` as figures take it."""
+    return label_text(display_name(name))
+
+
 def format_p(p_value: float) -> str:
     """Return a p-value to three digits after the point, or to two significant ones where those would be zeros."""
     return f"{p_value:.3f}" if p_value >= 0.001 else f"{p_value:.1e}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from fisherscope.evaluation import Comparison, Interval, Record, compare_detectors
 from fisherscope.report.content import ReportContent
@@ -14,6 +14,9 @@ BASELINE: Final = "likelihood"
 CHANCE: Final = 0.5
 
 
+State = Literal["fails", "does not fail", "is no better than chance"]
+
+
 @dataclass(frozen=True)
 class PairVerdict:
     """What one pair of sets shows, at the smallest group size that was run.
@@ -21,14 +24,15 @@ class PairVerdict:
     Attributes:
         column: the pair and group size.
         records: of all detectors on it, the best AUROC first.
-        likelihood_fails: whether the whole AUROC interval of likelihood lies below chance; None if it was not run.
+        likelihood: whether the AUROC interval of likelihood lies below chance, above, or holds it; None if it was not
+            run.
         comparison: the report's detector against likelihood; None if one of them was not run.
         text: all of it in sentences.
     """
 
     column: Column
     records: tuple[Record, ...]
-    likelihood_fails: bool | None
+    likelihood: State | None
     comparison: Comparison | None
     text: str
 
@@ -43,11 +47,11 @@ def headline(content: ReportContent, verdicts: tuple[PairVerdict, ...]) -> str:
     """Return the one sentence at the top of the page."""
     if len(verdicts) == 1:
         return _headline_of_one(content, verdicts[0])
-    judged = [v for v in verdicts if v.likelihood_fails is not None]
+    judged = [v for v in verdicts if v.likelihood is not None]
     compared = [v for v in verdicts if v.comparison is not None]
     parts = []
     if judged:
-        fails = sum(v.likelihood_fails is True for v in judged)
+        fails = sum(v.likelihood == "fails" for v in judged)
         parts.append(f"Likelihood fails on {fails} of {len(judged)} out-of-distribution sets")
     if compared:
         better = sum(v.comparison is not None and v.comparison.difference.low > 0 for v in compared)
@@ -60,8 +64,8 @@ def _headline_of_one(content: ReportContent, verdict: PairVerdict) -> str:
     figures = {r.detector: r.auroc for r in verdict.records}
     parts = []
     if BASELINE in figures:
-        state = "fails" if verdict.likelihood_fails else "does not fail"
-        parts.append(f"Likelihood {state} on {display_name(verdict.column.out_dist)} (AUROC {figures[BASELINE]:.2f})")
+        name, state = display_name(verdict.column.out_dist), verdict.likelihood
+        parts.append(f"Likelihood {state} on {name} (AUROC {figures[BASELINE]:.2f})")
     if content.detector in figures and content.detector != BASELINE:
         parts.append(f"{content.detector} reaches {figures[content.detector]:.2f}")
     return "; ".join(parts) + "." if parts else f"{verdict.column.pair} was tested."
@@ -81,7 +85,7 @@ def _judge(content: ReportContent, in_dist: str, out_dist: str) -> PairVerdict:
     return PairVerdict(
         column=column,
         records=tuple(records.values()),
-        likelihood_fails=records[BASELINE].auroc_high < CHANCE if BASELINE in records else None,
+        likelihood=_state(records[BASELINE]) if BASELINE in records else None,
         comparison=comparison,
         text=" ".join(s for s in sentences if s),
     )
@@ -101,6 +105,12 @@ def _compare(content: ReportContent, column: Column) -> Comparison | None:
                 coverage=protocol.coverage,
             )
     return None
+
+
+def _state(record: Record) -> State:
+    if record.auroc_high < CHANCE:
+        return "fails"
+    return "does not fail" if record.auroc_low > CHANCE else "is no better than chance"
 
 
 def _likelihood_sentence(record: Record) -> str:

@@ -249,6 +249,20 @@ def test_an_interaction_that_begins_later_is_refused():
         gradient_norms(model, x, log_prob=call)
 
 
+def test_after_an_interaction_every_pass_is_checked():
+    model, x = Drifting().eval(), normal(8, 4)
+    for _ in range(4):
+        gradient_norms(model, x, log_prob=call)
+    model.mixing = 0.5
+    refused = 0
+    for _ in range(8):
+        try:
+            gradient_norms(model, x, log_prob=call)
+        except ModelError:
+            refused += 1
+    assert refused == 5  # from the eighth pass on
+
+
 @pytest.mark.parametrize("samples", [1, 8])
 def test_noise_is_refused(samples):
     model, x = Drifting().eval(), normal(8, 4)

@@ -49,7 +49,8 @@ def gradient_pass(
     """Run a model forward and backward once and hand every parameter's per-group gradients to some reductions.
 
     Args:
-        module: the model. It is left as it was: no ``.grad`` is written, no mode or buffer changed.
+        module: the model. It is left as it was: no ``.grad`` is written, no mode or buffer changed. Autocast around the
+            call does not count, only what the model itself switches on.
         x: samples, any pytree of tensors with the batch first.
         reductions: what to keep of the gradients; fresh objects.
         log_prob: callable ``(module, x) -> (n,)``, None for ``module.log_prob``; see :func:`bind_log_prob`.
@@ -73,7 +74,7 @@ def gradient_pass(
     bound = bind_log_prob(module, log_prob)
     parameters = guards.trainable_parameters(module)
     job = Job(module, log_prob, bound, guards.check_modes(module), parameters, reductions, seed)
-    with torch.inference_mode(False), torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad(), guards.without_autocast(module):
         if method == "loop":
             with guards.unchanged_state(module):
                 log_p = looped_pass(job, batch)

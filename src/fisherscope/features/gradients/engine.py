@@ -56,7 +56,11 @@ def _followed(job: Job, plan: Plan, batch: Batch) -> Tensor:
         return _piece(job, checked, batch)
     log_p = _piece(job, plan, batch)
     if checkable and plan.passes.quick:
-        require_alone(job, batch, log_p)
+        try:
+            require_alone(job, batch, log_p)
+        except ModelError:
+            plan.passes.distrust()
+            raise
     return log_p
 
 

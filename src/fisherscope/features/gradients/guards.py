@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -59,6 +60,12 @@ def _drop_probability(layer: nn.Module) -> float:
     if isinstance(layer, (nn.MultiheadAttention, nn.RNNBase)):
         return float(layer.dropout)
     return float(isinstance(layer, nn.RReLU))
+
+
+def without_autocast(module: nn.Module) -> AbstractContextManager[Any]:
+    """Return a context in which autocast around a call is off: a score must not depend on who asks for it."""
+    kind = next((p.device.type for p in module.parameters()), "cpu")
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
 
 
 @contextmanager

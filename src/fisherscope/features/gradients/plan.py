@@ -73,7 +73,7 @@ def _keep(known: dict[Any, Kept], key: object, value: Kept) -> None:
 def _key(job: Job, batch: Batch) -> tuple[object, ...]:
     shapes = tuple((leaf.shape[1:], leaf.dtype, leaf.device) for leaf in batch.leaves)
     types = tuple((name, p.dtype, p.device) for name, p in job.parameters.items())
-    return _weak_key(job.log_prob), str(batch.spec), shapes, job.modes, types, torch.is_autocast_enabled()
+    return _weak_key(job.log_prob), str(batch.spec), shapes, job.modes, types
 
 
 def require_steady(job: Job, group: Batch) -> None:

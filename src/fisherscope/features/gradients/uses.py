@@ -78,6 +78,11 @@ class Passes:
 
     def __init__(self) -> None:
         self._count = 0
+        self._distrusted = False
+
+    def distrust(self) -> None:
+        """Have every later pass checked, as samples were seen to interact in one."""
+        self._distrusted = True
 
     def begin(self) -> None:
         """Count one more."""
@@ -91,7 +96,7 @@ class Passes:
     @property
     def quick(self) -> bool:
         """Whether log p of some samples is to be compared with that by themselves: of the second, fourth, eighth ..."""
-        return self._count > 1 and self._count & (self._count - 1) == 0
+        return self._distrusted or (self._count > 1 and self._count & (self._count - 1) == 0)
 
 
 _TENS: Final = frozenset(10**i for i in range(12))

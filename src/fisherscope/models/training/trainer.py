@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fisherscope.core.errors import CardMismatchError, DataError, ModelError, SettingError
-from fisherscope.core.keys import fingerprint_keys
+from fisherscope.core.keys import fingerprint_keys, sample_keys
 from fisherscope.models.base import GenerativeModel
 from fisherscope.models.files import STATE, ModelCard
 from fisherscope.models.protocols import InitialisedFromData, OwnTrainingLoss, bound_of
@@ -23,6 +23,7 @@ from fisherscope.models.training.settings import TrainingSet, TrainSettings
 from fisherscope.models.training.workers import Workers
 
 _VALIDATION_SEED: Final = 10**9
+_LOOKED_AT: Final = 500
 LOG_2: Final = math.log(2.0)
 
 
@@ -194,8 +195,14 @@ class Trainer:
             "family": self.model.family,
             "config": self.model.config(),
             "data": fingerprint_keys(self.data.keys),
+            "values": self._values(),
             "settings": self.settings.binding(),
         }
+
+    def _values(self) -> str:
+        """Return the fingerprint of some samples: perturbed ones keep the keys of the originals."""
+        step = max(1, len(self.data.x) // _LOOKED_AT)
+        return fingerprint_keys(sample_keys(self.data.x[::step]))
 
     def checkpoint(self) -> None:
         """Write everything that a resumed run needs."""

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from fisherscope.core.errors import DataError
 from fisherscope.core.package_code import own_code
 from fisherscope.core.store import read_arrays, write_arrays
 from fisherscope.detectors import make_detector
@@ -98,13 +99,22 @@ def score(context: Context, request: ScoreRequest) -> list[ResampledPair]:
     The file's name depends on model, samples, detectors, settings, and the code and libraries behind the numbers.
     """
     path = cache_file(context.settings.tables, f"scores-{_digest(context, request)}", SCORES)
-    if not path.is_file():
+    kept = _kept(path)
+    if kept is None:
         _write(path, *_compute(context, request))
-    pairs, card = _read(path)
+    pairs, card = kept or _read(path)
     for what, why in card["skipped"].items():
         context.skip(what, why)
     context.ledger.protocols += [card["protocol"]] if pairs else []
     return pairs
+
+
+def _kept(path: Path) -> tuple[list[ResampledPair], dict[str, Any]] | None:
+    """Return what a file of scores holds; None where there is none, or a damaged one."""
+    try:
+        return _read(path) if path.is_file() else None
+    except DataError:
+        return None
 
 
 def _compute(context: Context, request: ScoreRequest) -> tuple[list[ResampledPair], dict[str, Any]]:
