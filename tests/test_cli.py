@@ -554,3 +554,15 @@ def test_settings_of_explanations_are_checked_before_the_work(run, folder, tmp_p
     assert code == 2 and "or .html" in err
     code, _, err = run("explain", folder / "guard", "--data", "t.safetensors", "--out", tmp_path / "why")
     assert code == 2 and "holds no samples to explain" in err and not any(tmp_path.iterdir())
+
+
+def test_sets_of_one_name_in_two_folders_are_told_apart(run, folder, tmp_path):
+    x = np.random.default_rng(0).integers(0, 256, (40, 1, 8, 8)).astype(np.uint8)
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        np.save(tmp_path / name / "new.npy", x)
+    outs = [option for name in ("first", "second") for option in ("--out-dist", str(tmp_path / name / "new.npy"))]
+    code, out, err = run(
+        "evaluate", folder / "glow", "--in-dist", "digits", *outs, "--limit", "60", "--detector", "likelihood"
+    )
+    assert code == 0 and "first: new.npy" in out and "second: new.npy" in out, err

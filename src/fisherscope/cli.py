@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Annotated, Final, Protocol
 
 import typer
@@ -48,6 +49,7 @@ from fisherscope.core.errors import FisherscopeError
 if TYPE_CHECKING:
     from fisherscope.core.table import FeatureTable
     from fisherscope.data import Samples
+    from fisherscope.pipeline.batches import Batches
     from fisherscope.pipeline.guard import Guard
     from fisherscope.pipeline.target import Target
 
@@ -409,7 +411,7 @@ def evaluate(
     companions = as_companions(load_companions(companion or (), device=device, dtype=dtype), target)
     settings = replace(settings, companions=companions)
     read = sample_reader(target, data_root, parse_shape(resize), window, seed)
-    sets = [as_batches(read(data, limit=limit), target) for data in (in_dist, *out_dist)]
+    sets = _told_apart([as_batches(read(data, limit=limit), target) for data in (in_dist, *out_dist)])
     with progress_bar("extracting", "samples") as update:
         evaluation = run_evaluation(
             target, sets[0], sets[1:], settings, report=lambda what, done, total: update(done, total, what)
@@ -494,6 +496,20 @@ def sample_reader(
     return partial(
         load_samples, data_root=data_root, seed=seed, resize=shape, window=window, default_window=target.window
     )
+
+
+def _told_apart(sets: Sequence[Batches]) -> list[Batches]:
+    """Return sets of which figures do not call two alike: ``good/test`` and ``bad/test`` have the folder's name too."""
+    from fisherscope.report.theme import display_name
+
+    called = Counter(display_name(data.name) for data in sets)
+    paths = [(data, PurePath(data.name)) for data in sets]
+    return [
+        replace(data, name=f"{path.parent.name}: {path.name}")
+        if called[display_name(data.name)] > 1 and path.parent.name
+        else data
+        for data, path in paths
+    ]
 
 
 def _print_guard(out: Path, guard: Guard) -> None:

@@ -13,11 +13,15 @@ import torch
 
 from fisherscope.core.errors import CardMismatchError, DataError, ModelError, SettingError
 from fisherscope.core.keys import fingerprint_keys, sample_keys
+from fisherscope.data import Samples
 from fisherscope.models.base import GenerativeModel, load_model, make_model
 from fisherscope.models.glow import Glow
 from fisherscope.models.training import Progress, TrainingSet, TrainSettings, bits_per_dim, train
 from fisherscope.models.training.trainer import Trainer
 from fisherscope.models.training.workers import ALONE
+from fisherscope.pipeline.batches import as_batches
+from fisherscope.pipeline.target import Target
+from fisherscope.pipeline.training import train_on
 
 
 def training_set(n: int = 60, name: str = "noise", side: int = 4) -> TrainingSet:
@@ -313,3 +317,13 @@ def test_too_few_samples(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="fewer than one batch of 8"):
         train(small(), training_set(9), settings(), tmp_path / "m")
     assert not (tmp_path / "m").exists()
+
+
+def test_a_model_knows_the_columns_of_its_table(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).normal(size=(60, 2))
+    samples = replace(Samples.from_array(rows, [f"{i}" for i in range(60)], "rows"), columns=("a", "b"))
+    model = train_on("tabular", samples, settings(steps=4), tmp_path / "m", config={"hidden": (8,), "transforms": 1})
+    target = Target(load_model(tmp_path / "m"), None, "m")
+    assert list(model.card.columns or ()) == list(as_batches(samples, target).columns or ()) == ["a", "b"]
+    with pytest.raises(DataError, match="has the columns b, a, the model was trained on a, b"):
+        as_batches(replace(samples, columns=("b", "a")), target)

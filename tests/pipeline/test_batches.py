@@ -8,7 +8,7 @@ import fisherscope
 from fisherscope.core.errors import DataError
 from fisherscope.data import Samples
 from fisherscope.evaluation import cluster_sizes
-from fisherscope.pipeline.batches import as_batches
+from fisherscope.pipeline.batches import as_batches, require_resolved
 
 ROWS = np.random.default_rng(0).integers(-8, 8, (40, 3)).astype(np.float32) / 4  # exact in 8 bits of mantissa
 
@@ -83,3 +83,13 @@ def test_equal_samples_link_their_clusters():
     x[4] = x[0]
     linked = Samples.from_array(x, data.ids, "tracks", clusters=tracks)
     assert number_of_clusters(linked) == 3 and number_of_clusters(x) == 5
+
+
+def test_columns_of_which_a_dtype_keeps_nothing_are_named():
+    rows = np.random.default_rng(0).normal(size=(50, 3))
+    rows[:, 2] = 1.7e9 + 10 * rows[:, 2]
+    require_resolved(rows, "times", ("a", "b", "t"), torch.float64)
+    with pytest.raises(DataError, match=r"the column t holds numbers up to 1\.7e\+09 that vary by .* torch.float32"):
+        require_resolved(rows, "times", ("a", "b", "t"), torch.float32)
+    rows[:, 2] = 1.7e9  # constant: there is nothing to keep
+    require_resolved(rows, "times", None, torch.float32)

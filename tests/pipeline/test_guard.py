@@ -672,3 +672,12 @@ def test_states_of_other_kinds_have_a_fingerprint_or_a_clear_error(state):
     else:
         model.register_buffer("other", state)
         assert model_fingerprint(model) == model_fingerprint(model)
+
+
+def test_a_table_of_another_log_prob_is_refused(rows):
+    model = Gaussian().double()
+    target = Target(model, gaussian_log_prob, "m")
+    table = extract_table(target, as_batches(rows[:100], target), ("log_p",), ExtractSettings())
+    fisherscope.fit(model, table, log_prob=gaussian_log_prob, detector="likelihood", fpr=0.1)
+    with pytest.raises(CardMismatchError, match="'own_code' does not match"):
+        fisherscope.fit(model, table, log_prob=doubled_log_prob, detector="likelihood", fpr=0.1)

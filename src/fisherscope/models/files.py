@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
@@ -34,6 +34,7 @@ class ModelCard:
         bits_per_dim: bits per dimension by set name; lower is better.
         versions: versions of the libraries it was made with.
         not_for: what the model must not be used for.
+        columns: names of the columns of the table it was trained on, in their order; None where it had none.
     """
 
     name: str = ""
@@ -46,6 +47,7 @@ class ModelCard:
     bits_per_dim: Mapping[str, float] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     not_for: str = "Judging people, safety decisions without a human, or generating images for publication."
+    columns: Sequence[str] | None = None
 
 
 @dataclass(frozen=True)

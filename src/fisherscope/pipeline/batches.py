@@ -18,6 +18,7 @@ from fisherscope.core.keys import KeyArray, fingerprint_keys, sample_keys
 from fisherscope.data import Samples, load_samples, require_shape
 from fisherscope.evaluation import Split, join_equal, split_in_dist
 from fisherscope.evaluation.bootstrap import Clusters
+from fisherscope.models.base import GenerativeModel
 from fisherscope.pipeline.target import Target
 
 
@@ -152,7 +153,32 @@ def as_batches(data: Any, target: Target | None = None) -> Batches:
             return data
     if target is not None and target.data_shape is not None:
         require_shape(data, target.data_shape, target.value_range)
-    return Batches(data.x, data.ids, data.keys, data.name, data.clusters, data.columns)
+    found = Batches(data.x, data.ids, data.keys, data.name, data.clusters, data.columns)
+    if target is not None and isinstance(target.module, GenerativeModel) and (known := target.module.card.columns):
+        found.require_columns(tuple(known), "the model was trained on")
+    return found
+
+
+def require_resolved(x: Any, name: str, columns: tuple[str, ...] | None, dtype: torch.dtype) -> None:
+    """Raise :class:`DataError` for rows with a column of which a model's dtype would keep next to nothing.
+
+    Args:
+        x: samples, or a pytree of arrays; columns are those of floating rows (n, D).
+        name: of the samples.
+        columns: their names, where they have some.
+        dtype: of the model.
+    """
+    if not (isinstance(x, np.ndarray) and x.ndim == 2 and x.dtype == np.float64 and dtype.is_floating_point):
+        return
+    spread, largest = x.std(0), np.abs(x).max(0)
+    lost = np.flatnonzero((spread > 0) & (torch.finfo(dtype).eps * largest > spread / 10))
+    if len(lost):
+        place = int(lost[0])
+        column = columns[place] if columns else place + 1
+        raise DataError(
+            f"{name}: the column {column} holds numbers up to {largest[place]:.6g} that vary by {spread[place]:.3g}, "
+            f"which {dtype} does not tell apart; subtract an offset, or use a model in float64 (--dtype float64)"
+        )
 
 
 def _from_tree(data: Any) -> Batches | Samples:

@@ -12,6 +12,7 @@ import numpy as np
 from torch import nn
 
 from fisherscope.core.errors import CardMismatchError, DataError, SettingError
+from fisherscope.core.package_code import own_code
 from fisherscope.core.table import Card, FeatureTable
 from fisherscope.detectors import (
     DEFAULT_DETECTOR,
@@ -23,7 +24,7 @@ from fisherscope.detectors import (
 )
 from fisherscope.detectors.conformal import groups_needed, require_fpr
 from fisherscope.features.metrics import FisherMetric, require_own_name
-from fisherscope.pipeline.batches import as_batches
+from fisherscope.pipeline.batches import as_batches, require_resolved
 from fisherscope.pipeline.companions import Given, as_companions, require_held_out
 from fisherscope.pipeline.extraction import ExtractSettings, ReportProgress, extract_table, fit_metrics_on, metrics_in
 from fisherscope.pipeline.guard import Guard, form_of
@@ -117,11 +118,17 @@ def fit(
             raise CardMismatchError(
                 "dtype", target.dtype_name, table.card.dtype, "give the model in the dtype of the table"
             )
+        code = own_code(target.module, target.log_prob)
+        if table.card.settings.get("own_code", "") != code:
+            raise CardMismatchError(
+                "own_code", code, table.card.settings.get("own_code"), "extract the table with this code and log_prob"
+            )
         form = form_of(data)
     else:
         batches, size = as_batches(data, target), settings.group_size
         n_groups = len(batches) // size
         form, sample_columns = batches.form, batches.columns
+        require_resolved(batches.x, batches.name, batches.columns, target.dtype)
         _require_enough(n_groups, needed, chosen, fpr)
         if not allow_training_samples:
             require_held_out(target, further, batches.keys, "fit")

@@ -16,6 +16,7 @@ from fisherscope.models.base import GenerativeModel, load_model, make_model
 from fisherscope.models.protocols import OwnTrainingLoss
 from fisherscope.models.training import Progress, TrainingSet, TrainSettings, read_metrics, train
 from fisherscope.models.training.workers import is_first
+from fisherscope.pipeline.batches import require_resolved
 from fisherscope.pipeline.perturbation import perturb_samples
 from fisherscope.report.figures import figure_bytes
 from fisherscope.report.training import training_curve
@@ -114,7 +115,8 @@ def train_on(
     model = make_model(family, data_shape=samples.shape, init_seed=settings.seed, **(config or {}))
     if model.value_range == (0.0, 255.0):
         _require_levels(samples)
-    data = TrainingSet(samples.x, samples.keys, samples.name)
+    require_resolved(samples.x, samples.name, samples.columns, torch.float32)
+    data = TrainingSet(samples.x, samples.keys, samples.name, samples.columns)
     trained = train(
         model, data, settings, folder, device=device, resume=resume, storage=storage, command=command, report=report
     )

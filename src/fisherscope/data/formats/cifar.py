@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -15,19 +16,24 @@ _RECORD: Final = 1 + 3072
 _CLASSES: Final = 10
 
 
-def read_cifar_python(path: Path) -> Batch:
-    """Read one pickled batch of CIFAR-10 (Krizhevsky 2009) without trusting the pickle.
+def read_pickled(path: Path, *, title: str, first_label: int = 0) -> Batch:
+    """Read one pickled batch of CIFAR-10 (Krizhevsky 2009), or in its format, without trusting the pickle.
+
+    Args:
+        path: of the file.
+        title: of the set, for messages.
+        first_label: the least label of the file, which becomes 0.
 
     Returns:
-        Images (n, 3, 32, 32) and labels 0 to 9.
+        Images (n, 3, 32, 32) and labels from 0.
 
     Raises:
         DataError: see :func:`~fisherscope.data.pickles.read_plain_pickle`, or other content than 'data' and 'labels'.
     """
     content = read_plain_pickle(path)
     if not {"data", "labels"} <= content.keys():
-        raise DataError(f"{path} holds {sorted(content)}, expected 'data' and 'labels' of CIFAR-10")
-    return planes(content["data"], content["labels"], path)
+        raise DataError(f"{path} holds {sorted(content)}, expected 'data' and 'labels' of {title}")
+    return planes(content["data"], content["labels"], path, first_label=first_label)
 
 
 def read_cifar_binary(path: Path) -> Batch:
@@ -58,7 +64,7 @@ CIFAR10_PYTHON: Final = Batches(
     "CIFAR-10, Python version",
     {"train": tuple(f"data_batch_{i}" for i in range(1, 6)), "test": ("test_batch",)},
     ("cifar-10-batches-py",),
-    read_cifar_python,
+    partial(read_pickled, title="CIFAR-10"),
 )
 CIFAR10_BINARY: Final = Batches(
     "CIFAR-10, binary version",

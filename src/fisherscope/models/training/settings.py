@@ -79,11 +79,13 @@ class TrainingSet:
         x: samples, shape (n, *data_shape).
         keys: their keys, shape (n,), uint64.
         name: what the user called them.
+        columns: names of the columns of a table, or None where it has none or the samples are no rows of one.
     """
 
     x: NDArray[Any]
     keys: KeyArray
     name: str
+    columns: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)

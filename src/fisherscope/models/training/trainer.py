@@ -251,6 +251,7 @@ class Trainer:
             minutes=round(self.seconds / 60, 2),
             bits_per_dim={"validation": round(validation, 4)},
             versions={"python": platform.python_version(), "torch": torch.__version__.split("+")[0]},
+            columns=self.data.columns,
         )
         self.model.train_keys = np.sort(self.data.keys)
         return self.model.eval()
