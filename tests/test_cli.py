@@ -414,7 +414,7 @@ def test_parse_bytes_and_shape():
 def test_explain_writes_a_page_and_pictures(run, folder, tmp_path):
     code, out, err = run("explain", folder / "guard", "--data", folder / "pictures", "--out", tmp_path / "why")
     assert (code, err) == (0, "") and "of 10 novel, maps of pixels" in out
-    names = {p.name for p in (tmp_path / "why").iterdir()}
+    names = {p.name for p in (tmp_path / "why").glob("[!.]*")}
     assert names == {"index.html", "heatmaps", "explanations.json", "layers.csv", "maps.safetensors"}
     assert len(list((tmp_path / "why" / "heatmaps").iterdir())) == 10
 
