@@ -11,7 +11,8 @@ import pytest
 import typer
 from PIL import Image
 
-from fisherscope.cli import app, main, parse_bytes, parse_shape
+from fisherscope.cli import app, main
+from fisherscope.cli_common import parse_bytes, parse_shape
 from fisherscope.core.errors import SettingError
 from fisherscope.data import load_samples
 
@@ -265,7 +266,7 @@ def test_samples_that_fill_no_group_are_named(run, folder, tmp_path, monkeypatch
     assert "\n8 not judged, as they fill no group of 12: many.npy[24], " in printed
     np.save("many.npy", x[200:223])
     _, printed, _ = run("score", "guard", "--data", "many.npy", "--out", "s.csv")
-    assert "\n11 not judged" in printed and printed.endswith(" many.npy[20], many.npy[21], ...\n")
+    assert "\n11 not judged" in printed and printed.endswith(" many.npy[16] and 6 more\n")
     _, printed, _ = run("score", folder / "guard", "--data", "new.npy", "--out", "s.csv")
     assert "not judged" not in printed
 

@@ -8,6 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from fisherscope.cli_common import (
+    command_line,
+    load_guard,
+    parse_bytes,
+    parse_shape,
+    print_left_out,
+    progress_bar,
+    sample_reader,
+)
 from fisherscope.cli_options import (
     AllowTraining,
     Companions,
@@ -95,7 +104,6 @@ def explain(
 
     Example: fisherscope explain runs/guard --data holiday_pictures --limit 20 --out runs/why
     """
-    from fisherscope.cli import command_line, load_guard, parse_shape, print_left_out, progress_bar
     from fisherscope.pipeline.batches import as_batches
     from fisherscope.pipeline.explained import write_explanation
     from fisherscope.pipeline.explanation import explain_groups
@@ -166,7 +174,6 @@ def rank(
 
     Example: fisherscope rank runs/guard --data incoming --top 100 --fdr 0.1 --out runs/incoming.html
     """
-    from fisherscope.cli import command_line, load_guard, parse_bytes, parse_shape, print_left_out, progress_bar
     from fisherscope.cli_models import parse_settings
     from fisherscope.detectors import DEFAULT_DETECTOR
     from fisherscope.pipeline.companions import load_companions
@@ -238,7 +245,6 @@ def _reader(
     target: Target, data_root: Path | None, shape: tuple[int, int, int] | None, window: int | None, seed: int
 ) -> Callable[..., Samples]:
     """Return what reads sets for a target, and refuses tables: ``read(data, split=None, limit=None)``."""
-    from fisherscope.cli import sample_reader
     from fisherscope.core.errors import DataError
 
     samples = sample_reader(target, data_root, shape, window, seed)
@@ -252,7 +258,6 @@ def _reader(
 
 
 def _fitted(target: Target, good: Samples, settings: Mapping[str, Any]) -> Guard:
-    from fisherscope.cli import progress_bar
     from fisherscope.pipeline.fitting import fit
 
     with progress_bar(f"fitting on {good.name}", "samples") as update:

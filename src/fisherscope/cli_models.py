@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fisherscope.cli_common import command_line, parse_shape, progress_bar
 from fisherscope.cli_options import DataRoot, Device, Limit, ModelArgument, Seed, writable_file, writable_folder
 
 if TYPE_CHECKING:
@@ -71,8 +72,6 @@ def train(
 
     Example: fisherscope train glow --data fashion_mnist --out runs/glow --minutes 15
     """
-    from fisherscope.cli import parse_shape
-
     training = {
         "steps": steps,
         "minutes": minutes,
@@ -144,7 +143,6 @@ def _merge_config(
 def _run_training(config: TrainConfig, out: Path, *, resume: bool, device: str, data_root: Path | None) -> None:
     from contextlib import nullcontext
 
-    from fisherscope.cli import command_line, progress_bar
     from fisherscope.models.training.workers import is_first
     from fisherscope.pipeline.target import parse_device
     from fisherscope.pipeline.training import train_from_config

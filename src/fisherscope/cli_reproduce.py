@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from fisherscope.cli_common import parse_bytes, progress_bar
 from fisherscope.cli_options import DataRoot, Device, Limit, MaxMemory, Seed
 
 if TYPE_CHECKING:
@@ -106,7 +107,6 @@ def reproduce(
 
     Example: fisherscope reproduce table-auroc --family glow --limit 200
     """
-    from fisherscope.cli import parse_bytes
     from fisherscope.core.errors import SettingError
     from fisherscope.pipeline.reproduce.case import TABLES, RunSettings
     from fisherscope.pipeline.reproduce.experiments import experiment_names
@@ -163,7 +163,6 @@ def _run(
     name: str, experiment: ExperimentConfig, settings: RunSettings, out: Path, command: str, *, every: bool
 ) -> bool:
     """Run one experiment; among all, one that fails is left out. Return whether it ran or has nothing to run on."""
-    from fisherscope.cli import progress_bar
     from fisherscope.core.errors import FisherscopeError
     from fisherscope.pipeline.reproduce.case import NothingLeftError
     from fisherscope.pipeline.reproduce.run import reproduce as run_experiment

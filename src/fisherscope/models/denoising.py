@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fisherscope.core.errors import SettingError
 from fisherscope.core.keys import KeyArray
-from fisherscope.models.discretised import nearest_levels, normal_log_prob
+from fisherscope.models.discretised import nearest_levels, normal_log_prob, scaled
 from fisherscope.models.noise import normal_noise, uniform_noise
 from fisherscope.models.schedule import Schedule, Vector
 
@@ -67,6 +67,15 @@ class Denoiser:
     schedule: Schedule
     data_shape: tuple[int, ...]
 
+    def noise_at(self, v: Tensor, t: int) -> Tensor:
+        """Return the noise predicted in images v (n, C, H, W) that are all at timestep ``t``."""
+        return self.predict(v, torch.full((len(v),), float(t)).to(v))
+
+    def clean(self, v: Tensor, eps: Tensor, t: int) -> Tensor:
+        """Return the images in [-1, 1] that images v at timestep ``t`` with the noise ``eps`` are noisy versions of."""
+        abar = self.schedule.abar[t]
+        return (v - math.sqrt(1 - abar) * eps) / math.sqrt(abar)
+
     def log_prob(self, x: Tensor, keys: KeyArray, seed: int, objective: Objective) -> Tensor:
         """Return minus the objective for levels x (n, C, H, W), shape (n,)."""
         count, weight = objective.draws, objective.weight
@@ -104,7 +113,7 @@ class Denoiser:
         """Return KL(q(x_T | x_0) || N(0, I)) in nats, (n,), the one term without parameters."""
         signal = float(self.schedule.abar[-1])
         variance = 1 - signal
-        return 0.5 * (signal * _scaled(x).square() + variance - 1 - math.log(variance)).flatten(1).sum(1)
+        return 0.5 * (signal * scaled(x).square() + variance - 1 - math.log(variance)).flatten(1).sum(1)
 
     def stream(self, draw: int, t: int) -> int:
         """Return the number of the noise stream of a draw at timestep t; t = 0 stands for random timesteps."""
@@ -130,7 +139,7 @@ class Denoiser:
         """Return terms (n, m) at timesteps t (n, m), the noise of column j from ``streams[j]``."""
         eps = torch.stack([normal_noise(keys, self.data_shape, seed=seed, stream=s, like=x) for s in streams], dim=1)
         abar = self.schedule.abar[t]
-        noisy = _column(np.sqrt(abar), x) * _scaled(x)[:, None] + _column(np.sqrt(1 - abar), x) * eps
+        noisy = _column(np.sqrt(abar), x) * scaled(x)[:, None] + _column(np.sqrt(1 - abar), x) * eps
         predicted = self.predict(noisy.flatten(0, 1), torch.from_numpy(t).to(x).flatten()).reshape(eps.shape)
         if weight == "l1":
             return (eps - predicted).abs().flatten(2).sum(2)
@@ -154,18 +163,12 @@ class Denoiser:
         v = normal_noise(keys, self.data_shape, seed=seed, stream=0, like=like)
         times = np.linspace(0, self.schedule.steps, min(steps, self.schedule.steps) + 1).round().astype(int)
         for t, s in zip(times[:0:-1], times[-2::-1], strict=True):
-            abar = self.schedule.abar[t]
-            eps = self.predict(v, torch.full((n,), float(t)).to(like))
-            clean = ((v - math.sqrt(1 - abar) * eps) / math.sqrt(abar)).clamp(-1, 1)
+            clean = self.clean(v, self.noise_at(v, t), t).clamp(-1, 1)
             a, b, std = self.schedule.posterior(t, s)
             v = a * clean + b * v
             if s > 0:
                 v = v + std * normal_noise(keys, self.data_shape, seed=seed, stream=int(s), like=like)
         return nearest_levels((v + 1) * 127.5)
-
-
-def _scaled(x: Tensor) -> Tensor:
-    return x / 127.5 - 1
 
 
 def _column(values: Vector, like: Tensor) -> Tensor:

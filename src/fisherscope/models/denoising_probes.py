@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fisherscope.core.keys import KeyArray
 from fisherscope.models.denoising import Denoiser
+from fisherscope.models.discretised import scaled
 from fisherscope.models.noise import normal_noise
 from fisherscope.models.schedule import Schedule
 
@@ -42,8 +43,7 @@ def score_norms(denoiser: Denoiser, x: Tensor, timesteps: Sequence[int]) -> Tens
     sigma_t ||s(x, sigma_t)|| = ||eps^(sqrt(abar_t) x, t)|| (Mahmood et al. 2021, arXiv 2010.13132).
     """
     columns = [
-        _predict(denoiser, math.sqrt(denoiser.schedule.abar[t]) * _scaled(x), t).flatten(1).norm(dim=1)
-        for t in timesteps
+        denoiser.noise_at(math.sqrt(denoiser.schedule.abar[t]) * scaled(x), t).flatten(1).norm(dim=1) for t in timesteps
     ]
     return torch.stack(columns, dim=1)
 
@@ -60,7 +60,7 @@ def path_statistics(denoiser: Denoiser, x: Tensor, timesteps: Sequence[int]) -> 
     The sums over timesteps and pixels of eps^, eps^^2, eps^^3 and of the same powers of d eps^ / dt, the difference of
     successive predictions times their number (Heng et al. 2024, arXiv 2405.11881, DiffPath-6D).
     """
-    predictions = _inversion(denoiser, _scaled(x), timesteps)
+    predictions = _inversion(denoiser, scaled(x), timesteps)
     rates = predictions.diff(dim=1) * len(timesteps)
     sums = [values.flatten(1).pow(power).sum(1) for values in (predictions, rates) for power in (1, 2, 3)]
     return torch.stack(sums, dim=1)
@@ -70,12 +70,11 @@ def _inversion(denoiser: Denoiser, v: Tensor, timesteps: Sequence[int]) -> Tenso
     """Return the predictions along the path, (n, timesteps, C, H, W) (Song et al. 2021, run upwards)."""
     abar, found = denoiser.schedule.abar, []
     for i, t in enumerate(timesteps):
-        eps = _predict(denoiser, v, t)
+        eps = denoiser.noise_at(v, t)
         found.append(eps)
         if i + 1 < len(timesteps):
-            clean = (v - math.sqrt(1 - abar[t]) * eps) / math.sqrt(abar[t])
             following = abar[timesteps[i + 1]]
-            v = math.sqrt(following) * clean + math.sqrt(1 - following) * eps
+            v = math.sqrt(following) * denoiser.clean(v, eps, t) + math.sqrt(1 - following) * eps
     return torch.stack(found, dim=1)
 
 
@@ -94,7 +93,7 @@ def score_curvature(denoiser: Denoiser, x: Tensor, keys: KeyArray, seed: int, ti
     for t in timesteps:
         abar = float(denoiser.schedule.abar[t])
         eps = normal_noise(keys, denoiser.data_shape, seed=seed, stream=denoiser.stream(0, t), like=x)
-        noisy = math.sqrt(abar) * _scaled(x) + math.sqrt(1 - abar) * eps
+        noisy = math.sqrt(abar) * scaled(x) + math.sqrt(1 - abar) * eps
         probe = normal_noise(keys, denoiser.data_shape, seed=seed, stream=denoiser.stream(_PROBE_STREAM, t), like=x)
         predicted, trace = _prediction_and_trace(denoiser, noisy, t, probe)
         columns.append(predicted.flatten(1).square().sum(1) / (math.sqrt(1 - abar) * trace))
@@ -104,14 +103,6 @@ def score_curvature(denoiser: Denoiser, x: Tensor, keys: KeyArray, seed: int, ti
 def _prediction_and_trace(denoiser: Denoiser, noisy: Tensor, t: int, probe: Tensor) -> tuple[Tensor, Tensor]:
     with torch.enable_grad():
         noisy = noisy.detach().requires_grad_(True)
-        predicted = _predict(denoiser, noisy, t)
+        predicted = denoiser.noise_at(noisy, t)
         (product,) = torch.autograd.grad((predicted * probe).sum(), noisy)
     return predicted.detach(), (product * probe).flatten(1).sum(1)
-
-
-def _predict(denoiser: Denoiser, noisy: Tensor, t: int) -> Tensor:
-    return denoiser.predict(noisy, torch.full((len(noisy),), float(t)).to(noisy))
-
-
-def _scaled(x: Tensor) -> Tensor:
-    return x / 127.5 - 1

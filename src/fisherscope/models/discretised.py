@@ -49,6 +49,11 @@ def normal_log_prob(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     return torch.where(x <= 0, first, torch.where(x >= _LAST_LEVEL, last, inside))
 
 
+def scaled(levels: Tensor) -> Tensor:
+    """Return levels 0..255 scaled to [-1, 1]."""
+    return levels / 127.5 - 1
+
+
 def nearest_levels(values: Tensor) -> Tensor:
     """Return the 8-bit levels nearest to values in levels, uint8 of the same shape."""
     return values.round().clamp(0, _LAST_LEVEL).to(torch.uint8)

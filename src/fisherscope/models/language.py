@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Final
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fisherscope.core.errors import SettingError
-from fisherscope.core.keys import KeyArray
-from fisherscope.models.base import GenerativeModel
 from fisherscope.models.initial import initial_seed
-from fisherscope.models.noise import uniform_noise
+from fisherscope.models.next_symbol import NextSymbolModel
 
 _BYTES: Final = 256
 _START: Final = 256
@@ -42,7 +39,7 @@ class Block(nn.Module):
         return out
 
 
-class ByteTransformer(GenerativeModel):
+class ByteTransformer(NextSymbolModel):
     """A decoder-only transformer (Radford et al. 2019) over windows of bytes.
 
     Windows have one length: otherwise the length would decide the score. The first byte is predicted from a start
@@ -57,6 +54,7 @@ class ByteTransformer(GenerativeModel):
     """
 
     family: ClassVar[str] = "language"
+    start = _START
 
     def __init__(
         self, data_shape: tuple[int] = (128,), width: int = 96, layers: int = 4, heads: int = 4, init_seed: int = 0
@@ -87,35 +85,14 @@ class ByteTransformer(GenerativeModel):
         """Return the constructor's arguments."""
         return dict(self._config)
 
-    def _logits(self, before: Tensor) -> Tensor:
-        """Return logits of the next byte (n, T, 256) for symbols ``before`` (n, T), the first a start symbol."""
+    def logits(self, before: Tensor) -> Tensor:
+        """Return logits of the next byte, (n, t, 256), for symbols ``before`` (n, t)."""
         h = self.bytes(before) + self.positions[: before.shape[1]]
         for block in self.blocks:
             h = block(h)
         logits: Tensor = self.head(self.norm(h))
         return logits
 
-    def conditionals(self, x: Tensor) -> Tensor:
-        """Return log P of each byte given those before it, in nats, shape (n, T)."""
-        self.check_shape(x)
-        symbols = x.to(self.positions.device).long()
-        before = F.pad(symbols[:, :-1], (1, 0), value=_START)
-        log_p = F.log_softmax(self._logits(before), dim=2)
-        return log_p.gather(2, symbols[:, :, None])[:, :, 0]
-
-    def log_prob(self, x: Tensor, *, seed: int = 0, keys: KeyArray | None = None) -> Tensor:
-        """Return log P(x) of byte windows x (n, T) in nats, (n,), exact; seed and keys do nothing."""
-        return self.conditionals(x).sum(1)
-
-    @torch.no_grad()
     def sample(self, n: int, *, seed: int = 0) -> Tensor:
         """Return n windows, uint8 (n, T), byte by byte."""
-        length = self.data_shape[0]
-        like = next(self.parameters())
-        u = uniform_noise(np.arange(n, dtype=np.uint64), (length,), seed=seed, like=like.double())
-        symbols = torch.full((n, 1), _START, device=like.device)
-        for i in range(length):
-            cumulative = F.softmax(self._logits(symbols)[:, -1].double(), dim=1).cumsum(1)
-            drawn = (cumulative < u[:, i : i + 1] * cumulative[:, -1:]).sum(1, keepdim=True)
-            symbols = torch.cat([symbols, drawn], dim=1)
-        return symbols[:, 1:].to(torch.uint8)
+        return super().sample(n, seed=seed).to(torch.uint8)

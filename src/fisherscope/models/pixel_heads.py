@@ -8,13 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fisherscope.models.discretised import logistic_log_prob
+from fisherscope.models.discretised import logistic_log_prob, scaled
 
 _LEVELS = 256
-
-
-def _scaled(x: Tensor) -> Tensor:
-    return x / 127.5 - 1
 
 
 class SoftmaxHead(nn.Module):
@@ -33,7 +29,7 @@ class SoftmaxHead(nn.Module):
         )
 
     def _log_softmax(self, features: Tensor, x: Tensor, channel: int) -> Tensor:
-        before = torch.cat([features, _scaled(x[:, :channel])], dim=1)
+        before = torch.cat([features, scaled(x[:, :channel])], dim=1)
         return F.log_softmax(self.channels[channel](before), dim=1)
 
     def forward(self, features: Tensor, x: Tensor) -> Tensor:

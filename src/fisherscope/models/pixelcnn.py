@@ -13,15 +13,12 @@ from torch.nn import functional as F
 from fisherscope.core.errors import SettingError
 from fisherscope.core.keys import KeyArray
 from fisherscope.models.base import GenerativeModel
+from fisherscope.models.discretised import scaled
 from fisherscope.models.initial import initial_seed
 from fisherscope.models.noise import uniform_noise
 from fisherscope.models.pixel_heads import MixtureHead, SoftmaxHead
 
 Output = Literal["softmax", "mixture"]
-
-
-def _scaled(x: Tensor) -> Tensor:
-    return x / 127.5 - 1
 
 
 def _gate(x: Tensor) -> Tensor:
@@ -141,7 +138,7 @@ class PixelCNN(GenerativeModel):
     def conditionals(self, x: Tensor) -> Tensor:
         """Return log P of every level given all before it, in nats, shape (n, C, H, W)."""
         x = self.check_batch(x)
-        v = _scaled(x)
+        v = scaled(x)
         out: Tensor = self.head(self._along(v, self._above(v)), x)
         return out
 
@@ -158,9 +155,9 @@ class PixelCNN(GenerativeModel):
         x = like.new_zeros(n, *self.data_shape)
         reach = len(self.layers) + 3
         for row in range(height):
-            told = [t[:, :, -1:] for t in self._above(_scaled(x[:, :, max(0, row - reach) : row + 1]))]
+            told = [t[:, :, -1:] for t in self._above(scaled(x[:, :, max(0, row - reach) : row + 1]))]
             for column in range(width):
-                features = self._along(_scaled(x[:, :, row : row + 1]), told)[:, :, :, column : column + 1]
+                features = self._along(scaled(x[:, :, row : row + 1]), told)[:, :, :, column : column + 1]
                 x[:, :, row, column] = self.head.draw(features, u[:, row, column])
         return x.to(torch.uint8)
 

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from fisherscope.core.keys import KeyArray
 from fisherscope.models.denoising import Denoiser
+from fisherscope.models.discretised import scaled
 from fisherscope.models.noise import normal_noise
 from fisherscope.models.schedule import Schedule
 
@@ -42,7 +43,7 @@ def restoration_errors(denoiser: Denoiser, x: Tensor, keys: KeyArray, seed: int)
         keys: keys of the original samples.
         seed: of the noise that is to be removed.
     """
-    v = x / 127.5 - 1
+    v = scaled(x)
     restored = [restoration(denoiser, v, keys, seed, t) for t in restoration_starts(denoiser.schedule)]
     errors = [(image - v).square().flatten(1).mean(1) for image in restored]
     return torch.stack([*errors, *(1 - ssim((image + 1) / 2, (v + 1) / 2) for image in restored)], dim=1)
@@ -63,9 +64,9 @@ def restoration(denoiser: Denoiser, v: Tensor, keys: KeyArray, seed: int, start:
     noisy = math.sqrt(abar[start]) * v + math.sqrt(1 - abar[start]) * eps
     path = [0, *(t for t in restoration_grid(denoiser.schedule) if t <= start)]
     for t, following in zip(path[:0:-1], path[-2::-1], strict=True):
-        eps = denoiser.predict(noisy, torch.full((len(v),), float(t)).to(v))
+        eps = denoiser.noise_at(noisy, t)
         # An undertrained model's guess at high noise leaves the range of images, as in its own sampler.
-        clean = ((noisy - math.sqrt(1 - abar[t]) * eps) / math.sqrt(abar[t])).clamp(-1, 1)
+        clean = denoiser.clean(noisy, eps, t).clamp(-1, 1)
         noisy = math.sqrt(abar[following]) * clean + math.sqrt(1 - abar[following]) * eps
     return noisy
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from fisherscope.core.errors import SettingError
 from fisherscope.core.keys import KeyArray
 from fisherscope.models.base import GenerativeModel
-from fisherscope.models.discretised import nearest_levels
+from fisherscope.models.discretised import nearest_levels, scaled
 from fisherscope.models.initial import initial_seed
 from fisherscope.models.noise import keys_of, normal_noise, uniform_noise
 from fisherscope.models.vae_heads import HEADS
@@ -144,7 +144,7 @@ class VAE(GenerativeModel):
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and log variance of q(z | x) for images x (n, C, H, W), (n, latents) each."""
-        mean, log_variance = self.encoder(self.check_batch(x) / 127.5 - 1)
+        mean, log_variance = self.encoder(scaled(self.check_batch(x)))
         # On images that the encoder has never learnt it can run away, and a latent of e^20 takes log p with it to -inf.
         return mean, log_variance.clamp(max=_LARGEST_LOG_VARIANCE)
 

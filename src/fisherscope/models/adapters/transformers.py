@@ -6,16 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from fisherscope.core.errors import ModelError, SettingError
-from fisherscope.core.keys import KeyArray
-from fisherscope.models.base import GenerativeModel
 from fisherscope.models.initial import initial_seed
-from fisherscope.models.noise import uniform_noise
+from fisherscope.models.next_symbol import NextSymbolModel
 
 
 def _library() -> Any:
@@ -26,7 +22,7 @@ def _library() -> Any:
     return transformers
 
 
-class TransformersModel(GenerativeModel):
+class TransformersModel(NextSymbolModel):
     """A causal language model over windows of token ids of one length.
 
     Args:
@@ -87,30 +83,10 @@ class TransformersModel(GenerativeModel):
         """Return the constructor's arguments."""
         return dict(self._config)
 
-    def conditionals(self, x: Tensor) -> Tensor:
-        """Return log P of each token given those before it, in nats, shape (n, T)."""
-        self.check_shape(x)
-        ids = x.to(next(self.parameters()).device).long()
-        before = F.pad(ids[:, :-1], (1, 0), value=self.start)
-        log_p = F.log_softmax(self.lm(input_ids=before, use_cache=False).logits, dim=2)
-        return log_p.gather(2, ids[:, :, None])[:, :, 0]
-
-    def log_prob(self, x: Tensor, *, seed: int = 0, keys: KeyArray | None = None) -> Tensor:
-        """Return log P of token windows x (n, T) in nats, (n,), exact; seed and keys do nothing."""
-        return self.conditionals(x).sum(1)
-
-    @torch.no_grad()
-    def sample(self, n: int, *, seed: int = 0) -> Tensor:
-        """Return n windows of token ids, int64 (n, T), token by token."""
-        like = next(self.parameters()).double()
-        u = uniform_noise(np.arange(n, dtype=np.uint64), self.data_shape, seed=seed, like=like)
-        ids = torch.full((n, 1), self.start, device=like.device)
-        for i in range(self.data_shape[0]):
-            logits = self.lm(input_ids=ids, use_cache=False).logits[:, -1].double()
-            cumulative = F.softmax(logits, dim=1).cumsum(1)
-            drawn = (cumulative < u[:, i : i + 1] * cumulative[:, -1:]).sum(1, keepdim=True)
-            ids = torch.cat([ids, drawn], dim=1)
-        return ids[:, 1:]
+    def logits(self, before: Tensor) -> Tensor:
+        """Return logits of the next token, (n, t, V), for token ids ``before`` (n, t)."""
+        logits: Tensor = self.lm(input_ids=before, use_cache=False).logits
+        return logits
 
 
 def _plain(config: Any) -> dict[str, Any]:
