@@ -171,7 +171,7 @@ def require_resolved(x: Any, name: str, columns: tuple[str, ...] | None, dtype: 
     if not (isinstance(x, np.ndarray) and x.ndim == 2 and x.dtype == np.float64 and dtype.is_floating_point):
         return
     spread, largest = x.std(0), np.abs(x).max(0)
-    lost = np.flatnonzero((spread > 0) & (torch.finfo(dtype).eps * largest > spread / 10))
+    lost = np.flatnonzero((np.ptp(x, axis=0) > 0) & (torch.finfo(dtype).eps * largest > spread / 10))
     if len(lost):
         place = int(lost[0])
         column = columns[place] if columns else place + 1

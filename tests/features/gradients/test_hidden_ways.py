@@ -229,6 +229,12 @@ def test_hooks_on_derived_tensors_are_heeded(derived):
     assert_equals_loop(Model(run, w=parameter(4, 3)), x, call, looped=["*"])
 
 
+@pytest.mark.parametrize("samples", [4, 6])
+def test_an_op_that_reads_no_values_of_a_parameter_gives_it_none(samples):
+    model = Model(lambda m, x: torch.tanh(m.a(x)).to(m.a.weight), a=linear(4, 4))
+    assert_equals_loop(model, normal(samples, 4), call, generic=["to"])
+
+
 class Drifting(nn.Module):
     """Statistics over the batch, or noise, that is switched on later."""
 

@@ -107,11 +107,14 @@ def _masked(
     with torch.enable_grad():
         results = run(own, others)
         pairs = [(r, b) for r, b in zip(results, blocks, strict=True) if b is not None and r.requires_grad]
+        groups = next(len(b) for b in blocks if b is not None)
+        if not pairs:  # the op reads no values of the parameters, as x.to(weight) does
+            return [w.new_zeros((groups, *w.shape)) for w in weights]
         rows = [
             torch.autograd.grad(
                 [r for r, _ in pairs], own, [b[m] for _, b in pairs], allow_unused=True, retain_graph=True
             )
-            for m in range(len(pairs[0][1]))
+            for m in range(groups)
         ]
     columns = zip(*rows, strict=True)
     return [
