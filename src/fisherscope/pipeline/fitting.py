@@ -118,11 +118,7 @@ def fit(
             raise CardMismatchError(
                 "dtype", target.dtype_name, table.card.dtype, "give the model in the dtype of the table"
             )
-        code = own_code(target.module, target.log_prob)
-        if table.card.settings.get("own_code", "") != code:
-            raise CardMismatchError(
-                "own_code", code, table.card.settings.get("own_code"), "extract the table with this code and log_prob"
-            )
+        _require_own_code(table.card, target)
         form = form_of(data)
     else:
         batches, size = as_batches(data, target), settings.group_size
@@ -184,6 +180,13 @@ def calibration_blocks(table: FeatureTable, detector: Detector, card: Card) -> F
         columns={k: v for k, v in table.columns.items() if k in detector.requires},
         card=card,
     )
+
+
+def _require_own_code(card: Card, target: Target) -> None:
+    code, known = own_code(target.module, target.log_prob), card.settings.get("own_code", "")
+    # that of a table with an own metric is of the metric too
+    if known != code and not any("metric" in said for said in card.settings.get("features", {}).values()):
+        raise CardMismatchError("own_code", code, known, "extract the table with this code and log_prob")
 
 
 def _require_no_metric(detector: Detector) -> None:
