@@ -60,6 +60,7 @@ def test_labels_are_no_feature(save):
         ("a,b\n1_000,2\n", r"line 2, column a: '1_000' holds an underscore"),
         ("1_000\n2\n", r"line 1, column 1: '1_000' holds an underscore"),
         ("a,b, a\n1,2,3\n", "has several columns called 'a', expected different names"),
+        ("a,b\n1,9007199254740993\n", "line 2, column b: float64 rounds 9007199254740993 to 9007199254740992"),
         (",a,b\n0,1,2\n", "column 1 has no name, as the row numbers that pandas writes"),
         ("label,x,label\n1,2,3\n", "has several columns called 'label'"),
         (b"a,b\n1,\xff\n", "not a readable CSV file"),

@@ -46,6 +46,12 @@ def test_16_bit_grey_keeps_its_upper_bits_on_request(save_image):
     assert np.array_equal(decode(path, resize=(1, 6, 8))[0, 0], np.asarray(Image.open(path)) >> 8)
 
 
+def test_16_bit_negatives_are_turned(tmp_path):
+    levels = (np.arange(16, dtype=np.uint16) * 4000).reshape(4, 4)
+    Image.fromarray(levels).save(tmp_path / "n.tif", tiffinfo={262: 0})  # white is zero
+    assert np.array_equal(decode(tmp_path / "n.tif", resize=(1, 4, 4))[0, 0], (0xFFFF - levels) >> 8)
+
+
 def test_floating_grey_has_no_known_scale(tmp_path):
     Image.fromarray(np.ones((4, 4), np.float32)).save(tmp_path / "f.tif")
     with pytest.raises(DataError, match="mode F, whose scale is unknown"):

@@ -101,8 +101,14 @@ def _wrong_with(cell: str, number: float | None) -> str | None:
         return "the value is missing"
     if number is None or not math.isfinite(number):
         return f"'{cell}' is no finite number"
+    if number and abs(number) >= LARGEST_EXACT and _is_whole(cell) and int(cell) != int(number):
+        return f"float64 rounds {cell.strip()} to {int(number)}; subtract an offset, or split it into two columns"
     # float() takes the underscores of Python's literals; in a file they may as well be a slip.
     return f"'{cell}' holds an underscore, expected digits only" if "_" in cell else None
+
+
+def _is_whole(cell: str) -> bool:
+    return cell.strip().lstrip("+-").isdecimal()
 
 
 def _number(cell: str) -> float | None:

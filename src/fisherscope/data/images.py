@@ -29,6 +29,9 @@ OTHER_SUFFIXES: Final = frozenset(
 """Suffixes of images that are not read."""
 
 _MOST_PROBLEMS: Final = 10
+_PHOTOMETRIC: Final = 262
+"""TIFF's tag for what its numbers mean."""
+_WHITE_IS_ZERO: Final = 0
 _MODES: Final = {"L": 1, "RGB": 3}
 _CONVERTIBLE: Final = frozenset({"1", "P", "PA", "LA", "La", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"})
 # SyntaxError and struct.error are what Pillow's PNG and TIFF readers raise on broken chunks.
@@ -146,6 +149,9 @@ def open_image(name: str, source: bytes | Path) -> Image.Image:
             frames = 1 if file.format == "MPO" else getattr(file, "n_frames", 1)
             file.load()
             image = ImageOps.exif_transpose(file)
+            # of 8 bits Pillow turns such negatives itself
+            if image.mode.startswith("I;16") and getattr(file, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+                image = Image.fromarray(np.uint16(0xFFFF) - np.asarray(image).astype(np.uint16))
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as cause:
         raise DataError(f"{name} unpacks to a suspicious size ({cause}); shrink it first") from None
     except _BROKEN as cause:
