@@ -8,38 +8,29 @@ import numpy as np
 
 from fisherscope.core.errors import DataError
 from fisherscope.core.table import FeatureTable
-from fisherscope.detectors.base import Detector, Scores
+from fisherscope.detectors.base import Scores
+from fisherscope.detectors.fixed import FixedScore
 
 NATS_PER_BYTE: Final = 8 * np.log(2)
 
 
-class InputComplexity(Detector):
+class InputComplexity(FixedScore):
     """score = -log p(x) - L(x) in nats, L the length of the codec's code (Serra et al., arXiv 1909.11480).
 
     The log of a likelihood ratio of the codec, as a universal model, and the model. A codec's header is a constant,
-    so the score's zero means nothing; its order does. A group's score is the mean over its samples. ``mean_`` is the
-    fit set's mean, for the record; it does not enter the score.
+    so the score's zero means nothing; its order does. A group's score is the mean over its samples.
 
     Args:
         codec: column of ``codec_bytes``: ``png``, ``webp``, ``jpeg2000`` or ``zlib``.
     """
 
     requires = ("log_p", "codec_bytes")
-    min_fit = 1
-
-    mean_: float
 
     def __init__(self, codec: str) -> None:
         self.name = f"input-complexity-{codec}"
         self._codec = codec
 
-    def _fit(self, table: FeatureTable) -> None:
-        self.mean_ = float(self._surplus(table).mean())
-
     def _score(self, table: FeatureTable) -> Scores:
-        return self._surplus(table)
-
-    def _surplus(self, table: FeatureTable) -> Scores:
         sizes, names = table.block("codec_bytes"), table.columns.get("codec_bytes", ())
         if self._codec not in names:
             raise DataError(

@@ -38,8 +38,7 @@ class LocalIntrinsicDimension(Detector):
     codimensions_: NDArray[np.float64]
 
     def _fit(self, table: FeatureTable) -> None:
-        pixels = table.block("pixels")
-        wanted = local_pca_dimension(pixels.reshape(pixels.shape[0] * pixels.shape[1], -1).astype(np.float64))
+        wanted = local_pca_dimension(member_vectors(table, "pixels"))
         self.threshold_ = matching_threshold(member_vectors(table, "jacobian_spectrum"), wanted)
         self.surprisals_ = np.sort(-_log_p(table))
         self.codimensions_ = np.sort(-self._dimension(table))  # up to a constant

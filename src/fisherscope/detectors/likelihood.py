@@ -5,24 +5,16 @@ from __future__ import annotations
 import numpy as np
 
 from fisherscope.core.table import FeatureTable
-from fisherscope.detectors.base import Detector, Scores
+from fisherscope.detectors.base import Scores
 from fisherscope.detectors.cotangent import Cotangent, Differentiable
+from fisherscope.detectors.fixed import FixedScore
 
 
-class Likelihood(Detector, Differentiable):
-    """score = -(1/B) sum_b log p(x_b), in nats (Bishop 1994; shown to fail by Nalisnick et al. 2019).
-
-    ``mean_`` is the fit set's mean, for the record; it does not enter the score.
-    """
+class Likelihood(FixedScore, Differentiable):
+    """score = -(1/B) sum_b log p(x_b), in nats (Bishop 1994; shown to fail by Nalisnick et al. 2019)."""
 
     name = "likelihood"
     requires = ("log_p",)
-    min_fit = 1
-
-    mean_: float
-
-    def _fit(self, table: FeatureTable) -> None:
-        self.mean_ = float(table.block("log_p").mean(dtype=np.float64))
 
     def _score(self, table: FeatureTable) -> Scores:
         scores: Scores = -table.block("log_p").mean(1, dtype=np.float64)

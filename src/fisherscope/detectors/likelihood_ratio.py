@@ -5,24 +5,19 @@ from __future__ import annotations
 import numpy as np
 
 from fisherscope.core.table import FeatureTable
-from fisherscope.detectors.base import Detector, Scores
+from fisherscope.detectors.base import Scores
+from fisherscope.detectors.fixed import FixedScore
 
 
-class LikelihoodRatio(Detector):
+class LikelihoodRatio(FixedScore):
     """score = log p_background(x) - log p(x), the background model trained on perturbed samples (Ren et al. 2019).
 
     The paper's ratio (arXiv 1906.02845) with its sign turned, so that higher = more novel. A group's score is
-    the mean over its samples. ``mean_`` is the fit set's mean, for the record; it does not enter the score.
+    the mean over its samples.
     """
 
     name = "likelihood-ratio"
     requires = ("log_p", "background_log_p")
-    min_fit = 1
-
-    mean_: float
-
-    def _fit(self, table: FeatureTable) -> None:
-        self.mean_ = float(self._score(table).mean())
 
     def _score(self, table: FeatureTable) -> Scores:
         background, log_p = (table.block(b).astype(np.float64) for b in ("background_log_p", "log_p"))

@@ -5,24 +5,19 @@ from __future__ import annotations
 import numpy as np
 
 from fisherscope.core.table import FeatureTable
-from fisherscope.detectors.base import Detector, Scores
+from fisherscope.detectors.base import Scores
+from fisherscope.detectors.fixed import FixedScore
 
 
-class LikelihoodRegret(Detector):
+class LikelihoodRegret(FixedScore):
     """score = mean over the group of log p(x) under x's own best posterior minus that under the encoder's, in nats.
 
     Xiao, Yan & Amit 2020, arXiv 2003.02977, in the variant that optimises mean and variance of the posterior and not
-    the encoder's weights. ``mean_`` is the fit set's mean, for the record; it does not enter the score.
+    the encoder's weights.
     """
 
     name = "likelihood-regret"
     requires = ("regret",)
-    min_fit = 1
-
-    mean_: float
-
-    def _fit(self, table: FeatureTable) -> None:
-        self.mean_ = float(table.block("regret").mean(dtype=np.float64))
 
     def _score(self, table: FeatureTable) -> Scores:
         scores: Scores = table.block("regret").mean(1, dtype=np.float64)

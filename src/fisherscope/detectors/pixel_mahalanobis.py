@@ -11,6 +11,7 @@ from fisherscope.core.errors import DataError
 from fisherscope.core.table import FeatureTable
 from fisherscope.detectors.base import Detector, Scores
 from fisherscope.detectors.cotangent import Cotangent, Differentiable
+from fisherscope.detectors.vectors import group_means, member_vectors
 
 
 class PixelMahalanobis(Detector, Differentiable):
@@ -28,8 +29,7 @@ class PixelMahalanobis(Detector, Differentiable):
     factor_: NDArray[np.float64]
 
     def _fit(self, table: FeatureTable) -> None:
-        pixels = table.block("pixels")
-        flat = pixels.reshape(pixels.shape[0] * pixels.shape[1], -1).astype(np.float64)
+        flat = member_vectors(table, "pixels")
         self.mean_ = flat.mean(0)
         centred = flat - self.mean_
         if not centred.any():
@@ -38,14 +38,11 @@ class PixelMahalanobis(Detector, Differentiable):
         self.factor_ = cholesky(covariance, lower=True)
 
     def _score(self, table: FeatureTable) -> Scores:
-        pixels = table.block("pixels")
-        flat = pixels.reshape(pixels.shape[0] * pixels.shape[1], -1).astype(np.float64)
-        white = solve_triangular(self.factor_, (flat - self.mean_).T, lower=True)
-        scores: Scores = np.square(white).sum(0).reshape(pixels.shape[:2]).mean(1)
-        return scores
+        white = solve_triangular(self.factor_, (member_vectors(table, "pixels") - self.mean_).T, lower=True)
+        return group_means(np.square(white).sum(0), table)
 
     def _cotangent(self, table: FeatureTable) -> Cotangent:
         pixels = table.block("pixels")
-        flat = pixels.reshape(pixels.shape[0] * pixels.shape[1], -1).astype(np.float64)
-        slope = 2 * cho_solve((self.factor_, True), (flat - self.mean_).T).T / pixels.shape[1]
+        deviation = member_vectors(table, "pixels") - self.mean_
+        slope = 2 * cho_solve((self.factor_, True), deviation.T).T / pixels.shape[1]
         return {"pixels": slope.reshape(pixels.shape)}

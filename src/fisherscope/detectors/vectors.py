@@ -12,9 +12,9 @@ from fisherscope.detectors.densities.base import Array
 
 
 def member_vectors(table: FeatureTable, block: str) -> Array:
-    """Return the vectors of a block (N, B, S) one below the other, (N * B, S), float64."""
+    """Return the values of a block (N, B, ...) as vectors, one below the other, (N * B, S), float64."""
     values = table.block(block)
-    flat: Array = values.reshape(-1, values.shape[-1]).astype(np.float64)
+    flat: Array = values.reshape(values.shape[0] * values.shape[1], -1).astype(np.float64)
     return flat
 
 

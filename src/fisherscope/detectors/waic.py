@@ -5,25 +5,19 @@ from __future__ import annotations
 import numpy as np
 
 from fisherscope.core.table import FeatureTable
-from fisherscope.detectors.base import Detector, Scores
+from fisherscope.detectors.base import Scores
+from fisherscope.detectors.fixed import FixedScore
 
 
-class Waic(Detector):
+class Waic(FixedScore):
     """score = Var_m[log p_m(x)] - E_m[log p_m(x)] over the members m of an ensemble (Choi et al., arXiv 1810.01392).
 
     The paper's WAIC with its sign turned, so that higher = more novel; the variance divides by the number of members.
-    A group's score is the mean over its samples. ``mean_`` is the fit set's mean, for the record; it does not enter
-    the score.
+    A group's score is the mean over its samples.
     """
 
     name = "waic"
     requires = ("ensemble_log_p",)
-    min_fit = 1
-
-    mean_: float
-
-    def _fit(self, table: FeatureTable) -> None:
-        self.mean_ = float(self._score(table).mean())
 
     def _score(self, table: FeatureTable) -> Scores:
         log_p = table.block("ensemble_log_p").astype(np.float64)
