@@ -20,7 +20,8 @@ def writable_file(path: Path | None) -> Path | None:
     if path is not None:
         if path.is_dir():
             raise typer.BadParameter(f"{path} is a folder, expected the name of a file to write.")
-        _require_place(path)
+        if path.is_file() or not path.exists():  # into a pipe or a device anything goes
+            _require_place(path, path.resolve().parent)
     return path
 
 
@@ -29,13 +30,13 @@ def writable_folder(path: Path | None) -> Path | None:
     if path is not None:
         if path.exists() and not path.is_dir():
             raise typer.BadParameter(f"{path} is a file, expected a folder or a new name.")
-        _require_place(path)
+        _require_place(path, path.absolute())
     return path
 
 
-def _require_place(path: Path) -> None:
-    place = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
-    if (not place.is_dir() and place != path) or not os.access(place, os.W_OK):
+def _require_place(path: Path, folder: Path) -> None:
+    place = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK):
         raise typer.BadParameter(f"{path} cannot be written: {place} is no folder that you may write to.")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +79,19 @@ def test_a_changed_byte_is_noticed(tmp_path):
             store.read_arrays(path)
     path.write_bytes(whole)
     assert store.read_arrays(path)[0]["none"].shape == (0, 3)
+
+
+def test_links_stay_and_pipes_are_written_to(tmp_path):
+    (tmp_path / "target").write_text("old")
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    store.write_json(tmp_path / "link", [1])
+    assert (tmp_path / "link").is_symlink() and store.read_json(tmp_path / "target") == [1]
+    os.mkfifo(tmp_path / "pipe")
+    with ThreadPoolExecutor(1) as pool:
+        read = pool.submit((tmp_path / "pipe").read_text)
+        store.write_json(tmp_path / "pipe", [2])
+        assert json.loads(read.result(10)) == [2]
+    assert (tmp_path / "pipe").is_fifo()
 
 
 def test_missing_files(tmp_path):

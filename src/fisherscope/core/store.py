@@ -32,7 +32,14 @@ _LOG = logging.getLogger(__name__)
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Write bytes to ``path`` by way of a temporary file in the same folder and a rename."""
+    """Write bytes to ``path`` by way of a temporary file in the same folder and a rename.
+
+    A link stays, what it points to is written; a pipe or a device is written to as it is.
+    """
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        path.write_bytes(content)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
