@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from fisherscope.core.errors import CardMismatchError, DataError, some_of
 from fisherscope.core.keys import KeyArray
+from fisherscope.core.parts import part
 from fisherscope.core.store import read_arrays, write_arrays
 
 FORMAT_VERSION: Final = 1
@@ -202,7 +203,7 @@ class FeatureTable:
         if not isinstance(head, dict) or not {"card", "columns", "ids"} <= head.keys():
             raise DataError(f"{path} is not a feature table")
         return cls(
-            blocks={k.removeprefix("block."): v for k, v in arrays.items() if k.startswith("block.")},
+            blocks=part(arrays, "block."),
             columns={k: tuple(v) for k, v in head["columns"].items()},
             ids=tuple(tuple(i) for i in head["ids"]),
             keys=arrays["keys"],

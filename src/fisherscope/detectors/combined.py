@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 
 from fisherscope.core.errors import SettingError
+from fisherscope.core.parts import part
 from fisherscope.core.table import FeatureTable
 from fisherscope.detectors.base import Detector, Scores
 from fisherscope.detectors.conformal import ConformalCalibration
@@ -66,8 +67,6 @@ class Combined(Detector):
         return cauchy
 
     def _p_values(self, i: int, table: FeatureTable) -> Scores:
-        prefix = f"member{i}_"
-        own = {name.removeprefix(prefix): value for name, value in self.state().items() if name.startswith(prefix)}
-        scores = copy.copy(self._members[i]).restore(own).score(table)
+        scores = copy.copy(self._members[i]).restore(part(self.state(), f"member{i}_")).score(table)
         # Cauchy's are half a step less: p = 1 has an infinite tangent.
         return ConformalCalibration(self.reference_[i]).continued_p_value(scores, middle=self._rule == "cauchy")

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fisherscope.core.errors import SettingError
+from fisherscope.core.parts import part
 from fisherscope.core.table import FeatureTable
 from fisherscope.detectors.base import Detector, Scores
 from fisherscope.detectors.cotangent import Cotangent, Differentiable
@@ -89,19 +90,19 @@ class FisherDose(KeptLayers, Detector, Differentiable, LayerStandardising):
 
     def _fit(self, table: FeatureTable) -> None:
         kept, width = list[NDArray[np.intp]](), self._width(table)
-        for t, part in enumerate(self._terms(table)):
-            learnt = copy.copy(self._of_a_term).fit(part)
+        for t, of_term in enumerate(self._terms(table)):
+            learnt = copy.copy(self._of_a_term).fit(of_term)
             kept.append(learnt.kept_ + t * width)
             self._take({f"term{t}_{name.removesuffix('_')}": value for name, value in learnt.state().items()})
         self.kept_ = np.concatenate(kept)
 
     def _score(self, table: FeatureTable) -> Scores:
-        scores: Scores = np.sum([member.score(part) for member, part in self._members(table)], axis=0)
+        scores: Scores = np.sum([member.score(of_term) for member, of_term in self._members(table)], axis=0)
         return scores
 
     def _cotangent(self, table: FeatureTable) -> Cotangent:
         block, log_p = self.requires[:2]
-        slopes = [member._cotangent(part) for member, part in self._members(table)]
+        slopes = [member._cotangent(of_term) for member, of_term in self._members(table)]
         of_log_p = np.stack([slope["log_p"] for slope in slopes], axis=-1)
         return {
             block: np.concatenate([slope[block] for slope in slopes], axis=-1),
@@ -109,7 +110,7 @@ class FisherDose(KeptLayers, Detector, Differentiable, LayerStandardising):
         }
 
     def _standardised(self, table: FeatureTable) -> tuple[NDArray[np.intp], Array] | None:
-        values = [standardise(m.log_norms(part), m._learnt()) for m, part in self._members(table)]
+        values = [standardise(m.log_norms(of_term), m._learnt()) for m, of_term in self._members(table)]
         return self.kept_, np.concatenate(values, axis=1)
 
     def n_components(self) -> tuple[int, ...]:
@@ -120,11 +121,9 @@ class FisherDose(KeptLayers, Detector, Differentiable, LayerStandardising):
     def _members(self, table: FeatureTable) -> Iterator[tuple[TermDose, FeatureTable]]:
         """Yield the detector as it was fitted on each term, and the table of that term."""
         state = self.state()
-        for t, part in enumerate(self._terms(table)):
-            prefix = f"term{t}_"
-            own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+        for t, of_term in enumerate(self._terms(table)):
             # a copy for whoever asks: several threads may
-            yield copy.copy(self._of_a_term).restore(own), part
+            yield copy.copy(self._of_a_term).restore(part(state, f"term{t}_")), of_term
 
     def _width(self, table: FeatureTable) -> int:
         """Return the number of columns of a term."""

@@ -14,6 +14,7 @@ from torch import nn
 from fisherscope.core.errors import CardMismatchError, DataError, ModelError, SettingError
 from fisherscope.core.keys import fingerprint_arrays
 from fisherscope.core.package_code import own_code
+from fisherscope.core.parts import part
 from fisherscope.core.store import atomic_folder, read_arrays, read_card, write_arrays
 from fisherscope.core.table import Card, FeatureTable
 from fisherscope.detectors import ConformalCalibration, Detector, is_built_in, make_detector
@@ -116,7 +117,7 @@ def load(
     chosen = copy.deepcopy(detector) or _built_in(head["detector"])
     if chosen.name != head["detector"]:
         raise CardMismatchError("detector", head["detector"], chosen.name, "give the detector of the fit")
-    chosen.restore({k.removeprefix("detector."): v for k, v in arrays.items() if k.startswith("detector.")})
+    chosen.restore(part(arrays, "detector."))
     columns = {k: tuple(v) for k, v in head["columns"].items()}
     calibration = ConformalCalibration.from_scores(arrays["calibration"])
     fitted = _load_metrics(folder, head["metrics"], metrics)

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fisherscope.core.parts import part
 from fisherscope.features.metrics.base import State
-from fisherscope.features.metrics.frames import part
 
 
 class Dampings:

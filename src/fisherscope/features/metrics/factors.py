@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fisherscope.core.errors import ModelError
+from fisherscope.core.parts import part
 from fisherscope.features.gradients import Reduction
 from fisherscope.features.gradients.forms import GradientForm, KroneckerFactors
 from fisherscope.features.metrics.base import State
 from fisherscope.features.metrics.collectors import require_finite
-from fisherscope.features.metrics.frames import part
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fisherscope.core.errors import DataError
+from fisherscope.core.parts import part
 from fisherscope.features.gradients import Reduction
 from fisherscope.features.gradients.forms import GradientForm, matrix_view
 from fisherscope.features.metrics.base import State
@@ -196,11 +197,6 @@ class CoordinateMoments(Reduction):
         self.shifts = {k: torch.from_numpy(v.copy()) for k, v in part(state, "shift:").items()}
         self.sums = {k: torch.from_numpy(v.copy()) for k, v in part(state, "sum:").items()}
         self.squares = {k: torch.from_numpy(v.copy()) for k, v in part(state, "square:").items()}
-
-
-def part(state: Mapping[str, NDArray[Any]], prefix: str) -> State:
-    """Return the entries of a state whose names start with ``prefix``, without it."""
-    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
 
 def inverse_weight(variance: Tensor, damping: float) -> Tensor:

@@ -13,13 +13,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fisherscope.core.parts import part
 from fisherscope.features.gradients import Reduction
 from fisherscope.features.metrics.base import FisherMetric, State
 from fisherscope.features.metrics.collectors import Several
 from fisherscope.features.metrics.damping import Dampings
 from fisherscope.features.metrics.factors import FactorSums, eigen, whitening
 from fisherscope.features.metrics.feature import GradientFeature
-from fisherscope.features.metrics.frames import CoordinateMoments, Frame, LayerLengths, inverse_weight, part
+from fisherscope.features.metrics.frames import CoordinateMoments, Frame, LayerLengths, inverse_weight
 
 
 class Kfac(FisherMetric):

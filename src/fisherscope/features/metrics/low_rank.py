@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fisherscope.core.errors import DataError
+from fisherscope.core.parts import part
 from fisherscope.features.gradients import Reduction
 from fisherscope.features.gradients.forms import GradientForm
 from fisherscope.features.metrics.base import FisherMetric, State
 from fisherscope.features.metrics.collectors import require_finite
 from fisherscope.features.metrics.feature import GradientFeature, trainable_names
-from fisherscope.features.metrics.frames import ROUND_OFF, part, shares
+from fisherscope.features.metrics.frames import ROUND_OFF, shares
 
 RELATIVE_DAMPINGS: Final = np.logspace(-4, 4, 81)
 _WHOLE: Final = "(all)"

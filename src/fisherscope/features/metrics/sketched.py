@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fisherscope.core.errors import SettingError
+from fisherscope.core.parts import part
 from fisherscope.core.table import SKETCH_KINDS
 from fisherscope.features.gradients import Projection, Reduction, random_projection
 from fisherscope.features.gradients.forms import GradientForm, matrix_view
@@ -24,7 +25,7 @@ from fisherscope.features.metrics.base import FisherMetric, State
 from fisherscope.features.metrics.collectors import Several, Shapes
 from fisherscope.features.metrics.factors import Factors, FactorSums, whitening
 from fisherscope.features.metrics.feature import GradientFeature
-from fisherscope.features.metrics.frames import CoordinateMoments, part
+from fisherscope.features.metrics.frames import CoordinateMoments
 from fisherscope.features.metrics.raw import GlobalSketch, LayerSketch, SketchNorms, SketchSettings
 
 FIT_SAMPLES: Final = 256

@@ -31,11 +31,6 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise ModelError(f"{path} is truncated or no training checkpoint ({cause}); train again") from None
 
 
-def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Return the tensors whose names start with ``prefix``, without it."""
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-
 def append_metrics(path: Path, record: Mapping[str, float | int | None]) -> None:
     """Append one line to the metrics file, a JSON object a line."""
     path.parent.mkdir(parents=True, exist_ok=True)

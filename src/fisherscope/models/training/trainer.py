@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from fisherscope.core.errors import CardMismatchError, DataError, ModelError, SettingError
 from fisherscope.core.keys import fingerprint_keys, sample_keys
+from fisherscope.core.parts import part
 from fisherscope.models.base import GenerativeModel
 from fisherscope.models.files import STATE, ModelCard
 from fisherscope.models.protocols import InitialisedFromData, OwnTrainingLoss, bound_of
-from fisherscope.models.training.files import drop_metrics_after, part, read_checkpoint, write_checkpoint
+from fisherscope.models.training.files import drop_metrics_after, read_checkpoint, write_checkpoint
 from fisherscope.models.training.settings import TrainingSet, TrainSettings
 from fisherscope.models.training.workers import Workers
 
