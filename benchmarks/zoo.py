@@ -10,7 +10,6 @@ but not its objects after --local.
 from __future__ import annotations
 
 import argparse
-import io
 import math
 import os
 import shlex
@@ -22,7 +21,6 @@ from typing import Final
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from fisherscope.core.store import read_json, write_atomic, write_json
@@ -32,7 +30,7 @@ from fisherscope.models.diffusion import Diffusion
 from fisherscope.models.files import read_head, write_head
 from fisherscope.models.vae import VAE
 from fisherscope.models.zoo import PREFIX, ZooEntry, zoo_entries, zoo_root
-from fisherscope.pipeline.models import image_grid
+from fisherscope.pipeline.models import grid_picture
 
 DOCS: Final = Path(__file__).parents[1] / "docs"
 IMAGES: Final = 36
@@ -201,12 +199,10 @@ def write_card(folder: Path, bits_per_dim: float) -> None:
 def picture(model: GenerativeModel) -> bytes:
     """Return a grid of samples as a PNG file that is small enough to keep."""
     drawn = (model.mean_image if isinstance(model, VAE) else model.sample)(IMAGES, seed=0).numpy()
-    grid = image_grid(drawn).repeat(2, axis=0).repeat(2, axis=1)
-    buffer = io.BytesIO()
-    Image.fromarray(grid[:, :, 0] if grid.shape[2] == 1 else grid).save(buffer, format="PNG", optimize=True)
-    if len(buffer.getvalue()) > LARGEST_PICTURE:
-        sys.exit(f"the samples of {model.card.name} take {len(buffer.getvalue())} bytes, too many to keep")
-    return buffer.getvalue()
+    content = grid_picture(drawn, 2)
+    if len(content) > LARGEST_PICTURE:
+        sys.exit(f"the samples of {model.card.name} take {len(content)} bytes, too many to keep")
+    return content
 
 
 def row(name: str, entry: ZooEntry, measured: Measured) -> list[str]:

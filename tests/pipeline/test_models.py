@@ -10,8 +10,9 @@ from fisherscope.config import TrainConfig, TrainingTable
 from fisherscope.core.errors import DataError, ModelError, SettingError
 from fisherscope.data import Samples
 from fisherscope.models.base import load_model, make_model, model_fingerprint
-from fisherscope.pipeline.models import image_grid, model_info, write_samples
+from fisherscope.pipeline.models import model_info, write_samples
 from fisherscope.pipeline.training import train_from_config, train_on, train_settings
+from fisherscope.report.figures import mosaic
 
 
 def test_info() -> None:
@@ -23,15 +24,6 @@ def test_info() -> None:
     assert facts["fingerprint"] == model_fingerprint(model)
 
 
-def test_a_grid_holds_every_image() -> None:
-    images = np.arange(5 * 3 * 2 * 4, dtype=np.uint8).reshape(5, 3, 2, 4)
-    grid = image_grid(images)
-    assert grid.shape == (2 * 3 + 1, 3 * 5 + 1, 3)
-    assert np.array_equal(grid[1:3, 1:5], images[0].transpose(1, 2, 0))
-    assert np.array_equal(grid[4:6, 6:10], images[4].transpose(1, 2, 0))
-    assert (grid[0] == 255).all() and (grid[4:6, 11:] == 255).all()
-
-
 def test_samples_become_files(tmp_path: Path) -> None:
     model = make_model("vae", data_shape=(1, 6, 5), hidden=4, latents=2)
     write_samples(model, tmp_path / "a.npy", count=4, seed=1)
@@ -39,8 +31,8 @@ def test_samples_become_files(tmp_path: Path) -> None:
     drawn = model.sample(4, seed=1).numpy()
     assert np.array_equal(np.load(tmp_path / "a.npy"), drawn)
     picture = np.asarray(Image.open(tmp_path / "a.png"))
-    assert picture.shape == (3 * 15, 3 * 13)
-    assert np.array_equal(picture[::3, ::3], image_grid(drawn)[:, :, 0])
+    assert picture.shape == (3 * 13, 3 * 11)
+    assert np.array_equal(picture[::3, ::3], mosaic(drawn)[:, :, 0])
     language = make_model("language", data_shape=(4,), width=8, layers=1, heads=1)
     with pytest.raises(ModelError, match=r"write them to a \.npy file"):
         write_samples(language, tmp_path / "b.png")

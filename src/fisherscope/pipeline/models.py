@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -38,26 +37,21 @@ def model_info(model: GenerativeModel) -> dict[str, Any]:
     }
 
 
-def zoo_info(root: Path | None = None) -> list[dict[str, Any]]:
+def zoo_info() -> list[dict[str, Any]]:
     """Return the zoo as JSON values, one mapping a model."""
-    return [asdict(entry) for entry in zoo_entries(root)]
+    return [asdict(entry) for entry in zoo_entries()]
 
 
-def image_grid(images: NDArray[np.uint8], columns: int | None = None) -> NDArray[np.uint8]:
-    """Return images (n, C, H, W) side by side with a pixel of white between them, (H', W', C).
+def grid_picture(images: NDArray[np.uint8], scale: int) -> bytes:
+    """Return a PNG file of images (n, 1 or 3, H, W) side by side, each pixel ``scale`` pixels wide and high."""
+    from PIL import Image
 
-    Args:
-        images: uint8, C 1 or 3.
-        columns: images a row; by default as many as make the grid square.
-    """
-    n, channels, height, width = images.shape
-    columns = columns or math.ceil(math.sqrt(n))
-    rows = math.ceil(n / columns)
-    grid = np.full((rows * (height + 1) + 1, columns * (width + 1) + 1, channels), 255, dtype=np.uint8)
-    for i, image in enumerate(images):
-        top, left = 1 + i // columns * (height + 1), 1 + i % columns * (width + 1)
-        grid[top : top + height, left : left + width] = image.transpose(1, 2, 0)
-    return grid
+    from fisherscope.report.figures import mosaic
+
+    tiles = mosaic(images).repeat(scale, axis=0).repeat(scale, axis=1)
+    buffer = io.BytesIO()
+    Image.fromarray(tiles[:, :, 0] if images.shape[1] == 1 else tiles).save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()
 
 
 def write_samples(model: GenerativeModel, out: str | Path, *, count: int = 64, seed: int = 0, scale: int = 2) -> None:
@@ -92,14 +86,8 @@ def write_samples(model: GenerativeModel, out: str | Path, *, count: int = 64, s
     elif out.suffix == ".csv":
         np.savetxt(buffer, drawn, delimiter=",", fmt="%.9g")
     else:
-        _write_grid(buffer, image_grid(drawn).repeat(scale, axis=0).repeat(scale, axis=1))
+        buffer.write(grid_picture(drawn, scale))
     write_atomic(out, buffer.getvalue())
-
-
-def _write_grid(buffer: io.BytesIO, grid: NDArray[np.uint8]) -> None:
-    from PIL import Image
-
-    Image.fromarray(grid[:, :, 0] if grid.shape[2] == 1 else grid).save(buffer, format="PNG")
 
 
 _FORMATS: Final[Mapping[str, tuple[str, Callable[[GenerativeModel], bool]]]] = {
