@@ -44,7 +44,7 @@ def test_the_page(zoo, tmp_path, import_script):
         model = load_model(zoo / name)  # checks the fingerprint
         assert read_head(zoo / name).fingerprint == fingerprints[name]
         assert model.card.bits_per_dim["test"] == pytest.approx(float(bits), abs=1e-3)
-        assert np.asarray(Image.open(tmp_path / "images" / "zoo" / f"{name}.png")).shape == (110, 110)
+        assert np.asarray(Image.open(tmp_path / "images" / "zoo" / f"{name}.png")).shape == (106, 106)
     assert page.count("Undertrained") == 1
     digits = load_samples("digits[test]", limit=40)
     log_p = load_model(zoo / "glow-digits").log_prob(torch.from_numpy(digits.x), keys=digits.keys)
