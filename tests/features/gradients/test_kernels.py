@@ -103,7 +103,8 @@ def test_choice_depends_on_shapes_alone(c_in, c_out, size, instances, expected):
     [
         (64, 128, (4, 4), 8, kernels.taps_norm),
         (64, 64, (3, 3), 12, kernels.taps_norm),
-        (32, 64, (4, 4), 16, kernels.grouped_norm),
+        (32, 64, (4, 4), 16, kernels.taps_norm),
+        (32, 64, (4, 4), 32, kernels.grouped_norm),
         (3, 32, (4, 4), 16, kernels.patches_norm),
     ],
 )
