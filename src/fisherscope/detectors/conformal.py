@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fisherscope.core.errors import DataError
 from fisherscope.core.settings import require_rate
@@ -26,6 +27,11 @@ def require_fpr(value: Any, name: str = "fpr") -> float:
 def groups_needed(fpr: float) -> int:
     """Return ceil(1/fpr) - 1, the fewest calibration groups with which a false-alarm rate of ``fpr`` can be held."""
     return math.ceil(round(1 / require_fpr(fpr), 9)) - 1
+
+
+def alarms(p_values: Scores, fpr: float) -> NDArray[np.bool_]:
+    """Return which p-values are at most ``fpr``, by a margin that undoes rounding, as in 1 - 0.9."""
+    return p_values <= fpr + 1e-12
 
 
 def cluster_bound(sizes: Sequence[int], fpr: float) -> float:

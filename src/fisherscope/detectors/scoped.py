@@ -5,9 +5,7 @@ from __future__ import annotations
 from fisherscope.core.table import FeatureTable
 from fisherscope.detectors.base import Scores
 from fisherscope.detectors.kernel_densities import KernelDensities
-from fisherscope.detectors.vectors import (
-    group_means,
-)
+from fisherscope.detectors.vectors import group_means
 
 
 class Scoped(KernelDensities):

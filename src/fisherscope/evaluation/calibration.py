@@ -15,7 +15,7 @@ from scipy.stats import betabinom, ks_2samp
 
 from fisherscope.core.errors import DataError
 from fisherscope.detectors import ConformalCalibration
-from fisherscope.detectors.conformal import groups_needed
+from fisherscope.detectors.conformal import alarms, groups_needed
 from fisherscope.evaluation.metrics import check_scores
 
 
@@ -93,7 +93,7 @@ def check_calibration(
     low, high = false_alarm_interval(len(calibration.scores), len(test), level, coverage)
     return CalibrationCheck(
         level=level,
-        rate=float((calibration.p_value(test) <= level + 1e-12).mean()),
+        rate=float(alarms(calibration.p_value(test), level).mean()),
         low=low / len(test) if independent else None,
         high=high / len(test) if independent else None,
         n_calibration=len(calibration.scores),

@@ -88,6 +88,10 @@ class Batches:
         stop = len(self) // group_size * group_size
         return self if stop == len(self) else self.select(range(stop))
 
+    def group_ids(self, group_size: int) -> tuple[tuple[str, ...], ...]:
+        """Return the names of the samples of each group, of which the samples fill whole ones."""
+        return tuple(self.ids[i : i + group_size] for i in range(0, len(self), group_size))
+
     def left_out(self, group_size: int) -> tuple[str, ...]:
         """Return the names of the samples that fill no last group."""
         return self.ids[len(self) // group_size * group_size :]

@@ -305,7 +305,7 @@ class _Job:
         return FeatureTable(
             blocks=blocks,
             columns={k: v for e in self.extractors for k, v in e.columns(self.target.module).items()},
-            ids=tuple(part.ids[i : i + size] for i in range(0, len(part), size)),
+            ids=part.group_ids(size),
             keys=part.keys.reshape(-1, size),
             card=self.card,
         )
@@ -323,9 +323,7 @@ class _Job:
                 shutil.rmtree(folder)
             self.team.wait()
         # the keys are those of the samples: they may have had other names when the table was made
-        size = self.settings.group_size
-        ids = tuple(self.data.ids[i : i + size] for i in range(0, len(self.data), size))
-        return replace(self._own(out, out), ids=ids)
+        return replace(self._own(out, out), ids=self.data.group_ids(self.settings.group_size))
 
     def _own(self, path: Path, left: Path) -> FeatureTable:
         """Return the table of a file of this very extraction; ``left`` is what to remove if it is another's."""

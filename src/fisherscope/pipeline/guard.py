@@ -15,7 +15,7 @@ from fisherscope.core.keys import KeyArray
 from fisherscope.core.table import Card, FeatureTable, require_columns
 from fisherscope.detectors import ConformalCalibration, Detector
 from fisherscope.detectors.base import Scores
-from fisherscope.detectors.conformal import cluster_bound, require_fpr
+from fisherscope.detectors.conformal import alarms, cluster_bound, require_fpr
 from fisherscope.features.companions import Companion
 from fisherscope.features.metrics import FisherMetric, SketchSettings
 from fisherscope.pipeline.batches import Batches, as_batches, require_form
@@ -166,7 +166,7 @@ class Guard:
         self.require_table(table)
         score = self.detector.score(table)
         p_value = self.calibration.p_value(score)
-        return Verdict(table.ids, score, p_value, p_value <= self.fpr + 1e-12, left_out)
+        return Verdict(table.ids, score, p_value, alarms(p_value, self.fpr), left_out)
 
     def at(self, fpr: float | None) -> Guard:
         """Return the same guard with another false-alarm rate (None: the same one), checked to be attainable."""

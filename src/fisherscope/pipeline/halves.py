@@ -26,13 +26,12 @@ class Halves(Generic[DataT]):
     Attributes:
         ordered: the samples of whole groups, or the groups, of the first part and then of the second.
         n_fit: how many groups the first has, which the detector learns from.
-        calibration_keys: of the samples of the second.
-        clusters: how many of those each cluster has, equal samples being one; None where all are independent.
+        clusters: how many samples of the second each cluster has, equal ones being one; None where all are
+            independent.
     """
 
     ordered: DataT
     n_fit: int
-    calibration_keys: KeyArray
     clusters: tuple[int, ...] | None
 
 
@@ -50,7 +49,7 @@ def sample_halves(data: Batches, first: int, least: tuple[int, int], group_size:
     learning, held = (part[: len(part) // group_size * group_size] for part in parts)
     ordered = data.select(np.concatenate([learning, held]))
     labels = None if data.clusters is None else tuple(data.clusters[i] for i in held)
-    return Halves(ordered, len(learning) // group_size, data.keys[held], _sizes(labels, data.keys[held]))
+    return Halves(ordered, len(learning) // group_size, _sizes(labels, data.keys[held]))
 
 
 def table_halves(table: FeatureTable, first: int, least: tuple[int, int], seed: int) -> Halves[FeatureTable]:
@@ -60,8 +59,7 @@ def table_halves(table: FeatureTable, first: int, least: tuple[int, int], seed: 
     """
     within, clusters = (least[0], len(table) - least[1]), join_equal(None, table.keys)
     learning, held = random_parts(len(table), [first], np.random.default_rng(seed), clusters, within=within)
-    keys = table.keys[held]
-    return Halves(table.select(np.concatenate([learning, held])), len(learning), keys, _sizes(None, keys))
+    return Halves(table.select(np.concatenate([learning, held])), len(learning), _sizes(None, table.keys[held]))
 
 
 def warn_of_few_clusters(clusters: tuple[int, ...] | None, fpr: float) -> None:

@@ -65,7 +65,7 @@ def kept_table(
     return FeatureTable(
         blocks={block: held[block].values for block in sorted(wanted)},
         columns={block: names for block in sorted(wanted) if (names := held[block].columns) is not None},
-        ids=tuple(data.ids[i : i + size] for i in range(0, len(data), size)),
+        ids=data.group_ids(size),
         keys=data.keys.reshape(-1, size),
         card=card,
     )

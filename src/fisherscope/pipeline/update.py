@@ -16,7 +16,7 @@ from fisherscope.detectors.conformal import groups_needed
 from fisherscope.pipeline.companions import require_held_out
 from fisherscope.pipeline.extraction import ReportProgress, extract_table, update_metrics_on
 from fisherscope.pipeline.fitting import calibration_blocks
-from fisherscope.pipeline.halves import Halves, sample_halves, table_halves, warn_of_few_clusters
+from fisherscope.pipeline.halves import sample_halves, table_halves, warn_of_few_clusters
 
 if TYPE_CHECKING:
     from fisherscope.pipeline.guard import Guard
@@ -45,20 +45,19 @@ def update_guard(
         _require_enough(len(good), least, guard)
         _require_new(guard, good.keys, allow_training_samples)
         groups = table_halves(good, len(good) // 2, least, guard.card.seed)
-        table, n_fit = groups.ordered, groups.n_fit
-        clusters = _clusters(guard, groups)
+        table, n_fit, new = groups.ordered, groups.n_fit, groups.clusters
     else:
         batches = guard.batches(good)
         n_groups = len(batches) // size
         _require_enough(n_groups, least, guard)
         _require_new(guard, batches.keys, allow_training_samples)
         halves = sample_halves(batches, min(n_groups // 2, n_groups - least[1]), least, size, guard.card.seed)
-        ordered, n_fit = halves.ordered, halves.n_fit
-        clusters = _clusters(guard, halves)
+        ordered, n_fit, new = halves.ordered, halves.n_fit, halves.clusters
         if grows:
             fit_part = ordered.select(range(n_fit * size))
             metrics = update_metrics_on(guard.target, fit_part, metrics, guard.settings, report=report)
         table = extract_table(guard.target, ordered, detector.requires, guard.settings, metrics=metrics, report=report)
+    clusters = _clusters(guard, new, (len(table) - n_fit) * size)
     warn_of_few_clusters(clusters, guard.fpr)
     for block, names in guard.columns.items():
         require_columns(names, table.columns.get(block, ()))
@@ -81,14 +80,13 @@ def update_guard(
     )
 
 
-def _clusters(guard: Guard, new: Halves[Any]) -> tuple[int, ...] | None:
+def _clusters(guard: Guard, new: tuple[int, ...] | None, samples: int) -> tuple[int, ...] | None:
     """Return the sizes of the clusters that calibrate with those of new samples, or None where all are independent."""
     known = None if guard.held is None else guard.clusters
-    if known is None and new.clusters is None:
+    if known is None and new is None:
         return None
     before = 0 if guard.held is None else guard.held.keys.size
-    added = (1,) * new.calibration_keys.size if new.clusters is None else new.clusters
-    return ((1,) * before if known is None else known) + added
+    return ((1,) * before if known is None else known) + ((1,) * samples if new is None else new)
 
 
 def _require_new(guard: Guard, keys: KeyArray, allow_training_samples: bool) -> None:

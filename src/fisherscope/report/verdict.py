@@ -115,9 +115,10 @@ def _state(record: Record) -> State:
 
 def _likelihood_sentence(record: Record) -> str:
     inside, outside, figure = display_name(record.in_dist), display_name(record.out_dist), _figure(record)
-    if record.auroc_high < CHANCE:
+    state = _state(record)
+    if state == "fails":
         return f"Likelihood fails: the model finds {outside} more likely than {inside} (AUROC {figure}; 0.5 is chance)."
-    if record.auroc_low > CHANCE:
+    if state == "does not fail":
         return f"Likelihood does not fail here: AUROC {figure}, above chance (0.5)."
     return f"Likelihood cannot tell {outside} from {inside}: AUROC {figure}, no different from chance (0.5)."
 

@@ -24,6 +24,7 @@ from fisherscope.detectors import (
     make_detector,
     score_cotangent,
 )
+from fisherscope.detectors.conformal import alarms
 from fisherscope.testing.tables import MakeTable, synthetic_table
 
 MakeDetector = Callable[[], Detector]
@@ -190,14 +191,14 @@ def p_values_are_calibrated(make: MakeDetector, table: MakeTable) -> None:
     worst = min(stats.ks_2samp(calibration, test).pvalue for calibration, test in pairs)
     require(worst > 1e-4, f"{detector.name}: calibration and test scores differ, Kolmogorov-Smirnov p = {worst:.2g}")
     for level in (0.01, 0.05, 0.1):
-        alarms = [(ConformalCalibration.from_scores(c).p_value(t) <= level + 1e-12).sum() for c, t in pairs]
+        counts = [alarms(ConformalCalibration.from_scores(c).p_value(t), level).sum() for c, t in pairs]
         # level = k / (n + 1): the count is beta-binomial, the pairs independent
         flagged = round(level * 200)
         expected = stats.betabinom(199, flagged, 200 - flagged)
-        off, allowed = abs(np.mean(alarms) - expected.mean()), 4 * expected.std() / np.sqrt(len(pairs))
+        off, allowed = abs(np.mean(counts) - expected.mean()), 4 * expected.std() / np.sqrt(len(pairs))
         require(
             off < allowed,
-            f"{detector.name}: {np.mean(alarms):.4g} false alarms of 199 at level {level}, expected "
+            f"{detector.name}: {np.mean(counts):.4g} false alarms of 199 at level {level}, expected "
             f"{expected.mean():.4g} +- {allowed:.3g}; many equal scores do this too",
         )
 
