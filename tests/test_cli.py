@@ -53,6 +53,8 @@ def folder(tmp_path_factory):
 def test_a_folder_of_pictures_is_scored_in_one_command(run, folder, tmp_path):
     code, out, _ = run("score", folder / "guard", "--data", folder / "pictures", "--out", tmp_path / "s.csv")
     assert code == 0 and "of 10 novel" in out
+    again = run("score", folder / "guard", "--data", "digits", "--limit", 300, "--out", tmp_path / "again.csv")
+    assert again[0] == 0 and "was trained on: 300, whose p-values promise nothing" in again[1]
     rows = list(csv.DictReader(io.StringIO((tmp_path / "s.csv").read_text())))
     assert list(rows[0]) == ["id", "score", "p_value", "novel"]
     assert [r["id"] for r in rows] == [f"{i}.png" for i in range(10)]

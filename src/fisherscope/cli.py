@@ -294,7 +294,7 @@ def score(
 
     Example: fisherscope score runs/guard --data holiday_pictures --out scores.csv
     """
-    from fisherscope.pipeline.output import require_known_format, write_verdict
+    from fisherscope.pipeline.output import known_note, require_known_format, write_verdict
 
     require_known_format(out)
     guard = load_guard(detector, model, detector_class, metric_class, companion, device, max_memory).at(fpr)
@@ -303,6 +303,8 @@ def score(
         verdict = guard.judge(samples, update)
     write_verdict(out, verdict)
     print(f"{out}: {int(verdict.novel.sum())} of {len(verdict.score)} novel at a false-alarm rate of {guard.fpr:g}")
+    if verdict.known.any():
+        print(known_note(int(verdict.known.sum())))
     print_left_out(verdict.left_out, guard)
 
 

@@ -80,6 +80,20 @@ def test_verdict_is_one_story(guard, digits):
     assert verdict.ids[3] == (digits.ids[403],)
 
 
+def test_a_verdict_says_what_was_learnt_from(rows, tmp_path):
+    module = Gaussian().double()
+    settings = {"log_prob": gaussian_log_prob, "detector": "layerwise-gaussian", "fpr": 0.05, "group_size": 2}
+    guard = fisherscope.fit(module, rows[:300], **settings)
+    some = rows[298:308]
+    assert guard.judge(some).known.tolist() == [True, False, False, False, False]
+    assert guard.judge(guard.extract(some)).known.tolist() == [True, False, False, False, False]
+    guard.save(tmp_path)
+    assert fisherscope.load(tmp_path, module, gaussian_log_prob).judge(some).known.sum() == 1
+    assert guard.update(rows[300:360]).judge(some).known.all()
+    module.train_keys = as_batches(rows[304:305], guard.target).keys
+    assert guard.judge(some).known.tolist() == [True, False, False, True, False]
+
+
 def test_batch_and_order_do_not_matter(guard, digits):
     some = digits.select(range(400, 440))
     scores = guard.score(some)

@@ -71,6 +71,12 @@ def test_clusters_take_the_promise_back(glow, digits, mixed):
     assert "On average at most" not in notes
 
 
+def test_samples_that_were_learnt_from_are_said(guard, digits):
+    ranking = rank_groups(guard, digits.select(range(295, 310)), top=3)
+    assert ranking.n_known == 5
+    assert "or that its model was trained on: 5, whose p-values promise nothing" in explained.ranking_notes(ranking)[-1]
+
+
 def test_groups_are_ranked_as_groups(glow, digits):
     guard = fisherscope.fit(glow, digits.select(range(200)), detector="layerwise-forest", fpr=0.1, group_size=2)
     ranking = rank_groups(guard, digits.select(range(300, 321)), top=3)
@@ -86,7 +92,9 @@ def test_files_of_a_ranking(guard, mixed, tmp_path):
     write_ranking(ranking, tmp_path / "r.csv", "command")
     rows = list(csv.DictReader(io.StringIO((tmp_path / "r.csv").read_text())))
     assert [r["id"] for r in rows] == [i[0] for i in ranking.ids]
-    assert list(rows[0]) == ["rank", "id", "score", "p_value", "adjusted_p_value", "novel", "layers"]
+    assert list(rows[0]) == ["rank", "id", "score", "p_value", "adjusted_p_value", "discovery", "layers"]
+    assert rows[0]["discovery"] == "true"
+    assert not ranking.n_known and "With samples that the guard" not in " ".join(explained.ranking_notes(ranking))
     write_ranking(ranking, tmp_path / "r.html", "fisherscope rank x")
     page = (tmp_path / "r.html").read_text()
     assert page.count("data:image/png") == 10 and "of 60 are discoveries" in page and "fisherscope rank x" in page

@@ -255,7 +255,7 @@ def test_refusals(model, glow, digits):
         guard.update(rows(20, 1)).update(rows(20, 1))
     with pytest.raises(DataError, match=r"1 new groups were given; rao-sketch needs 1 .* 1 new ones .* 2 in all"):
         guard.update(rows(1, 1))
-    with pytest.raises(DataError, match="kept no calibration samples; fit anew"):
+    with pytest.raises(DataError, match="rao-sketch could not be updated when it was fitted; fit anew"):
         replace(guard, held=None).update(rows(20, 1))
     digit_guard = fisherscope.fit(glow, digits.select(range(60)), detector="layerwise-gaussian", fpr=0.1)
     train = fisherscope.load_samples("digits[train]", limit=12)

@@ -116,4 +116,4 @@ def test_rows_of_a_table():
         "novel": True,
         "layers": "net.0.weight +4.20; net.0.bias -3.00",
     }
-    assert ranked["adjusted_p_value"] == 0.04
+    assert ranked["adjusted_p_value"] == 0.04 and ranked["discovery"] and "novel" not in ranked

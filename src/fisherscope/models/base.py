@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fisherscope.core.errors import DataError, FisherscopeError, ModelError, SettingError
@@ -321,6 +322,15 @@ def _changed(model: GenerativeModel, changes: Mapping[str, Any]) -> GenerativeMo
     return other
 
 
+def trained_on(model: nn.Module, keys: KeyArray) -> NDArray[np.bool_]:
+    """Return which of the samples, given by their keys, were in a model's training set, in the shape of the keys.
+
+    None of them where the model has no ``train_keys``: then nothing is known.
+    """
+    train_keys = getattr(model, "train_keys", None)
+    return np.zeros(keys.shape, bool) if train_keys is None else np.isin(keys, train_keys)
+
+
 def require_not_trained_on(model: nn.Module, keys: KeyArray, purpose: str) -> None:
     """Raise :class:`DataError` when any of the samples, given by their keys, was in the model's training set.
 
@@ -329,10 +339,7 @@ def require_not_trained_on(model: nn.Module, keys: KeyArray, purpose: str) -> No
         keys: keys of the samples, any shape.
         purpose: what they were wanted for, named in the message.
     """
-    train_keys = getattr(model, "train_keys", None)
-    if train_keys is None:
-        return
-    count = int(np.isin(keys, train_keys).sum())
+    count = int(trained_on(model, keys).sum())
     if count:
         raise DataError(
             f"{count} of {keys.size} samples given to {purpose} are samples the model was trained on, where its "

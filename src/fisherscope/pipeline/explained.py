@@ -18,7 +18,7 @@ from fisherscope.detectors import LayerProfile
 from fisherscope.detectors.base import Scores
 from fisherscope.pipeline.batches import Batches
 from fisherscope.pipeline.explanation import Explanation
-from fisherscope.pipeline.output import require_known_format, write_rows
+from fisherscope.pipeline.output import known_note, require_known_format, write_rows
 from fisherscope.pipeline.ranking import Ranking
 from fisherscope.report import ExplainedGroup, ExplainedPage, display_image, explained_rows, write_explained_page
 from fisherscope.report.explained import SHOWN_LAYERS
@@ -139,6 +139,8 @@ def ranking_notes(ranking: Ranking) -> tuple[str, ...]:
             f"as novel as that before any is a discovery{outcome}. More calibration samples, or fewer to rank, lower "
             "the number."
         )
+    if ranking.n_known:
+        notes.append(known_note(ranking.n_known))
     return (*notes, *ranking.notes)
 
 

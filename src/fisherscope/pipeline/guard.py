@@ -18,6 +18,7 @@ from fisherscope.detectors.base import Scores
 from fisherscope.detectors.conformal import alarms, cluster_bound, require_fpr
 from fisherscope.features.companions import Companion
 from fisherscope.features.metrics import FisherMetric, SketchSettings
+from fisherscope.models.base import trained_on
 from fisherscope.pipeline.batches import Batches, as_batches, require_form
 from fisherscope.pipeline.extraction import ExtractSettings, ReportProgress, extract_table
 from fisherscope.pipeline.target import Target
@@ -36,6 +37,8 @@ class Verdict:
         score: higher = more novel.
         p_value: share of in-distribution groups at least as novel, see :class:`ConformalCalibration`.
         novel: whether p_value <= the guard's false-alarm rate.
+        known: whether it holds a sample that the guard was fitted or calibrated on or that one of its models was
+            trained on, where they say: the p-value of such a group promises nothing.
         left_out: names of the samples that fill no last group and were not judged.
     """
 
@@ -43,6 +46,7 @@ class Verdict:
     score: Scores
     p_value: Scores
     novel: NDArray[np.bool_]
+    known: NDArray[np.bool_]
     left_out: tuple[str, ...] = ()
 
 
@@ -57,11 +61,11 @@ class Guard:
         fpr: wanted false-alarm rate.
         card: card of the fit table; every later table must agree with it.
         columns: layer names of the fit table.
+        seen: keys of all samples that the guard has learnt from or was calibrated on, sorted.
         max_memory: bytes that one gradient pass may use, or None.
         metrics: fitted on the same part as the detector, for detectors that read gradients measured in them.
         companions: further models, for detectors that need them.
         held: blocks of the calibration groups, which :meth:`update` scores again; None where it cannot.
-        seen: keys of all samples that the guard has learnt from or was calibrated on, sorted.
         clusters: how many calibration samples each cluster has; None where the samples are independent.
         form: kind and shape of the samples (:attr:`Batches.form`) where the model does not say which it takes; None
             where it does.
@@ -75,11 +79,11 @@ class Guard:
     fpr: float
     card: Card
     columns: dict[str, tuple[str, ...]]
+    seen: KeyArray
     max_memory: int | None = None
     metrics: tuple[FisherMetric, ...] = ()
     companions: tuple[Companion, ...] = ()
     held: FeatureTable | None = None
-    seen: KeyArray | None = None
     clusters: tuple[int, ...] | None = None
     form: Mapping[str, str] | None = None
     sample_columns: tuple[str, ...] | None = None
@@ -166,7 +170,14 @@ class Guard:
         self.require_table(table)
         score = self.detector.score(table)
         p_value = self.calibration.p_value(score)
-        return Verdict(table.ids, score, p_value, alarms(p_value, self.fpr), left_out)
+        return Verdict(table.ids, score, p_value, alarms(p_value, self.fpr), self._known(table.keys), left_out)
+
+    def _known(self, keys: KeyArray) -> NDArray[np.bool_]:
+        """Return which groups, given by their samples' keys (n_groups, B), hold a sample learnt from before."""
+        learnt = np.isin(keys, self.seen)
+        for module in (self.target.module, *(companion.module for companion in self.companions)):
+            learnt |= trained_on(module, keys)
+        return np.asarray(learnt.any(1))
 
     def at(self, fpr: float | None) -> Guard:
         """Return the same guard with another false-alarm rate (None: the same one), checked to be attainable."""

@@ -66,9 +66,7 @@ def _write(guard: Guard, folder: Path) -> None:
     arrays = {f"detector.{k}": v for k, v in guard.detector.state().items()}
     for metric in guard.metrics:
         save_metric(metric, _metric_file(folder, metric.name), sketch_settings(guard.card))
-    arrays["calibration"] = guard.calibration.scores
-    if guard.seen is not None:
-        arrays["seen"] = guard.seen
+    arrays |= {"calibration": guard.calibration.scores, "seen": guard.seen}
     write_arrays(folder / _GUARD_FILE, arrays, head)
 
 
@@ -134,11 +132,11 @@ def load(
         head["fpr"],
         card,
         columns,
+        arrays["seen"],
         max_memory,
         fitted,
         further,
         held,
-        arrays.get("seen"),
         tuple(head["clusters"]) if head["clusters"] else None,
         head["form"],
         tuple(head["sample_columns"]) if head["sample_columns"] else None,

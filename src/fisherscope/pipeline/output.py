@@ -16,6 +16,14 @@ from fisherscope.pipeline.guard import Verdict
 Rows = list[dict[str, Any]]
 
 
+def known_note(n_known: int) -> str:
+    """Return the sentence about groups of samples that the guard or its models have learnt from."""
+    return (
+        f"With samples that the guard was fitted or calibrated on or that its model was trained on: {n_known}, whose "
+        "p-values promise nothing."
+    )
+
+
 def verdict_rows(verdict: Verdict) -> Rows:
     """Return one row a group: id (members joined by ``;``), score, p_value, novel."""
     return [
@@ -28,7 +36,7 @@ def _csv(rows: Rows) -> bytes:
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, fieldnames=list(rows[0]))
     writer.writeheader()
-    writer.writerows({**row, "novel": str(row["novel"]).lower()} for row in rows)
+    writer.writerows({k: str(v).lower() if isinstance(v, bool) else v for k, v in row.items()} for row in rows)
     return text.getvalue().encode()
 
 

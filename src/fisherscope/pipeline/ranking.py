@@ -43,6 +43,7 @@ class Ranking:
         n_groups: number of groups in the set.
         n_discoveries: number of discoveries in the set, those included that the list is too short for.
         n_calibration: number of calibration groups behind the p-values.
+        n_known: number of groups in the set whose p-values promise nothing (:attr:`Verdict.known`).
         clusters: number of clusters that their samples come from, of which nothing can be promised; None where they
             are independent.
         explanation: of the groups in the list, or None where there is none; ``notes`` say why.
@@ -62,6 +63,7 @@ class Ranking:
     n_groups: int
     n_discoveries: int
     n_calibration: int
+    n_known: int
     clusters: int | None
     explanation: Explanation | None
     layers: LayerProfile | None
@@ -136,6 +138,7 @@ def rank_groups(
         n_groups=len(table),
         n_discoveries=int(discoveries.sum()),
         n_calibration=len(guard.calibration.scores),
+        n_known=int(verdict.known.sum()),
         clusters=None if guard.clusters is None else len(guard.clusters),
         explanation=explanation,
         layers=layers,

@@ -32,8 +32,11 @@ def update_guard(
     """Return a guard that has learnt from further good samples too; see :meth:`Guard.update`."""
     detector = copy.deepcopy(require_updatable(guard.detector))
     grows = any(metric.growing for metric in guard.metrics)
-    if guard.seen is None or (guard.held is None and not grows):
-        raise DataError("the guard was saved by a version that kept no calibration samples; fit anew")
+    if guard.held is None and not grows:
+        raise DataError(
+            f"the guard keeps no calibration groups to score again: {detector.name} could not be updated when it was "
+            "fitted; fit anew"
+        )
     least = (1, groups_needed(guard.fpr) if grows else 1)
     metrics, size = guard.metrics, guard.card.group_size
     if isinstance(good, FeatureTable):
@@ -91,7 +94,6 @@ def _clusters(guard: Guard, new: tuple[int, ...] | None, samples: int) -> tuple[
 
 def _require_new(guard: Guard, keys: KeyArray, allow_training_samples: bool) -> None:
     """Raise :class:`DataError` for samples that the guard or its models have learnt from."""
-    assert guard.seen is not None
     known = int(np.isin(keys, guard.seen).sum())
     if known:
         raise DataError(

@@ -28,7 +28,7 @@ class ExplainedGroup:
         names: of its samples.
         score: higher = more novel.
         p_value: conformal p-value.
-        novel: whether it is called novel.
+        novel: whether it is called novel: at the guard's false-alarm rate; in a ranked list, as a discovery.
         samples: its samples, (B, ...), to be shown.
         maps: how much the score reacts to each pixel, token or column, (B, ...), or None where there is no gradient.
         kind: ``pixels``, ``tokens``, ``columns`` or ``entries``.
@@ -47,6 +47,11 @@ class ExplainedGroup:
     layers: tuple[tuple[str, float], ...]
     adjusted: float | None = None
     columns: tuple[str, ...] | None = None
+
+    @property
+    def verdict(self) -> str:
+        """What a novel one is called, which tells the two rules apart."""
+        return "novel" if self.adjusted is None else "discovery"
 
 
 @dataclass(frozen=True)
@@ -124,7 +129,7 @@ def explained_rows(groups: Sequence[ExplainedGroup]) -> list[dict[str, Any]]:
             "score": group.score,
             "p_value": group.p_value,
             **({} if group.adjusted is None else {"adjusted_p_value": group.adjusted}),
-            "novel": group.novel,
+            group.verdict: group.novel,
             "layers": "; ".join(f"{name} {value:+.2f}" for name, value in group.layers),
         }
         for rank, group in enumerate(groups, 1)
