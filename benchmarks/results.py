@@ -115,7 +115,7 @@ def _verdict(result: Result) -> str:
             gain = compare_detectors(pair, "layerwise-gaussian", "likelihood", seed=0).difference
             lines.append(
                 f"- {name}, B = {size}: likelihood {fails} ({by_name['likelihood'].auroc:.3f}); layerwise-gaussian "
-                f"minus likelihood {gain.estimate:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
+                f"minus likelihood {gain:+.3f}"
             )
     return "\n".join(lines)
 

@@ -411,12 +411,12 @@ def _bold(name: str) -> str:
 
 def plain(interval: Interval) -> str:
     """Format a mean with its interval."""
-    return f"{interval.estimate:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
+    return f"{interval:.3f}"
 
 
 def signed(interval: Interval) -> str:
     """Format a difference with its interval."""
-    return f"{interval.estimate:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
+    return f"{interval:+.3f}"
 
 
 def as_json(interval: Interval) -> list[float]:

@@ -114,7 +114,7 @@ def test_single_sample_is_refused():
         bootstrap_metrics([1.0], [1.0, 2.0], Bootstrap(seed=0))
 
 
-@pytest.mark.parametrize("kwargs", [{"replicates": 0}, {"coverage": 1.0}])
+@pytest.mark.parametrize("kwargs", [{"replicates": 39}, {"replicates": 199, "coverage": 0.99}, {"coverage": 1.0}])
 def test_settings_out_of_range_are_refused(kwargs):
     with pytest.raises(SettingError):
         Bootstrap(seed=0, **kwargs)

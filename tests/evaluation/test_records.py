@@ -107,7 +107,7 @@ def test_foreign_json_is_refused(tmp_path, content):
 
 
 def test_record_names_unknown_fields():
-    record = evaluate_pair(make_pair(), seed=0, replicates=10)[0]
+    record = evaluate_pair(make_pair(), seed=0, replicates=40)[0]
     with pytest.raises(DataError, match="colour"):
         Record.from_json({**record.to_json(), "colour": "red"})
 

@@ -35,7 +35,7 @@ def test_an_evaluation_extracts_again_where_the_code_changed_and_says_so_once(
 ):
     in_dist, other = (as_batches(digits.select(range(*r)), target) for r in ((0, 80), (80, 100)))
     other = type(other)(other.x, other.ids, other.keys, "other")
-    settings = EvaluationSettings(("likelihood", "typicality"), replicates=10, tables=tmp_path)
+    settings = EvaluationSettings(("likelihood", "typicality"), replicates=40, tables=tmp_path)
     before = code("aaaa")
     first = evaluate(target, in_dist, [other], settings)
     with monkeypatch.context() as patch:

@@ -38,7 +38,7 @@ def test_equal_samples_are_resampled_together(target, digits):
 def test_dependent_samples_have_no_calibration_check(target, digits):
     thrice = as_batches(np.concatenate([digits.x[:200]] * 3), target)
     other = replace(as_batches(digits.x[300:340], target), name="other")
-    (record,) = evaluate(target, thrice, [other], EvaluationSettings(("likelihood",), (1,), replicates=20)).records
+    (record,) = evaluate(target, thrice, [other], EvaluationSettings(("likelihood",), (1,), replicates=40)).records
     assert record.calibration_ks_p is None and record.false_alarm_rate is not None
 
 

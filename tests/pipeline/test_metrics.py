@@ -92,7 +92,7 @@ def test_sketch_tables_of_other_projections_are_refused(target, digits):
 
 def test_an_evaluation_fits_metrics_on_its_fit_part(target, digits, tmp_path):
     names = ("layerwise-chi2-size", "total-norm@kfac", "rao-sketch", "rao-sketch@equalised")
-    settings = EvaluationSettings(names, (1, 3), replicates=20, tables=tmp_path)
+    settings = EvaluationSettings(names, (1, 3), replicates=40, tables=tmp_path)
     inside = as_batches(digits.select(range(160)))
     flipped = digits.select(range(160, 220))
     outside = as_batches(255 - flipped.x)
@@ -129,7 +129,7 @@ def test_the_standard_set_needs_no_metric():
     ("setting", "message"),
     [
         ({"fpr_level": 2}, "fpr_level is 2, expected a false-alarm rate between 0 and 1"),
-        ({"replicates": 0}, "replicates is 0, expected at least 1"),
+        ({"replicates": 0}, "replicates is 0, expected at least 40"),
         ({"replicates": 1e3}, "replicates is 1000.0, expected a whole number"),
         ({"group_sizes": (1, 0)}, "group_size is 0"),
         ({"seed": -1}, "seed is -1"),
@@ -141,5 +141,5 @@ def test_settings_of_an_evaluation_are_checked_when_given(setting, message):
 
 
 def test_settings_of_an_evaluation_may_be_numbers_of_numpy():
-    settings = EvaluationSettings(fpr_level=np.float32(0.25), replicates=np.int64(7), group_sizes=(np.int32(2),))
-    assert json.dumps([settings.fpr_level, settings.replicates, settings.group_sizes]) == "[0.25, 7, [2]]"
+    settings = EvaluationSettings(fpr_level=np.float32(0.25), replicates=np.int64(70), group_sizes=(np.int32(2),))
+    assert json.dumps([settings.fpr_level, settings.replicates, settings.group_sizes]) == "[0.25, 70, [2]]"

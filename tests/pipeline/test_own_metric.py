@@ -142,7 +142,7 @@ def test_an_instance_may_fit_and_load_several_guards(own, tmp_path):
 
 def test_it_is_evaluated_beside_the_others(own, target, digits):
     faces = as_batches(fisherscope.load_samples("faces[test]", resize=(1, 8, 8), limit=20))
-    settings = EvaluationSettings(detectors=("total-norm", f"total-norm@{own}"), replicates=10)
+    settings = EvaluationSettings(detectors=("total-norm", f"total-norm@{own}"), replicates=40)
     records = evaluate(target, as_batches(digits.select(range(80))), [faces], settings).records
     assert [r.detector for r in records] == ["total-norm", f"total-norm@{own}"]
 

@@ -18,7 +18,7 @@ def test_a_model_that_cannot_draw_samples_has_a_page_without(target, digits, mon
 
     sets = [as_batches(digits.select(range(100)), target)]
     sets.append(replace(as_batches(digits.select(range(100, 120)), target), name="other"))
-    evaluation = evaluate(target, sets[0], sets[1:], EvaluationSettings(("likelihood",), replicates=10))
+    evaluation = evaluate(target, sets[0], sets[1:], EvaluationSettings(("likelihood",), replicates=40))
     assert report_content(evaluation, target, sets, "command").samples.shape == (64, 1, 8, 8)
     monkeypatch.setattr(type(target.module), "sample", fail)
     assert report_content(evaluation, target, sets, "command").samples is None

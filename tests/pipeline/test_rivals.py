@@ -73,7 +73,7 @@ def test_guards_on_a_flow(glow, digits, tmp_path, detector):
 def test_evaluation_on_a_flow(target, digits, tmp_path):
     rng = np.random.default_rng(0)
     out = as_batches(rng.integers(0, 256, (60, 1, 8, 8), dtype=np.uint8))
-    settings = EvaluationSettings(ON_GLOW, group_sizes=(1, 2), replicates=20, tables=tmp_path)
+    settings = EvaluationSettings(ON_GLOW, group_sizes=(1, 2), replicates=40, tables=tmp_path)
     done = evaluate(target, as_batches(digits.select(range(160)), target), [out], settings)
     assert {r.detector for r in done.records} == set(ON_GLOW)
 

@@ -5,7 +5,7 @@ import pytest
 from rich.console import Console
 
 from fisherscope.core.errors import DataError, SettingError
-from fisherscope.evaluation import compare_detectors
+from fisherscope.evaluation import Interval, compare_detectors
 from fisherscope.report import difference_grid, latex_table, markdown_table, metric_grid, print_grid
 
 
@@ -23,7 +23,7 @@ def test_grid_has_a_column_a_pair_and_group_size_and_a_row_a_detector(records):
     assert list(grid.rows) == ["likelihood", "layerwise-gaussian", "pixel-mahalanobis"]
     first = records[0]
     cell = grid.rows["likelihood"][0]
-    assert (cell.estimate, cell.low, cell.high) == (first.auroc, first.auroc_low, first.auroc_high)
+    assert cell.figure == Interval(first.auroc, first.auroc_low, first.auroc_high)
 
 
 def test_best_is_highest_except_for_fpr(records):
@@ -31,8 +31,8 @@ def test_best_is_highest_except_for_fpr(records):
         grid = metric_grid(records, metric)
         for i in range(len(grid.columns)):
             column = [cells[i] for cells in grid.rows.values()]
-            best = choose(round(cell.estimate, 3) for cell in column)
-            assert [cell.best for cell in column] == [round(cell.estimate, 3) == best for cell in column]
+            best = choose(round(cell.figure.estimate, 3) for cell in column)
+            assert [cell.best for cell in column] == [round(cell.figure.estimate, 3) == best for cell in column]
 
 
 def test_equal_figures_are_both_best(records):
@@ -90,13 +90,13 @@ def test_differences_are_those_of_the_paired_comparison(pairs, protocol):
     for name, cells in grid.rows.items():
         for cell, pair in zip(cells, pairs, strict=True):
             found = compare_detectors(pair, name, "likelihood", seed=0, replicates=200).difference
-            assert (cell.estimate, cell.low, cell.high) == (found.estimate, found.low, found.high)
+            assert cell.figure == found
             assert cell.best == (found.low > 0)
     buffer = io.StringIO()
     print_grid(grid, Console(file=buffer, width=80))
     text = buffer.getvalue()
     assert "AUROC minus that of likelihood" in text and max(len(line) for line in text.splitlines()) <= 80
-    assert f"{grid.rows['layerwise-gaussian'][0].estimate:+.3f}*" in text
+    assert f"{grid.rows['layerwise-gaussian'][0].figure.estimate:+.3f}*" in text
 
 
 def test_differences_need_the_detector_and_another(pairs, protocol):

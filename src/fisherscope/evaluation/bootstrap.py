@@ -7,6 +7,7 @@ the distinct scores of cumulated counts.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fisherscope.core.errors import DataError, SettingError
+from fisherscope.core.settings import require_whole
 from fisherscope.evaluation.metrics import (
     TARGET_TPR,
     Scores,
@@ -36,7 +38,7 @@ _CHUNK_ELEMENTS: Final = 1 << 18  # counts in flight: a few such matrices fit in
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with its bootstrap interval.
+    """An estimate with its bootstrap interval; ``f"{interval:.3f}"`` is ``0.812 [0.790, 0.833]``.
 
     Attributes:
         estimate: the metric on the samples themselves.
@@ -47,6 +49,19 @@ class Interval:
     estimate: float
     low: float
     high: float
+
+    def ends(self, spec: str) -> str:
+        """Return both ends in brackets, each formatted as ``spec`` says."""
+        return f"[{self.low:{spec}}, {self.high:{spec}}]"
+
+    def __format__(self, spec: str) -> str:
+        """Return the estimate and, in brackets, both ends, each formatted as ``spec`` says."""
+        return f"{self.estimate:{spec}} {self.ends(spec)}" if spec else str(self)
+
+
+def require_replicates(value: Any, coverage: float = 0.95) -> int:
+    """Return a number of resamples as an int; a :class:`SettingError` where none would lie beyond an interval's end."""
+    return require_whole("replicates", value, math.ceil(round(2 / (1 - coverage), 9)))
 
 
 @dataclass(frozen=True)
@@ -69,10 +84,9 @@ class Bootstrap:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        if self.replicates < 1:
-            raise SettingError(f"replicates is {self.replicates}, expected at least 1")
         if not 0 < self.coverage < 1:
             raise SettingError(f"coverage is {self.coverage}, expected a share in (0, 1)")
+        require_replicates(self.replicates, self.coverage)
 
     def interval(self, replicates: Scores) -> tuple[float, float]:
         """Return the equal-tailed percentile interval of replicates, shape (R,) (Efron 1979)."""

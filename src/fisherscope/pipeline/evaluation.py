@@ -24,7 +24,7 @@ from fisherscope.evaluation import (
     evaluate_pair,
     out_dist_groups,
 )
-from fisherscope.evaluation.bootstrap import Clusters
+from fisherscope.evaluation.bootstrap import Clusters, require_replicates
 from fisherscope.features.companions import Companion
 from fisherscope.features.metrics import FisherMetric, make_metric
 from fisherscope.pipeline.batches import Batches
@@ -81,7 +81,7 @@ class EvaluationSettings:
         object.__setattr__(self, "group_sizes", tuple(require_whole("group_size", b, 1) for b in self.group_sizes))
         object.__setattr__(self, "seed", require_whole("seed", self.seed, 0))
         object.__setattr__(self, "fpr_level", require_fpr(self.fpr_level, "fpr_level"))
-        object.__setattr__(self, "replicates", require_whole("replicates", self.replicates, 1))
+        object.__setattr__(self, "replicates", require_replicates(self.replicates))
         given: object = self.detectors
         if not isinstance(given, (tuple, list)) or not all(isinstance(name, str) for name in given):
             raise SettingError(

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fisherscope.core.errors import DataError, SettingError
-from fisherscope.evaluation import METRICS, PairScores, Protocol, Record, compare_detectors
+from fisherscope.evaluation import METRICS, Interval, PairScores, Protocol, Record, compare_detectors
 from fisherscope.report.text_table import TextCell, TextTable
 from fisherscope.report.theme import display_name
 
@@ -48,29 +48,25 @@ class Cell:
     """A figure with its interval.
 
     Attributes:
-        estimate: the metric.
-        low: lower end of its interval.
-        high: upper end.
+        figure: the metric with its interval.
         best: whether it is marked; by :func:`metric_grid` where no detector of the column is better, to the three
             digits shown.
         sign: ``+`` where positive figures carry their sign.
     """
 
-    estimate: float
-    low: float
-    high: float
+    figure: Interval
     best: bool
     sign: str = ""
 
     @property
     def number(self) -> str:
         """Return the estimate to three digits."""
-        return f"{self.estimate:{self.sign}.3f}"
+        return f"{self.figure.estimate:{self.sign}.3f}"
 
     @property
     def interval(self) -> str:
         """Return the interval to three digits, in brackets."""
-        return f"[{self.low:{self.sign}.3f}, {self.high:{self.sign}.3f}]"
+        return self.figure.ends(f"{self.sign}.3f")
 
 
 @dataclass(frozen=True)
@@ -117,7 +113,7 @@ def metric_grid(records: Sequence[Record], metric: str = "auroc") -> Grid:
         if record is None:
             return None
         estimate, low, high = (getattr(record, metric + end) for end in ("", "_low", "_high"))
-        return Cell(estimate, low, high, round(estimate, 3) == best[column])
+        return Cell(Interval(estimate, low, high), round(estimate, 3) == best[column])
 
     detectors = dict.fromkeys(detector for detector, _ in found)
     rows = {d: tuple(cell(d, c) for c in columns) for d in detectors}
@@ -149,7 +145,7 @@ def difference_grid(pairs: Sequence[PairScores], against: str, protocol: Protoco
         if name not in pair.scores_in:
             return None
         difference = compare_detectors(pair, name, against, coverage=protocol.coverage, **how).difference
-        return Cell(difference.estimate, difference.low, difference.high, difference.low > 0, "+")
+        return Cell(difference, difference.low > 0, "+")
 
     columns = tuple(Column(pair.in_dist, pair.out_dist, pair.group_size) for pair in pairs)
     rows = {name: tuple(cell(pair, name) for pair in pairs) for name in names if name != against}

@@ -135,12 +135,11 @@ def _detector_sentence(record: Record, comparison: Comparison | None) -> str:
 
 
 def _difference(difference: Interval) -> str:
-    interval = f"[{difference.low:.3f}, {difference.high:.3f}]"
     if difference.low > 0:
-        return f"better than likelihood by {difference.estimate:.3f} {interval}"
+        return f"better than likelihood by {difference:.3f}"
     if difference.high < 0:
-        return f"worse than likelihood by {-difference.estimate:.3f} [{-difference.high:.3f}, {-difference.low:.3f}]"
-    return f"no clear difference from likelihood: {difference.estimate:+.3f} {interval}"
+        return f"worse than likelihood by {Interval(-difference.estimate, -difference.high, -difference.low):.3f}"
+    return f"no clear difference from likelihood: {difference:+.3f}"
 
 
 def _control_sentence(control: Record, record: Record | None) -> str:
@@ -151,4 +150,4 @@ def _control_sentence(control: Record, record: Record | None) -> str:
 
 
 def _figure(record: Record) -> str:
-    return f"{record.auroc:.3f} [{record.auroc_low:.3f}, {record.auroc_high:.3f}]"
+    return f"{Interval(record.auroc, record.auroc_low, record.auroc_high):.3f}"

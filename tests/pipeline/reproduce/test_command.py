@@ -68,6 +68,12 @@ def test_a_dry_run_says_what_is_there(run, models, own):
     assert "skipped: model vae-faces, not in the folder of models" in out
 
 
+@pytest.mark.parametrize(("option", "least"), [("--replicates", 40), ("--seed", 0)])
+def test_numbers_are_checked_before_anything_is_computed(run, models, own, option, least):
+    code, _, err = run("reproduce", own, "--models", models, "--dry-run", option, least - 1)
+    assert code == 2 and f"{option[2:]} is {least - 1}, expected at least {least}" in err
+
+
 def test_a_grid_without_any_of_the_wanted_sets_compares_nothing():
     """table-auroc has a grid of grey sets too, none of which is gtsrb."""
     colour, grey = narrow(read_experiment("table-auroc"), sets=("gtsrb",)).grids
@@ -75,12 +81,12 @@ def test_a_grid_without_any_of_the_wanted_sets_compares_nothing():
 
 
 def test_an_experiment_of_ones_own_and_its_page(run, models, own, tmp_path):
-    arguments = ("--models", models, "--tables", tmp_path / "t", "--replicates", "20", "--family", "vae")
+    arguments = ("--models", models, "--tables", tmp_path / "t", "--replicates", "40", "--family", "vae")
     code, out, err = run("reproduce", own, *arguments, "--out", tmp_path / "r", "--group-size", "2")
     assert code == 0, err
     written = json.loads((tmp_path / "r" / "results.json").read_text())
     assert (
-        written["command"] == "fisherscope reproduce mine.toml --models DIR --family vae --group-size 2 --replicates 20"
+        written["command"] == "fisherscope reproduce mine.toml --models DIR --family vae --group-size 2 --replicates 40"
     )
     assert str(tmp_path) not in json.dumps(written)
     assert "digits → faces" in out and "results: " in out and written["config"]["group_sizes"] == [2]
@@ -163,7 +169,7 @@ def test_all_goes_on_after_an_experiment_with_nothing_left(run, models, own, tmp
     (tmp_path / "lonely.toml").write_text(lonely)
     experiments = "fisherscope.pipeline.reproduce.experiments.experiment_names"
     monkeypatch.setattr(experiments, lambda: ("lonely.toml", "mine.toml"))
-    code, out, err = run("reproduce", "all", "--models", models, "--replicates", "20", "--out", tmp_path / "r")
+    code, out, err = run("reproduce", "all", "--models", models, "--replicates", "40", "--out", tmp_path / "r")
     assert code == 0, err
     assert "lonely: every model has only its own set" in out
     assert [path.parent.name for path in (tmp_path / "r").glob("*/results.json")] == ["mine"]
@@ -174,7 +180,7 @@ def test_all_goes_on_after_an_experiment_that_fails(run, models, own, tmp_path, 
     experiments = "fisherscope.pipeline.reproduce.experiments.experiment_names"
     monkeypatch.setattr(experiments, lambda: ("broken.toml", "mine.toml"))
     page = tmp_path / "page"
-    arguments = ("--models", models, "--replicates", "20", "--out", tmp_path / "r", "--page", page)
+    arguments = ("--models", models, "--replicates", "40", "--out", tmp_path / "r", "--page", page)
     code, out, err = run("reproduce", "all", *arguments)
     assert code == 2 and "broken.toml failed" in err
     assert "broken: this experiment needs timesteps" in out
@@ -249,13 +255,13 @@ def test_a_page_keeps_the_experiments_of_earlier_runs(tiny, tmp_path):
 
 
 def test_the_page_of_ones_own_experiment_wherever_its_results_are(run, models, own, tmp_path):
-    arguments = ("--models", models, "--tables", tmp_path / "t", "--replicates", "20", "--family", "vae")
+    arguments = ("--models", models, "--tables", tmp_path / "t", "--replicates", "40", "--family", "vae")
     page = tmp_path / "page"
     code, _, err = run("reproduce", own, *arguments, "--page", page)
     assert code == 0, err
     text = (page / "index.md").read_text()
     assert "## mine" in text and "Two sets." in text and (page / "mine-grey-b1.png").is_file()
-    said = "fisherscope reproduce mine.toml --models DIR --family vae --replicates 20"
+    said = "fisherscope reproduce mine.toml --models DIR --family vae --replicates 40"
     assert (
         f"```text\n{said}\n```" in text
         and "Last written by `fisherscope reproduce mine.toml --models DIR --page DIR" in text

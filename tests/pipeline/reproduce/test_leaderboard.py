@@ -102,7 +102,7 @@ def test_a_detector_of_some_pairs_alone_is_not_ranked_among_those_of_all():
         scores = {name: rng.normal(name == "rare", 1, 30) for name in served}
         shifted = {name: values + 1 for name, values in scores.items()}
         made = PairScores("in", out_dist, 1, scores_in=scores, scores_out=shifted, scores_calibration={})
-        pairs.append(resample_pair(made, seed=0, replicates=20))
+        pairs.append(resample_pair(made, seed=0, replicates=40))
     group = Group("colour", "glow", 1, tuple(pairs))
     options = leaderboard.Options(reference="paper")
     lines = list(leaderboard._lines(group, options, many_pass=False))

@@ -86,7 +86,7 @@ def test_a_model_that_cannot_be_sampled_from_has_its_other_controls(tiny, monkey
 def row(kind, detector):
     scores = {detector: np.arange(4.0)}
     scores = PairScores("a", "b", 1, scores_in=scores, scores_out=scores, scores_calibration={})
-    return sanity.Row(Case("colour", "glow", "a", ()), kind, "control", resample_pair(scores, seed=0, replicates=9))
+    return sanity.Row(Case("colour", "glow", "a", ()), kind, "control", resample_pair(scores, seed=0, replicates=40))
 
 
 def test_a_detector_that_scored_no_copies_has_no_mean_of_them():

@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 
 from fisherscope.config import Strict
 from fisherscope.core.errors import SettingError
-from fisherscope.evaluation import ResampledPair, average
+from fisherscope.evaluation import Interval, ResampledPair, average
 from fisherscope.pipeline.reproduce.context import Context
-from fisherscope.pipeline.reproduce.grouped import Group, comparisons, score_cases, signed
+from fisherscope.pipeline.reproduce.grouped import Group, comparisons, score_cases
 from fisherscope.pipeline.reproduce.outcome import Outcome
 from fisherscope.report.dots import dot_figure
 from fisherscope.report.tables import Column
@@ -111,7 +111,7 @@ def best_in_bold(figures: Sequence[Mapping[str, float] | None]) -> list[TextCell
 
 
 def _cell(figure: Mapping[str, float], *, bold: bool) -> TextCell:
-    small = f"[{figure['low']:.3f}, {figure['high']:.3f}]" if "low" in figure else ""
+    small = Interval(**figure).ends(".3f") if "low" in figure else ""
     return TextCell(f"{figure['estimate']:.3f}", small, bold)
 
 
@@ -157,9 +157,10 @@ def _sentence(mean: Mapping[str, Any], found: Sequence[Mapping[str, Any]]) -> st
     ahead = sum(c["difference"]["low"] > 0 for c in pairs)
     behind = sum(c["difference"]["high"] < 0 for c in pairs)
     where = f"{mean['model']}, {mean['grid']} sets, B = {mean['group_size']}"
+    difference = Interval(**mean["difference"])
     return (
         f"{where}: {mean['a']} {mean['auroc_a']:.3f}, {mean['b']} {mean['auroc_b']:.3f} (mean of {len(pairs)}), "
-        f"difference {signed(mean['difference'])}; by pair clearly ahead on {ahead}, clearly behind on {behind}."
+        f"difference {difference:+.3f}; by pair clearly ahead on {ahead}, clearly behind on {behind}."
     )
 
 

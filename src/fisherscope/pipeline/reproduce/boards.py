@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from fisherscope.detectors import DEFAULT_DETECTOR
 from fisherscope.evaluation import Interval
-from fisherscope.pipeline.reproduce.grouped import Group, signed
+from fisherscope.pipeline.reproduce.grouped import Group
 from fisherscope.report.dots import dot_figure
 from fisherscope.report.tables import LOWER_IS_BETTER, METRIC_LABELS, Column
 from fisherscope.report.text_table import TextCell, TextTable
@@ -108,15 +108,18 @@ def _best(figures: Sequence[float], metric: str) -> float:
 
 def _line_cells(line: Mapping[str, Any], best: Mapping[str, float]) -> list[TextCell]:
     cells = [_cell(Interval(**line[m]), best.get(m)) for m in SHOWN]
-    text, _, small = signed(line["difference"]).partition(" ")
+    difference = Interval(**line["difference"])
     rank = f"{line['rank']:.1f}" if best else "-"
-    return [*cells, TextCell(text, small), TextCell(rank), TextCell(str(line["pairs"]))]
+    return [
+        *cells,
+        TextCell(f"{difference.estimate:+.3f}", difference.ends("+.3f")),
+        TextCell(rank),
+        TextCell(str(line["pairs"])),
+    ]
 
 
 def _cell(figure: Interval, best: float | None) -> TextCell:
-    return TextCell(
-        f"{figure.estimate:.3f}", f"[{figure.low:.3f}, {figure.high:.3f}]", round(figure.estimate, 3) == best
-    )
+    return TextCell(f"{figure.estimate:.3f}", figure.ends(".3f"), round(figure.estimate, 3) == best)
 
 
 def _pairs_table(group: Group, metric: str) -> TextTable:

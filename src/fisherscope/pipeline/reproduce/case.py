@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from fisherscope.core.errors import DataError
+from fisherscope.core.settings import require_whole
+from fisherscope.evaluation.bootstrap import require_replicates
 
 TABLES: Final = Path("runs") / "reproduction" / "tables"
 
@@ -38,6 +40,11 @@ class RunSettings:
     device: str = "cpu"
     max_memory: int | None = None
     hub: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the numbers before anything is computed."""
+        object.__setattr__(self, "seed", require_whole("seed", self.seed, 0))
+        object.__setattr__(self, "replicates", require_replicates(self.replicates))
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -103,8 +103,3 @@ def comparisons(group: Group, first: str) -> Iterator[dict[str, Any]]:
         for pair in pairs:
             sets = [pair.in_dist, pair.out_dist]
             yield {**place, "pair": sets, "pairs": 1, **asdict(compare([pair], first, other))}
-
-
-def signed(interval: Mapping[str, float]) -> str:
-    """Return a difference with its interval."""
-    return "{estimate:+.3f} [{low:+.3f}, {high:+.3f}]".format_map(interval)

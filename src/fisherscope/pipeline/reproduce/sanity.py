@@ -141,7 +141,7 @@ def _cell(pair: ResampledPair, detector: str) -> TextCell:
     if detector not in pair.estimates:
         return TextCell("-")
     found = pair.interval(detector)
-    return TextCell(f"{found.estimate:.3f}", f"[{found.low:.3f}, {found.high:.3f}]")
+    return TextCell(f"{found.estimate:.3f}", found.ends(".3f"))
 
 
 def _records(row: Row) -> Iterator[dict[str, Any]]:
