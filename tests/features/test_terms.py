@@ -114,6 +114,21 @@ def test_where_log_p_is_one_term_the_blocks_are_those_of_the_whole(digits, make,
     assert table.columns["term_norm"] == table.columns["sketch_norm"] and "term_log_p" not in table.columns
 
 
+class Halved(VAE):
+    """Its terms say nothing of the entropy."""
+
+    def term_log_prob(self, x, index, *, seed=0, keys=None):
+        return super().term_log_prob(x, index, seed=seed, keys=keys) * (index < 2)
+
+
+@pytest.mark.parametrize("blocks", [("term_norm",), ("term_log_p",)])
+def test_terms_that_do_not_add_up_are_refused(digits, blocks):
+    target = as_target(shaken(Halved((1, 8, 8), latents=3, hidden=4)))
+    batches = as_batches(digits.select(range(4)), target)
+    with pytest.raises(ModelError, match=r"terms that Halved takes it apart into add up to .*; let term_log_prob"):
+        extract_table(target, batches, blocks, ExtractSettings(2))
+
+
 def test_a_table_of_other_terms_is_another_table(digits):
     model, other = diffusion((4, 64)), diffusion((4, 512))
     guard = fisherscope.fit(model, digits.select(range(60)), detector="gradient-dose", fpr=0.1)

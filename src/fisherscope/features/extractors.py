@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from fisherscope.core.errors import SettingError
+from fisherscope.core.errors import ModelError, SettingError
 from fisherscope.core.keys import KeyArray
 from fisherscope.features.forward import ForwardPass
 from fisherscope.features.gradients import PassResult, gradient_pass
@@ -37,6 +38,10 @@ if TYPE_CHECKING:
 Blocks = dict[str, NDArray[Any]]
 
 TERM_LOG_P: Final = "term_log_p"
+
+_SUMS: Final[WeakSet[nn.Module]] = WeakSet()  # whose terms were seen to add up
+_PROBED: Final = 3
+_ROUND_OFF: Final = 1e-4  # of float32, in sums of thousands of nats that partly cancel
 
 _OF_SAMPLES: Final[Mapping[str, str]] = {
     "code_length": "fisherscope.features.complexity:CodeLength",
@@ -151,6 +156,7 @@ class GradientBlocks(Extractor):
             return blocks | {TERM_LOG_P: blocks["log_p"][..., None]}
         parts = [_fill(r, self._by_term) for r in by_term(request, self._terms)]
         log_p = np.stack([part["log_p"] for part in parts], axis=-1)
+        require_sum(request, log_p)
         blocks = {f.block: np.concatenate([part[f.block] for part in parts], axis=-1) for f in self._by_term}
         return blocks | {TERM_LOG_P: log_p, "log_p": log_p.sum(-1)} | _fill(request, self._whole)
 
@@ -221,6 +227,24 @@ def forward_log_p(forward: ForwardPass, request: Request) -> NDArray[Any]:
     return request.grouped(log_p.double().cpu().numpy())
 
 
+def require_sum(request: Request, terms: NDArray[Any]) -> None:
+    """Raise :class:`ModelError` where terms (N, B, T) do not add up to log p, asked once of each model."""
+    if request.module in _SUMS:
+        return
+    some = terms.reshape(-1, terms.shape[-1])[:_PROBED]
+    x = pytree.tree_map(lambda leaf: leaf[: len(some)], request.x)
+    few = replace(request, x=x, keys=request.keys[: len(some)], group_size=1)
+    log_p = forward_log_p(ForwardPass(), few)[:, 0]
+    off = np.abs(some.sum(-1) - log_p) > _ROUND_OFF * np.abs(some).sum(-1)
+    if off.any():
+        first = int(np.argmax(off))
+        raise ModelError(
+            f"log p of a sample is {log_p[first]:.6g}, but the terms that {type(request.module).__name__} takes it "
+            f"apart into add up to {some[first].sum():.6g}; let term_log_prob return parts of log_prob, or name no terms"
+        )
+    _SUMS.add(request.module)
+
+
 class TermLogProbability(Extractor):
     """``term_log_p`` (N, B, T) alone, in nats: each of the terms of log p, by forward passes.
 
@@ -236,7 +260,10 @@ class TermLogProbability(Extractor):
 
     def extract(self, request: Request) -> Blocks:
         parts = zip(self._passes, by_term(request, self._terms) or [request], strict=True)
-        return {TERM_LOG_P: np.stack([forward_log_p(*part) for part in parts], axis=-1)}
+        log_p = np.stack([forward_log_p(*part) for part in parts], axis=-1)
+        if self._terms:
+            require_sum(request, log_p)
+        return {TERM_LOG_P: log_p}
 
     def columns(self, module: nn.Module) -> dict[str, tuple[str, ...]]:
         return {TERM_LOG_P: self._terms} if self._terms else {}
