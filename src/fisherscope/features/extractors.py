@@ -240,7 +240,7 @@ def require_sum(request: Request, terms: NDArray[Any]) -> None:
         first = int(np.argmax(off))
         raise ModelError(
             f"log p of a sample is {log_p[first]:.6g}, but the terms that {type(request.module).__name__} takes it "
-            f"apart into add up to {some[first].sum():.6g}; let term_log_prob return parts of log_prob, or name no terms"
+            f"apart into add up to {some[first].sum():.6g}; let term_log_prob return parts of it, or name no terms"
         )
     _SUMS.add(request.module)
 
