@@ -90,6 +90,12 @@ def test_an_experiment_of_ones_own_and_its_page(run, models, own, tmp_path):
     )
     assert str(tmp_path) not in json.dumps(written)
     assert "digits → faces" in out and "results: " in out and written["config"]["group_sizes"] == [2]
+    (tmp_path / "r" / "notes.md").write_text("mine")
+    code, _, err = run("reproduce", own, *arguments, "--out", tmp_path / "r", "--group-size", "1")
+    assert code == 0, err
+    files = {path.name for path in (tmp_path / "r").iterdir()}
+    assert {"notes.md", "times.json", "results.json"} < files and (tmp_path / "r" / "notes.md").read_text() == "mine"
+    assert any("b1" in name for name in files) and not any("b2" in name for name in files)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from matplotlib.figure import Figure
 
-from fisherscope.core.store import write_atomic
+from fisherscope.core.store import atomic_folder
 from fisherscope.report.figures import figure_bytes
 from fisherscope.report.text_table import TextTable
 
@@ -45,8 +45,7 @@ class Outcome:
 def save_outcome(outcome: Outcome, folder: Path, about: Mapping[str, Any]) -> list[Path]:
     """Write every figure (PNG, PDF) and table (Markdown, LaTeX) and last ``results.json``.
 
-    Everything is rendered before the first file is written, and each file is replaced atomically; other files in the
-    folder are left alone.
+    Those of an earlier run give way when everything is written; other files in the folder are left alone.
 
     Args:
         outcome: what was made.
@@ -65,8 +64,9 @@ def save_outcome(outcome: Outcome, folder: Path, about: Mapping[str, Any]) -> li
     }
     value = {"format_version": FORMAT_VERSION, **about, **made, "note": outcome.note, "results": outcome.results}
     content = {**dict(_rendered(outcome)), RESULTS: (json.dumps(value, indent=1, allow_nan=False) + "\n").encode()}
-    for name, data in content.items():
-        write_atomic(folder / name, data)
+    with atomic_folder(folder, RESULTS) as new:
+        for name, data in content.items():
+            (new / name).write_bytes(data)
     return [folder / name for name in content]
 
 
