@@ -125,10 +125,11 @@ def test_values_out_of_range_are_named():
         require_shape(make(x), (4,), (0, 255))
 
 
-def test_images_divided_by_255_are_refused_but_black_uint8_images_are_not():
+def test_images_divided_by_255_are_refused_but_black_images_are_not():
     with pytest.raises(DataError, match="multiply by 255"):
         require_shape(make(np.full((2, 1, 2, 2), 0.5)), (1, 2, 2), (0, 255))
-    require_shape(make(np.zeros((2, 1, 2, 2), np.uint8)), (1, 2, 2), (0, 255))
+    for dtype in (np.uint8, np.float32):
+        require_shape(make(np.zeros((2, 1, 2, 2), dtype)), (1, 2, 2), (0, 255))
     require_shape(make(np.full((2, 3), 0.5)), (3,), (0, 1))
     require_shape(make(np.full((2, 3), 0.5)), (3,), (-5, 5))
 
