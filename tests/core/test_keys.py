@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fisherscope.core.keys import fingerprint_arrays, fingerprint_keys, sample_keys
+from fisherscope.core.keys import among, fingerprint_arrays, fingerprint_keys, sample_keys
 
 KNOWN = np.array([11348922631544083619, 16617237018700207942, 9953818825769650499], np.uint64)
 
@@ -88,3 +88,12 @@ def test_fingerprint_depends_on_order_name_and_shape():
         len({base, fingerprint_arrays([("v", a)]), fingerprint_arrays([("w", a.T)]), fingerprint_arrays([("w", a)], 1)})
         == 4
     )
+
+
+@pytest.mark.parametrize("order", [np.sort, np.asarray])
+def test_keys_are_found_among_known_ones(order):
+    rng = np.random.default_rng(0)
+    known = order(rng.integers(0, 2**64, 100, dtype=np.uint64))
+    keys = np.stack([known[::10], rng.integers(0, 2**64, 10, dtype=np.uint64)], axis=1)
+    np.testing.assert_array_equal(among(keys, known), np.isin(keys, known))
+    assert among(keys, known)[:, 0].all() and not among(keys, known[:0]).any()

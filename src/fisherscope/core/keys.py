@@ -66,6 +66,16 @@ def sample_keys(leaves: NDArray[Any] | Sequence[NDArray[Any]]) -> KeyArray:
     return keys
 
 
+def among(keys: KeyArray, known: KeyArray) -> NDArray[np.bool_]:
+    """Return which keys are among known ones, in the shape of ``keys``; at once where ``known`` is sorted."""
+    if not known.size:
+        return np.zeros(keys.shape, dtype=bool)
+    known = known if (known[1:] >= known[:-1]).all() else np.sort(known)
+    place = np.searchsorted(known, keys).clip(max=known.size - 1)
+    found: NDArray[np.bool_] = known[place] == keys
+    return found
+
+
 def fingerprint(parts: Iterable[bytes]) -> str:
     """Return the BLAKE2b-128 of the parts in order, as 32 hexadecimal digits."""
     h = hashlib.blake2b(digest_size=16)

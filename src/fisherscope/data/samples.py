@@ -203,7 +203,9 @@ def _require_range(samples: Samples, low: float, high: float) -> None:
             f"{samples.ids[where[0]]} of {samples.name} holds {samples.x[tuple(where)]:g}, the model expects values "
             f"in [{low:g}, {high:g}]; rescale the samples"
         )
-    if samples.x.dtype.kind == "f" and low >= 0 and high > 1 and 0 < samples.x.max() <= 1:  # black is black on either scale
+    if (
+        samples.x.dtype.kind == "f" and low >= 0 and high > 1 and 0 < samples.x.max() <= 1
+    ):  # black is black on either scale
         raise DataError(
             f"all values of {samples.name} lie in [0, 1], the model expects [{low:g}, {high:g}]; "
             f"multiply by {high:g}, or give uint8 images"

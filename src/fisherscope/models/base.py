@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fisherscope.core.errors import DataError, FisherscopeError, ModelError, SettingError
-from fisherscope.core.keys import KeyArray, fingerprint_arrays
+from fisherscope.core.keys import KeyArray, among, fingerprint_arrays
 from fisherscope.core.store import read_arrays, write_arrays
 from fisherscope.models.files import (
     STATE,
@@ -328,7 +328,7 @@ def trained_on(model: nn.Module, keys: KeyArray) -> NDArray[np.bool_]:
     None of them where the model has no ``train_keys``: then nothing is known.
     """
     train_keys = getattr(model, "train_keys", None)
-    return np.zeros(keys.shape, bool) if train_keys is None else np.isin(keys, train_keys)
+    return among(keys, np.empty(0, np.uint64) if train_keys is None else train_keys)
 
 
 def require_not_trained_on(model: nn.Module, keys: KeyArray, purpose: str) -> None:

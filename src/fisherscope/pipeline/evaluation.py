@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 
 from fisherscope.core.errors import DataError, FisherscopeError, ModelError, SettingError
+from fisherscope.core.keys import among
 from fisherscope.core.settings import require_whole
 from fisherscope.core.table import FeatureTable
 from fisherscope.detectors import STANDARD_DETECTORS as STANDARD_DETECTORS
@@ -171,7 +172,7 @@ def evaluate(
     """
     settings = settings or EvaluationSettings()
     for data in out_dists:
-        if shared := int(np.isin(data.keys, in_dist.keys).sum()):
+        if shared := int(among(data.keys, in_dist.keys).sum()):
             _LOG.warning(
                 "fisherscope: %d of %d samples of %s are in %s too, by which detectors are fitted and tested; leave "
                 "them out",

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fisherscope.core.errors import CardMismatchError
-from fisherscope.core.keys import KeyArray
+from fisherscope.core.keys import KeyArray, among
 from fisherscope.core.table import Card, FeatureTable, require_columns
 from fisherscope.detectors import ConformalCalibration, Detector
 from fisherscope.detectors.base import Scores
@@ -174,7 +174,7 @@ class Guard:
 
     def _known(self, keys: KeyArray) -> NDArray[np.bool_]:
         """Return which groups, given by their samples' keys (n_groups, B), hold a sample learnt from before."""
-        learnt = np.isin(keys, self.seen)
+        learnt = among(keys, self.seen)
         for module in (self.target.module, *(companion.module for companion in self.companions)):
             learnt |= trained_on(module, keys)
         return np.asarray(learnt.any(1))

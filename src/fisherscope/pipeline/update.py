@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fisherscope.core.errors import DataError, SettingError
-from fisherscope.core.keys import KeyArray
+from fisherscope.core.keys import KeyArray, among
 from fisherscope.core.table import FeatureTable, require_columns
 from fisherscope.detectors import ConformalCalibration, require_updatable
 from fisherscope.detectors.conformal import groups_needed
@@ -94,7 +94,7 @@ def _clusters(guard: Guard, new: tuple[int, ...] | None, samples: int) -> tuple[
 
 def _require_new(guard: Guard, keys: KeyArray, allow_training_samples: bool) -> None:
     """Raise :class:`DataError` for samples that the guard or its models have learnt from."""
-    known = int(np.isin(keys, guard.seen).sum())
+    known = int(among(keys, guard.seen).sum())
     if known:
         raise DataError(
             f"{known} of {keys.size} samples given to update were given to this guard before: what fits must not "

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from fisherscope.config import Strict
 from fisherscope.core.errors import DataError
+from fisherscope.core.keys import among
 from fisherscope.data import Samples
 from fisherscope.data.samples import describe_shape
 from fisherscope.pipeline.reproduce.context import Context
@@ -78,7 +79,7 @@ def _set_json(parts: dict[str, Samples], context: Context) -> dict[str, Any]:
         "sizes": {split: len(samples) for split, samples in parts.items()},
         "cut_off": [split for split, samples in parts.items() if len(samples) == context.experiment.limit],
         "duplicates": int(len(keys) - len(np.unique(keys))),
-        "test_in_train": int(np.isin(test.keys, parts["train"].keys).sum()) if "train" in parts else None,
+        "test_in_train": int(among(test.keys, parts["train"].keys).sum()) if "train" in parts else None,
         "levels": level_statistics(test.x),
         "histogram": level_histogram(test.x).tolist(),
         "block_excess": block_excess(test.x),
