@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from fisherscope.core.keys import sample_keys
-from fisherscope.evaluation import auroc
+from fisherscope.evaluation import Interval, auroc
 from fisherscope.models.diffusion import Diffusion
 from fisherscope.models.reconstruction import restoration, restoration_grid
 from fisherscope.models.vae import VAE
@@ -52,7 +52,7 @@ def interval(values: NDArray[np.float64], seed: int) -> str:
     rng = np.random.default_rng(seed)
     means = values[rng.integers(0, len(values), (REPLICATES, len(values)))].mean(1)
     low, high = np.quantile(means, [0.025, 0.975])
-    return f"{values.mean():.3f} [{low:.3f}, {high:.3f}]"
+    return f"{Interval(values.mean(), low, high):.3f}"
 
 
 def deletion_curve(guard: Guard, x: NDArray[np.uint8], maps: Maps) -> list[float]:
