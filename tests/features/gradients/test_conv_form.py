@@ -34,9 +34,9 @@ def test_inputs_of_many_channels_and_positions_are_not_filtered(monkeypatch):
     served = []
     exchanged = kernels.exchanged_gradient
     monkeypatch.setattr(kernels, "exchanged_gradient", lambda *given: served.append(given[2]) or exchanged(*given))
-    for channels, size in ((48, 16), (47, 16), (48, 15)):
+    for channels, size in ((64, 16), (63, 16), (64, 15)):
         geometry = Geometry(torch.Size((3, channels, 3, 3)), (1, 1), (1, 1), (1, 1), 1)
         x, g = normal(2, channels, size, size), normal(2, 3, size, size, seed=1)
         form = ConvForm(x, g, geometry, 2, inputs_first=False)
         form.project(normal(2, 3, seed=2), normal(3, channels * 9, seed=3))
-    assert [geometry.weight for geometry in served] == [(2, 48, 3, 3)]
+    assert [geometry.weight for geometry in served] == [(2, 64, 3, 3)]

@@ -19,6 +19,7 @@ from fisherscope.features.gradients import (
     Sketch,
     SketchedNorms,
     SquaredNorms,
+    forms,
     gradient_pass,
     gradient_sketch,
     random_projection,
@@ -171,6 +172,18 @@ def test_forms_of_a_tied_table_agree_with_their_dense_gradients():
         for a in (left, None):
             for b in (right, None):
                 torch.testing.assert_close(form.project(a, b), dense.project(a, b))
+
+
+@pytest.mark.parametrize(("positions", "narrow"), [(9, True), (1, False)])
+def test_an_outer_form_is_projected_in_the_cheaper_order(monkeypatch, positions, narrow):
+    orders = []
+    chosen = forms._narrow_first
+    monkeypatch.setattr(forms, "_narrow_first", lambda *given: orders.append(chosen(*given)) or orders[-1])
+    form = OuterForm(normal(6, positions, 5, seed=1), normal(6, positions, 7, seed=2), (5, 7), n_groups=3)
+    left, right = normal(2, 5, seed=3), normal(4, 7, seed=4)
+    expected = left @ form.dense() @ right.mT
+    torch.testing.assert_close(form.project(left, right), expected, rtol=1e-12, atol=1e-12)
+    assert orders == [narrow]
 
 
 def test_a_diagonal_projection_is_that_matrix_without_its_zeros():

@@ -23,7 +23,11 @@ def tensors_of(values: Iterable[Any]) -> list[Tensor]:
         if isinstance(value, Tensor):
             found.append(value)
         elif isinstance(value, (list, tuple)):
-            found += tensors_of(value)
+            for item in value:  # most are sizes and strides, too short to be worth a call
+                if isinstance(item, Tensor):
+                    found.append(item)
+                elif isinstance(item, (list, tuple)):
+                    found += tensors_of(item)
     return found
 
 

@@ -14,7 +14,7 @@ from fisherscope.features.gradients import kernels
 from fisherscope.features.gradients.forms import GradientForm, KroneckerFactors, left_product, summed_instances
 from fisherscope.features.gradients.geometry import Geometry
 
-MANY_CHANNELS: Final = 48
+MANY_CHANNELS: Final = 64
 MANY_POSITIONS: Final = 256
 """From so many of both on it is faster to unfold the few rows of a projected output gradient than to filter the input
 (measured on a CPU)."""

@@ -232,6 +232,8 @@ class OuterForm(GradientForm):
 
     def project(self, left: Tensor | None, right: Tensor | None) -> Tensor:
         rows = self._rows.mT if left is None else _applied(left, self._rows)
+        if right is not None and _narrow_first(rows.shape, right.shape):
+            return torch.matmul(summed_instances(torch.bmm(rows, self._columns), self._n_groups), right.mT)
         columns = self._columns.mT if right is None else _applied(right, self._columns)
         return summed_instances(torch.bmm(rows, columns.mT), self._n_groups)
 
@@ -246,6 +248,12 @@ def _applied(matrix: Tensor, value: Tensor) -> Tensor:
     if value.is_contiguous():
         return torch.matmul(value, matrix.mT).mT
     return left_product(matrix, value.mT)
+
+
+def _narrow_first(rows: Sequence[int], right: Sequence[int]) -> bool:
+    """Whether (M, q, T) @ (M, T, C) and then the product with (p, C) multiply less than the other way round."""
+    (_, q, positions), (p, columns) = rows, right
+    return q * columns * (positions + p) < p * positions * (columns + q)
 
 
 def left_product(matrix: Tensor, value: Tensor) -> Tensor:

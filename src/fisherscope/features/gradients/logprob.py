@@ -46,7 +46,7 @@ def bind_log_prob(module: nn.Module, log_prob: LogProb | None = None) -> BoundLo
         target: LogProb = method
     else:
         lead, target = (module,), log_prob
-    takes_seed, takes_keys = _accepts(target, "seed"), _accepts(target, "keys")
+    takes_seed, takes_keys = _accepted(target, "seed", "keys")
 
     def bound(x: Any, seed: int, keys: KeyArray) -> Tensor:
         extra: dict[str, Any] = {}
@@ -108,14 +108,15 @@ def check_log_prob(value: object, n: int, first: int = 0) -> Tensor:
     return value
 
 
-def _accepts(function: LogProb, name: str) -> bool:
+def _accepted(function: LogProb, *names: str) -> list[bool]:
+    """Return which keyword arguments a callable takes."""
     try:
         parameters = inspect.signature(function).parameters
     except (TypeError, ValueError):
-        return False
-    if name in parameters:
-        return parameters[name].kind is not inspect.Parameter.POSITIONAL_ONLY
-    return any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+        return [False] * len(names)
+    any_name = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    own = {name for name, p in parameters.items() if p.kind is not inspect.Parameter.POSITIONAL_ONLY}
+    return [name in own or (any_name and name not in parameters) for name in names]
 
 
 def _as_numpy(leaf: Tensor) -> np.ndarray[Any, Any]:
