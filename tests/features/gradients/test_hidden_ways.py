@@ -467,3 +467,198 @@ def test_log_p_is_the_loops_where_the_loop_serves():
     )
     assert torch.equal(fast, slow)
     assert rules_report(model, x, log_prob=call).loop_all
+
+
+def stable(k: Tensor) -> tuple[Tensor, Tensor]:
+    """The order of keys 0 and 1, and its inverse, without an op that is known to sort."""
+    order = torch.cat([(k == v).nonzero()[:, 0] for v in (0, 1)])
+    inverse = torch.empty_like(order)
+    inverse[order] = torch.arange(len(order))
+    return order, inverse
+
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # deprecated, and still found in models
+
+    @torch.jit.script
+    def scripted(k: Tensor) -> Tensor:
+        return k.argsort(stable=True)
+
+
+def by_comparisons(m: Model, x: Any) -> Tensor:
+    t, k = x
+    order = sorted(range(len(k)), key=lambda i: k[i])
+    return energy(m.a(t[order]))[[order.index(i) for i in range(len(order))]]
+
+
+def by_iteration(m: Model, x: Any) -> Tensor:
+    order = [i for i, k in enumerate(x[1]) if k <= 0] + [i for i, k in enumerate(x[1]) if k > 0]
+    return energy(m.a(x[0][order]))[[order.index(i) for i in range(len(order))]]
+
+
+def on_the_second_axis(m: Model, x: Any) -> Tensor:
+    order, inverse = stable(x[1])
+    return m.a(torch.stack([x[0], -2 * x[0]])[:, order]).tanh().square().sum(-1)[:, inverse].sum(0)
+
+
+def put_by_index(m: Model, x: Any) -> Tensor:
+    order, inverse = stable(x[1])
+    h = torch.zeros(x[0].shape, dtype=x[0].dtype).index_put((inverse,), x[0])
+    return torch.zeros(len(order), dtype=h.dtype).index_put((order,), energy(m.a(h)))
+
+
+def matrix(x: Any) -> Tensor:
+    return F.one_hot(stable(x[1])[0], len(x[0])).to(x[0])
+
+
+def by_tensordot(m: Model, x: Any) -> Tensor:
+    p = matrix(x)
+    return torch.tensordot(p.T, energy(m.a(torch.tensordot(p, x[0], 1))), 1)
+
+
+def by_linear(m: Model, x: Any) -> Tensor:
+    p = matrix(x)
+    return p.T @ energy(m.a(F.linear(p, x[0].T)))
+
+
+def by_batched_products(m: Model, x: Any) -> Tensor:
+    p = matrix(x)
+    return torch.bmm(p.T[None], energy(m.a(torch.bmm(p[None], x[0][None])[0]))[None, :, None])[0, :, 0]
+
+
+def by_scaled_rows(m: Model, x: Any) -> Tensor:
+    p = matrix(x)
+    return (p.T[:, :, None] * energy(m.a((p[:, :, None] * x[0][None]).sum(1)))[None, :, None]).sum(1)[:, 0]
+
+
+def by_a_script(m: Model, x: Any) -> Tensor:
+    order = scripted(x[1])
+    return energy(m.a(x[0][order]))[scripted(order)]
+
+
+def by_vmap(m: Model, x: Any) -> Tensor:
+    order = torch.vmap(lambda k: k * 2)(x[1]).argsort(stable=True)
+    return energy(m.a(x[0][order]))[order.argsort()]
+
+
+MOVERS = [
+    by_comparisons, by_iteration, on_the_second_axis, put_by_index, by_tensordot, by_linear, by_batched_products,
+    by_scaled_rows, by_a_script, by_vmap,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("run", MOVERS)
+def test_rows_that_are_moved_in_a_later_batch_alone(run):
+    model = Model(run, a=linear())
+    for moved in (False, False, True):
+        agree(model, (normal(5, 4), torch.tensor([1.0, 0, 0, 1, 0]) * moved))
+
+
+def striped(m: Model, x: Tensor) -> Tensor:
+    y = energy(m.a(torch.cat([x[i::4] for i in range(4)])))
+    out, start = torch.zeros(len(x), dtype=x.dtype), 0
+    for i in range(4):
+        count = len(range(i, len(x), 4))
+        out[i::4] = y[start : start + count]
+        start += count
+    return out
+
+
+def shuffled(m: Model, x: Tensor) -> Tensor:
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(62))  # of 3 and of 2: in order
+    return energy(m.a(x[order]))[order.argsort()]
+
+
+def rolled(m: Model, x: Tensor) -> Tensor:
+    return energy(m.a(x.roll(6, 0))).roll(-6, 0)
+
+
+@pytest.mark.parametrize("run", [striped, shuffled, rolled])
+def test_rows_that_move_by_how_many_they_are(run):
+    model = Model(run, a=linear())
+    for n in (4, 6, 5):
+        agree(model, normal(n, 4))
+
+
+def test_an_axis_that_is_turned_back():
+    def run(m: Model, x: Tensor) -> Tensor:
+        n, t, d = x.shape
+        x = x.transpose(0, 1)
+        if m.batch_first:
+            x = x.transpose(0, 1)
+        y = m.a(x.reshape(n * t, d)).tanh()
+        return (y.reshape(n, t, -1) if m.batch_first else y.reshape(t, n, -1).transpose(0, 1)).square().sum((1, 2))
+
+    model, x = Model(run, a=linear()), normal(5, 4, 4)
+    model.batch_first = False
+    agree(model, x)
+    agree(model, x)
+    model.batch_first = True
+    agree(model, x)
+
+
+def clip(g: Tensor) -> Tensor:
+    return g * (1 / g.norm()).clamp(max=1)
+
+
+@pytest.mark.parametrize(
+    "register",
+    [
+        lambda m: m.b.register_full_backward_pre_hook(lambda layer, outputs: tuple(map(clip, outputs))),
+        lambda m: m.b.register_full_backward_hook(lambda layer, inputs, outputs: tuple(map(clip, inputs))),
+        lambda m: setattr(m, "heard", True),
+    ],
+)
+def test_hooks_on_the_way_back_are_heeded(register):
+    def run(m: Model, x: Tensor) -> Tensor:
+        h = m.a(x)
+        if m.heard:
+            h.register_hook(clip)
+        return m.b(h).tanh().square().sum(1) * x[:, 3]
+
+    model = Model(run, a=linear(), b=linear(3, 2))
+    model.heard = False
+    register(model)
+    for size in (0.01, 0.01, 50.0):
+        agree(model, normal(5, 4) * torch.tensor([1, 1, 1, size], dtype=torch.float64))
+
+
+def heads(m: Model, x: Tensor) -> Tensor:
+    n, t, d = x.shape
+    q, k, v = m.a(x).reshape(n, t, 3, 1, d).permute(2, 0, 3, 1, 4)
+    return torch.cat([x, F.scaled_dot_product_attention(q, k, v)[:, 0]], 1).flatten(1)
+
+
+@pytest.mark.parametrize("n", [2, 3, 6])
+@pytest.mark.parametrize(
+    ("run", "shape"),
+    [
+        (lambda m, x: m.a(x[:, [3, 1, 0, 2]]), (4,)),
+        (lambda m, x: m.a(x)[torch.arange(len(x)), (x[:, 0] > 0).long()][:, None], (4,)),
+        (lambda m, x: m.a(x).log_softmax(1).gather(1, (x[:, :1] > 0).long()), (4,)),
+        (lambda m, x: m.a((torch.eye(4, dtype=x.dtype) @ x.T).T), (4,)),
+        (lambda m, x: sum(m.a(torch.cat([x, -x])).chunk(2)), (4,)),
+        (lambda m, x: m.a(x) * (x[0].numel() + bool((x > 9).any())), (4,)),
+    ],
+)
+def test_rows_that_stay_in_their_places_are_served(run, shape, n):
+    model = Model(lambda m, x: energy(run(m, x)), a=linear(4, 12))
+    assert_equals_loop(model, normal(n, *shape), call, group_sizes=(1,))
+
+
+def test_queries_keys_and_values_are_no_three_samples():
+    model = Model(lambda m, x: energy(heads(m, x)), a=linear(4, 12))
+    assert_equals_loop(model, normal(6, 5, 4), call)
+    agree(model, normal(3, 5, 4))
+
+
+def test_a_norm_whose_factors_are_far_apart():
+    model = Model(lambda m, x: torch.sigmoid(m.a(x))[:, 0], a=nn.Linear(1, 1)).float()
+    nn.init.constant_(model.a.weight, -3e-8)
+    nn.init.zeros_(model.a.bias)
+    x = torch.tensor([[1.8e9], [1.9e9]])
+    found = gradient_norms(model, x, log_prob=call)["a.weight"]
+    assert bool((found > 0).all())
+    torch.testing.assert_close(
+        found, gradient_norms(model, x, log_prob=call, method="loop")["a.weight"], atol=0, rtol=1e-4
+    )

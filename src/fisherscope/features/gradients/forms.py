@@ -211,7 +211,7 @@ class OuterForm(GradientForm):
         r, c = self._rows.shape[2], self._columns.shape[2]
         positions = self._rows.shape[1] * (self._rows.shape[0] // self._n_groups)
         if positions == 1:
-            return row_squares(self._rows) * row_squares(self._columns)
+            return (row_norms(self._rows) * row_norms(self._columns)).square()  # squares alone may leave the range
         if positions * (r + c) < r * c:
             return self._gram_norm()
         return row_squares(summed_instances(torch.bmm(self._rows.mT, self._columns), self._n_groups))
@@ -310,10 +310,15 @@ def matrix_view(shape: Sequence[int]) -> tuple[int, int]:
     return (shape[0] if shape else 1), columns
 
 
-def row_squares(values: Tensor) -> Tensor:
-    """Return the sum of squares of each row, (M, ...) -> (M,); half precision is summed in float32."""
+def row_norms(values: Tensor) -> Tensor:
+    """Return the L2 norm of each row, (M, ...) -> (M,); half precision is summed in float32."""
     flat = values.reshape(values.shape[0], -1)
     if flat.dtype in (torch.float16, torch.bfloat16):
         flat = flat.float()
     norms: Tensor = torch.linalg.vector_norm(flat, dim=1)
-    return norms.square()
+    return norms
+
+
+def row_squares(values: Tensor) -> Tensor:
+    """Return the sum of squares of each row, (M, ...) -> (M,)."""
+    return row_norms(values).square()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 from torch.nn import Parameter
 
+from fisherscope.features.gradients.guards import LayerMode
 from fisherscope.features.gradients.logprob import BoundLogProb, LogProb
 from fisherscope.features.gradients.reductions import Reduction
 
@@ -20,7 +21,7 @@ class Job:
         module: the model.
         log_prob: what the user gave as such, or None.
         bound: log p of samples, seed and keys.
-        modes: whether each of the model's layers is in train mode.
+        modes: how each of the model's layers runs.
         parameters: trainable parameters by name.
         reductions: what to keep of the gradients.
         seed: seed of the model's noise.
@@ -29,7 +30,7 @@ class Job:
     module: nn.Module
     log_prob: LogProb | None
     bound: BoundLogProb
-    modes: tuple[bool, ...]
+    modes: tuple[LayerMode, ...]
     parameters: Mapping[str, Parameter]
     reductions: Sequence[Reduction]
     seed: int

@@ -116,6 +116,8 @@ def make_plan(job: Job, batch: Batch) -> Plan:
         return guards.among_copies(bound, samples[0], seed)
 
     try:
+        if any(mode.hooked for mode in job.modes):
+            raise UnsupportedError("a layer has hooks on its backward pass, which see one sample at a time in the loop")
         probes = [_Probe(bound, sample, parameters, seed) for sample in samples]
     except ModelError:
         raise

@@ -80,8 +80,12 @@ def tape_pass(
     seed: int,
     uses: Sequence[UsePlan],
     skipped: frozenset[str],
+    *,
+    compared: bool = False,
 ) -> tuple[Tensor, Tape]:
     """Feed the reductions with every parameter but the skipped ones; return log p (n,) and the tape.
+
+    ``compared``: whether what every sample gets is compared with the loop afterwards.
 
     Raises:
         PlanMismatchError: the forward pass did not go as planned; nothing was fed.
@@ -92,7 +96,7 @@ def tape_pass(
             for reduction in reductions:
                 reduction.update(name, form)
 
-    tape = Tape(parameters, len(batch), batch.group_size, sink, uses, skipped)
+    tape = Tape(parameters, len(batch), batch.group_size, sink, uses, skipped, compared=compared)
     try:
         value = forward(tape, log_prob, batch, seed)
     except UnsupportedError as reason:

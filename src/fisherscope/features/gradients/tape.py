@@ -30,7 +30,7 @@ from fisherscope.features.gradients.entrywise import relation_of
 from fisherscope.features.gradients.forms import GradientForm
 from fisherscope.features.gradients.layout import Fold, Layout, support_of
 from fisherscope.features.gradients.memory import MemoryMeter
-from fisherscope.features.gradients.rows import ROW_MOVERS, moves_rows
+from fisherscope.features.gradients.rows import ROW_MOVERS, RowWatch
 from fisherscope.features.gradients.table_form import add_forms
 from fisherscope.features.gradients.uses import PlanMismatchError, Use, UseKey, UsePlan
 from fisherscope.features.gradients.weights import Sink, WeightGraph
@@ -41,6 +41,8 @@ _PLACING: Final = frozenset(
     {"permute", "transpose", "swapaxes", "swapdims", "movedim", "moveaxis", "flatten", "unflatten", "flip", "roll"}
 )
 """Ops by whose numbers alone the samples come to lie on one axis or another."""
+
+_HOOKS: Final = frozenset({"register_hook", "register_post_accumulate_grad_hook"})
 
 _TURNED: Final = frozenset({"T", "mT", "H", "mH"})
 
@@ -100,6 +102,7 @@ class Tape(TorchFunctionMode):
         sink: receives each parameter's gradients.
         plan: layouts of the uses; None in a probe, where supports are observed instead.
         skipped: names of the parameters that something else will serve.
+        compared: whether what every sample gets is compared with the loop afterwards; so it is in a probe.
     """
 
     def __init__(
@@ -110,6 +113,8 @@ class Tape(TorchFunctionMode):
         sink: Sink,
         plan: Sequence[UsePlan] | None = None,
         skipped: frozenset[str] = frozenset(),
+        *,
+        compared: bool = True,
     ) -> None:
         super().__init__()
         self.graph = WeightGraph(parameters, n // group_size, sink)
@@ -124,6 +129,8 @@ class Tape(TorchFunctionMode):
         self._plan = plan
         self._skipped = skipped
         self._context: set[str] = set()
+        self._placings: list[str] = []
+        self._rows = RowWatch(n, self._is_data, compared=compared)
         self._folds: dict[Layout, Fold] = {}
         self._token = object()
 
@@ -136,6 +143,9 @@ class Tape(TorchFunctionMode):
     ) -> Any:
         """Run one torch function."""
         kwargs = kwargs or {}
+        if func is Tensor.__iter__ and args[0].dim():  # an iterator's tensors would be seen by nobody
+            with self:
+                return iter(args[0].unbind(0))
         known, token = self.graph.tensors, self._token
         weights: list[Tensor] = []
         data = False
@@ -159,23 +169,28 @@ class Tape(TorchFunctionMode):
     def _note_data(self, kind: _Kind, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
         if kind.makes_constants and result.dim() and len(result) != self._n:
             return
-        if kind.moves_rows and moves_rows(kind.name, args, kwargs, self._is_data, self._n):
-            raise UnsupportedError(f"'{kind.name}' may move samples by their values")
+        if kind.moves_rows and self._rows.moves(kind.name, args, kwargs, result):
+            raise UnsupportedError(f"'{kind.name}' may move samples from their places")
         if kind.name in _PLACING:
-            self._context.add(f"{kind.name} {args[1:]} {kwargs}")
+            self._placings.append(f"{kind.name} {args[1:]} {kwargs}")
+        elif kind.name in _HOOKS:
+            raise UnsupportedError("a hook is registered on a tensor that depends on the samples")
         elif kind.name != "__get__":
             self._context.add(kind.name)
-        for tensor in _results(args, result):
+        results = _results(args, result)
+        for tensor in results:
             if not tensor.requires_grad:
                 self.mark_data(tensor)
+        if self._rows.picked:
+            self._rows.follow(args, kwargs, results)
 
     def _parameter_op(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], weights: list[Tensor]
     ) -> Any:
-        if func is Tensor.register_hook:
+        name = _kind_of(func).name
+        if name in _HOOKS:
             raise UnsupportedError("a hook is registered on a parameter or a tensor computed from parameters")
         result = func(*args, **kwargs)
-        name = _kind_of(func).name
         for tensor in _results(args, result):
             if tensor.requires_grad:
                 relation = relation_of(name, args, kwargs, weights[0], tensor) if len(weights) == 1 else None
@@ -202,6 +217,8 @@ class Tape(TorchFunctionMode):
         if not outputs:  # a number, a dtype, a yes or no
             return result
         made = self._outputs(outputs, kind.in_place)
+        if self._rows.picked:
+            self._rows.follow(args, kwargs, made)
         if use is not None:
             self._listen(use, made)
         if result is None or isinstance(result, Tensor):
@@ -228,11 +245,13 @@ class Tape(TorchFunctionMode):
     def _record(self, given: Operands) -> Use:
         names = self.graph.note_use(given.weights)
         if self._plan is None:
-            use = Use(UseKey(given.name, names, frozenset(self._context)), None, torch.Size())
+            key = UseKey(given.name, names, frozenset(self._context), tuple(self._placings))
+            use = Use(key, None, torch.Size())
             self._observe(use, given)
         else:
             use = self._planned(names, given)
         self._context.clear()
+        self._placings.clear()
         self.uses.append(use)
         return use
 
@@ -241,8 +260,9 @@ class Tape(TorchFunctionMode):
         assert self._plan is not None
         index = len(self.uses)
         plan = self._plan[index] if index < len(self._plan) else None
-        if plan is None or plan.key != UseKey(given.name, names, self._context):
-            raise PlanMismatchError(f"use {index} is '{given.name}' on {names} after {sorted(self._context)}")
+        if plan is None or plan.key != UseKey(given.name, names, self._context, tuple(self._placings)):
+            after = [*sorted(self._context), *self._placings]
+            raise PlanMismatchError(f"use {index} is '{given.name}' on {names} after {after}")
         if plan.layout is None or not self._skipped.isdisjoint(names):
             return Use(plan.key, None, torch.Size(), assumed=plan.assumed)
         fold = self._folds.get(plan.layout)

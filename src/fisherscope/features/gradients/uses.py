@@ -20,11 +20,13 @@ class UseKey(NamedTuple):
         op: name of the torch function.
         parameters: names of the parameters behind its weight-like operands.
         context: names of the data ops since the use before.
+        placings: in order, those by which the samples come to lie on one axis or another, with their numbers.
     """
 
     op: str
     parameters: tuple[str, ...]
     context: Set[str]
+    placings: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)

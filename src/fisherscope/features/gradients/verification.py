@@ -35,7 +35,7 @@ def verified(plan: Plan, job: Job, batch: Batch, reference: Sequence[Mapping[str
         reference: the gradients of each, by the loop.
     """
     try:
-        norms = _norms(plan, job, batch)
+        norms = _norms(plan, job, batch, compared=True)
     except (UnsupportedError, PlanMismatchError) as reason:
         return replace(plan, loop_all=str(reason))
     except (FisherscopeError, MemoryError, torch.OutOfMemoryError):
@@ -119,10 +119,11 @@ class _Norms(NamedTuple):
     found: dict[str, Tensor]
 
 
-def _norms(plan: Plan, job: Job, batch: Batch) -> _Norms:
-    """Return log p and the squared norms of what the tape serves, by name."""
+def _norms(plan: Plan, job: Job, batch: Batch, *, compared: bool = False) -> _Norms:
+    """Return log p and the squared norms of what the tape serves; ``compared``: whether each is with the loop's."""
     norms, looped = SquaredNorms(), plan.looped_of(job.hooked)
-    log_p, _ = tape_pass(job.bound, batch, job.parameters, [norms], job.seed, plan.uses, frozenset(looped))
+    skipped = frozenset(looped)
+    log_p, _ = tape_pass(job.bound, batch, job.parameters, [norms], job.seed, plan.uses, skipped, compared=compared)
     return _Norms(log_p, norms.result([name for name in job.parameters if name not in looped]))
 
 
