@@ -156,10 +156,11 @@ class _LowRankLengths(Reduction):
     def update(self, name: str, form: GradientForm) -> None:
         if name in self._home:
             solver = self._solvers[self._home[name]]
-            like = form.sample
-            gradient = form.vectors() - self._group_size * solver.means[name].to(like.device)
-            inner = gradient @ solver.deviations[name].to(like.device).mT
-            self._parts.setdefault(name, []).append((gradient.double().square().sum(1), inner.double()))
+            device = form.sample.device
+            # the two parts of a length nearly cancel where damping is small, and float32 would leave nothing of it
+            gradient = form.vectors().double() - self._group_size * solver.means[name].to(device).double()
+            inner = gradient @ solver.deviations[name].to(device).double().mT
+            self._parts.setdefault(name, []).append((gradient.square().sum(1), inner))
 
     def result(self, names: list[str]) -> dict[str, Tensor]:
         labels = [label for label in (*names, _WHOLE) if label in self._solvers]
