@@ -98,7 +98,7 @@ def test_the_promise_to_samples_of_clusters_is_stated(run, folder, tmp_path):
     fit = ("fit", folder / "glow", "--data", tmp_path / "frames", "--fpr", 0.05, "--detector", "likelihood")
     code, out, _ = run(*fit, "--out", tmp_path / "guard")
     promise = (
-        f"groups of 1 from 10 clusters, at most {0.05 + 0.95 / 11:.2%} false alarms on samples of new clusters above"
+        f"groups of 1 from 10 clusters, at most {0.05 + 0.95 / 11:.2%} false alarms in the mean over new clusters above"
     )
     assert code == 0 and promise in out
     code, out, _ = run(*fit, "--group-size", 2, "--out", tmp_path / "pairs")

@@ -421,7 +421,7 @@ def _print_guard(out: Path, guard: Guard) -> None:
     if bound is None:
         promise = f"{guard.fpr:.2%} false alarms wanted, not promised on groups from new clusters,"
     else:
-        promise = f"at most {bound:.2%} false alarms{' on samples of new clusters' if source else ''}"
+        promise = f"at most {bound:.2%} false alarms{' in the mean over new clusters' if source else ''}"
     print(
         f"{out}: {guard.detector.name}, calibrated on {len(guard.calibration.scores)} groups of {size}{source}, "
         f"{promise} above score {guard.calibration.threshold(guard.fpr):.6g}"

@@ -62,6 +62,14 @@ def test_round_off_breaks_no_ties():
     assert one_kind.p_value(np.array([7 + 1e-6]))[0] == 1 and one_kind.p_value(np.array([7.1]))[0] == 1 / 401
 
 
+@pytest.mark.parametrize("outlier", [2.0, 1e6, 1e9])
+def test_one_outlier_among_ties_does_not_blur_the_rest(outlier):
+    scores = np.concatenate([np.zeros(400), np.random.default_rng(0).uniform(0, 1, 98), [outlier]])
+    calibration = ConformalCalibration.from_scores(scores)
+    np.testing.assert_allclose(calibration.p_value(np.array([1.5, 1e10])), [2 / 500, 1 / 500])
+    assert calibration.p_value(np.array([1e-6]))[0] == 1
+
+
 def test_clusters_of_equal_size_are_bound_as_in_the_source_and_large_ones_among_small_leave_less():
     assert cluster_bound([5] * 20, 0.1) == pytest.approx(0.1 + 0.9 / 21)
     # a tenth of 110 samples: all ten single ones and a hundredth of the large cluster

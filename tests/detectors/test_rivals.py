@@ -61,6 +61,28 @@ def test_constant_statistics_are_an_error(name):
         make_detector(name).fit(table_of(statistics=np.ones((20, 1, 2))))
 
 
+@pytest.mark.parametrize("name", ["dose-kde", "dose-svm"])
+def test_round_off_is_no_statistic(name):
+    rng = np.random.default_rng(0)
+    last_digit = np.float32(2**-11)  # of a float32 near 5,000
+    constant = np.float32(-5000) + last_digit * rng.integers(-1, 2, 200).astype(np.float32)
+    fit = np.stack([rng.normal(-100, 5, 200), constant], 1)[:, None]
+    detector = make_detector(name).fit(table_of(dtype="float32", statistics=fit))
+    assert detector.kept_.tolist() == [0]
+    moved = fit + np.array([0, 6 * last_digit])
+    scores = [detector.score(table_of(dtype="float32", statistics=given)) for given in (fit, moved)]
+    np.testing.assert_array_equal(*scores)
+
+
+@pytest.mark.parametrize("pixels", [np.eye(2)[np.arange(200) % 2], np.repeat([[0.0] * 4, [255.0] * 4], 100, axis=0)])
+def test_pixels_of_two_kinds_have_a_distance(pixels):
+    detector = make_detector("pixel-mahalanobis").fit(table_of(pixels=pixels[:, None]))
+    other = pixels[:2] + np.eye(1, pixels.shape[1])
+    known, new = (detector.score(table_of(pixels=x[:, None])) for x in (pixels, other))
+    np.testing.assert_allclose(known, 1.0, rtol=1e-6)
+    assert np.isfinite(new).all() and (new > known[0]).all()
+
+
 @pytest.mark.parametrize("form", ["full", "tied", "diag", "spherical"])
 def test_the_mixture_is_scikit_learns_whatever_its_form(form, monkeypatch):
     rng = np.random.default_rng(0)

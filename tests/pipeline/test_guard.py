@@ -486,7 +486,7 @@ def test_a_guard_knows_how_few_false_alarms_its_clusters_allow(tmp_path, caplog)
     fisherscope.fit(model, tracks(10, 20), fpr=0.1, **settings)
     (record,) = caplog.records
     assert "come from 5 clusters of 20 to 20 samples" in record.message
-    assert "at a rate of 0.25, not of 0.1; that takes at least 9 clusters" in record.message
+    assert "at a mean rate of 0.25, not of 0.1; that takes at least 9 clusters" in record.message
 
 
 def test_equal_samples_count_once_in_what_a_guard_states(rows, caplog):

@@ -35,7 +35,9 @@ def alarms(p_values: Scores, fpr: float) -> NDArray[np.bool_]:
 
 
 def cluster_bound(sizes: Sequence[int], fpr: float) -> float:
-    """Return the largest mean rate of false alarms on samples of new clusters, calibrated on samples of some.
+    """Return the largest share of a new cluster's samples that raise a false alarm, in the mean over new clusters.
+
+    Every cluster counts alike, whatever its size: of all samples together more may alarm where large clusters are odd.
 
     (1 + K) / (J + 1) for J clusters of which at most K lie above a threshold that a share ``fpr`` of the samples is
     above: as many of the smallest as have that share. Were a new cluster's samples calibrating too, each of the J + 1
@@ -86,7 +88,9 @@ class ConformalCalibration:
         kinds, of which many share a score, would raise many times the false alarms that are promised.
         """
         low, middle, high = np.quantile(self.scores, [0.25, 0.5, 0.75])
-        spread = (high - low) or self.scores.std()
+        spread = high - low
+        if not spread and (apart := np.abs(self.scores[self.scores != middle] - middle)).size:
+            spread = np.median(apart)  # of those that do not tie; a deviation would go by the farthest
         return float(max(1e-4 * spread, 16 * np.finfo(np.float32).eps * abs(middle)))
 
     def p_value(self, scores: Scores) -> Scores:

@@ -28,7 +28,7 @@ class DdpmOod(Detector):
 
     def _fit(self, table: FeatureTable) -> None:
         errors = member_vectors(table, "restoration")
-        self.kept_ = varying_columns(errors, self.name)
+        self.kept_ = varying_columns(errors, self.name, table.card.dtype)
         self.centre_ = errors[:, self.kept_].mean(0)
         self.spread_ = errors[:, self.kept_].std(0, ddof=1)
 

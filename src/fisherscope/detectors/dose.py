@@ -46,7 +46,7 @@ class DoseSvm(Detector):
 
     def _fit(self, table: FeatureTable) -> None:
         points = member_vectors(table, "statistics")
-        self.kept_ = varying_columns(points, self.name)
+        self.kept_ = varying_columns(points, self.name, table.card.dtype)
         self._take(self._svm.fit(points[:, self.kept_], None))
 
     def _score(self, table: FeatureTable) -> Scores:

@@ -45,7 +45,7 @@ class VectorMixture(Detector):
 
     def _fit(self, table: FeatureTable) -> None:
         points = member_vectors(table, self.requires[0])
-        self.kept_ = varying_columns(points, self.name)
+        self.kept_ = varying_columns(points, self.name, table.card.dtype)
         self._take(fit_mixture(points[:, self.kept_]))
 
     def _score(self, table: FeatureTable) -> Scores:

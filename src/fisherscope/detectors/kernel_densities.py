@@ -26,7 +26,7 @@ class KernelDensities(Detector):
 
     def _fit(self, table: FeatureTable) -> None:
         points = member_vectors(table, self.requires[0])
-        self.kept_ = varying_columns(points, self.name)
+        self.kept_ = varying_columns(points, self.name, table.card.dtype)
         self.points_ = points[:, self.kept_]
         self.bandwidths_ = self.points_.std(0, ddof=1) * len(points) ** -0.2
 

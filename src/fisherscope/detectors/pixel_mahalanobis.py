@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_solve, cholesky, solve_triangular
@@ -12,6 +14,9 @@ from fisherscope.core.table import FeatureTable
 from fisherscope.detectors.base import Detector, Scores
 from fisherscope.detectors.cotangent import Cotangent, Differentiable
 from fisherscope.detectors.vectors import group_means, member_vectors
+
+_LEAST_SHRINKAGE: Final = 1e-9
+"""Ledoit and Wolf's is 0 where all fit samples are equally far from their mean, and then C may have no inverse."""
 
 
 class PixelMahalanobis(Detector, Differentiable):
@@ -34,7 +39,9 @@ class PixelMahalanobis(Detector, Differentiable):
         centred = flat - self.mean_
         if not centred.any():
             raise DataError("all fit samples are the same; pixel-mahalanobis needs samples that differ")
-        covariance, _ = ledoit_wolf(centred, assume_centered=True)
+        covariance, shrinkage = ledoit_wolf(centred, assume_centered=True)
+        if shrinkage < _LEAST_SHRINKAGE:
+            covariance = covariance + _LEAST_SHRINKAGE * covariance.trace() / len(covariance) * np.eye(len(covariance))
         self.factor_ = cholesky(covariance, lower=True)
 
     def _score(self, table: FeatureTable) -> Scores:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,6 +11,10 @@ from fisherscope.core.errors import DataError
 from fisherscope.core.table import FeatureTable
 from fisherscope.detectors.base import Scores
 from fisherscope.detectors.densities.base import Array
+from fisherscope.detectors.layers import relative_round_off
+
+_LEAST_SPREAD: Final = 1e-9
+"""Relative spread that sums of many numbers leave of a constant, float64 ones too."""
 
 
 def member_vectors(table: FeatureTable, block: str) -> Array:
@@ -24,14 +30,16 @@ def group_means(values: Array, table: FeatureTable) -> Scores:
     return means
 
 
-def varying_columns(points: Array, name: str) -> NDArray[np.intp]:
+def varying_columns(points: Array, name: str, dtype: str) -> NDArray[np.intp]:
     """Return the columns of points (n, S) whose spread is more than round-off; none is a :class:`DataError`.
 
     Args:
         points: of the fit samples.
         name: of the detector, for the message.
+        dtype: in which they were computed.
     """
-    kept = np.flatnonzero(np.ptp(points, axis=0) > 1e-9 * np.abs(points).max(0))
+    round_off = max(_LEAST_SPREAD, relative_round_off(dtype))
+    kept = np.flatnonzero(np.ptp(points, axis=0) > round_off * np.abs(points).max(0))
     if not len(kept):
         raise DataError(f"no statistic varies over the {len(points)} fit samples of {name}; give different samples")
     return kept

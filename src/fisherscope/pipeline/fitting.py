@@ -53,10 +53,11 @@ def fit(
     in-distribution groups raise false alarms at a rate of at most ``fpr``.
 
     Samples that come in clusters (frames of a video track, ``Samples.clusters``) are not independent: whole clusters
-    are shuffled, and none has samples in both parts. With J clusters of equal size to calibrate and B = 1, samples of
-    NEW clusters raise false alarms at a rate of at most fpr + (1 - fpr) / (J + 1): the number of clusters decides how
+    are shuffled, and none has samples in both parts. With J clusters of equal size to calibrate and B = 1, NEW clusters
+    raise false alarms at a mean rate of at most fpr + (1 - fpr) / (J + 1): the number of clusters decides how
     small a rate can be held, not that of samples, and some large clusters among small ones leave less
-    (:attr:`Guard.false_alarm_bound`; a warning is logged where it is above 2 fpr). A :class:`FeatureTable` knows no
+    (:attr:`Guard.false_alarm_bound`; a warning is logged where it is above 2 fpr). In that mean clusters count alike:
+    where large ones are odd, the rate among all samples may be higher. A :class:`FeatureTable` knows no
     clusters; give samples.
     Samples that are equal count as one cluster, in a table too.
 

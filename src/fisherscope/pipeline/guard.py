@@ -97,7 +97,7 @@ class Guard:
 
     @property
     def false_alarm_bound(self) -> float | None:
-        """Largest rate of false alarms on average: ``fpr``, or that of samples of new clusters, see :func:`fit`.
+        """Largest rate of false alarms on average: ``fpr``, or the mean over new clusters of theirs, see :func:`fit`.
 
         None where groups of several samples are made of clusters: nothing is promised of those.
         """

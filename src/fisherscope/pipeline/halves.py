@@ -66,8 +66,8 @@ def warn_of_few_clusters(clusters: tuple[int, ...] | None, fpr: float) -> None:
     """Log a warning where samples of new clusters may raise more than twice the false alarms that are wanted."""
     if clusters is not None and (bound := cluster_bound(clusters, fpr)) > 2 * fpr:
         _LOG.warning(
-            "fisherscope: the calibration samples come from %d clusters of %d to %d samples, by which samples of new "
-            "clusters may raise false alarms at a rate of %.3g, not of %g; that takes at least %d clusters, of equal "
+            "fisherscope: the calibration samples come from %d clusters of %d to %d samples, by which new clusters may "
+            "raise false alarms at a mean rate of %.3g, not of %g; that takes at least %d clusters, of equal "
             "size: give samples of more clusters, fewer equal ones, or a larger fpr",
             len(clusters),
             min(clusters),

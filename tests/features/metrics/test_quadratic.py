@@ -5,7 +5,11 @@ import pytest
 import torch
 from metric_reference import Tiny, evenly_spaced, flat, gradients, measured, passes_over, samples
 from scipy import stats
+from torch import nn
 
+from fisherscope.core.keys import sample_keys
+from fisherscope.features.extractors import GradientBlocks, Request
+from fisherscope.features.gradients import gradient_pass
 from fisherscope.features.metrics import fit_metrics, make_metric
 from fisherscope.features.metrics.low_rank import LowRank
 
@@ -173,3 +177,40 @@ def test_low_rank_keeps_an_even_choice_of_the_fit_samples_and_runs_no_others(mod
     assert shown == [10] and metric.state()["rows:scale"].shape == (10, 6)
     for name, value in metric.state().items():
         np.testing.assert_allclose(value, chosen.state()[name], rtol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["low-rank", "low-rank-global"])
+def test_float32_leaves_something_where_damping_is_small(name):
+    """Gradients of rank 3 in 3,000 dimensions and hardly any noise: a length is what two large numbers differ by."""
+
+    def rows(n, seed):
+        rng = np.random.default_rng(seed)
+        inputs = rng.normal(size=(n, 3)) @ np.random.default_rng(0).normal(size=(3, 3000))
+        return np.concatenate([inputs, rng.normal(size=(n, 1))], 1)
+
+    def lengths_of(dtype, batches):
+        linear = nn.Linear(3000, 1, bias=False)
+        with torch.no_grad():
+            linear.weight.copy_(1e-3 * torch.from_numpy(np.random.default_rng(1).normal(size=(1, 3000))))
+        linear.to(dtype)
+
+        def log_p(module, x):
+            return -(x[:, -1].to(dtype) - module(x[:, :-1].to(dtype))[:, 0]).square() / 2
+
+        metric = make_metric(name)
+
+        def run(reductions, limit):
+            x = torch.from_numpy(rows(100, 2)).to(dtype)
+            gradient_pass(linear, x, reductions, log_prob=log_p)
+
+        fit_metrics([metric], run)
+        new = rows(20, 3).astype(np.float32 if dtype is torch.float32 else np.float64)
+        requests = (Request(linear, log_p, part, sample_keys(part), 1) for part in np.split(new, batches))
+        return np.concatenate(
+            [GradientBlocks(metric.features()).extract(r)[f"metric:{name}"].sum((1, 2)) for r in requests]
+        )
+
+    together, alone = lengths_of(torch.float32, 1), lengths_of(torch.float32, 20)
+    np.testing.assert_allclose(alone, together, rtol=2e-2)
+    exact = lengths_of(torch.float64, 1)
+    assert stats.spearmanr(together, exact).statistic > 0.9
