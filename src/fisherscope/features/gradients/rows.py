@@ -20,7 +20,7 @@ from fisherscope.features.gradients.arguments import operands
 
 IsData = Callable[[Tensor], bool]
 
-PICKED: Final = "_fisherscope_picked"
+_PICKED: Final = "_fisherscope_picked"
 
 _MATRIX: Final = 2
 
@@ -106,6 +106,7 @@ class RowWatch:
         self._n = n
         self._is_data = is_data
         self._compared = compared
+        self._token = object()
 
     def moves(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> bool:
         """Return whether an op may have moved rows of data between samples.
@@ -132,16 +133,19 @@ class RowWatch:
             given = dict(zip(("input", "indices", "values"), args, strict=False)) | dict(kwargs)
             return self._data(given["values"]) and self._places(given["input"], given["indices"])
         if name in _DECISIONS or name in _TOGETHER:
-            return self.picked and any(map(_is_picked, operands(args, kwargs)))
+            return self.picked and any(map(self._is_picked, operands(args, kwargs)))
         if name in _ESCAPES:
             return self._data(args[0])
         return self._mixes(name, args, kwargs)
 
     def follow(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], results: Sequence[Tensor]) -> None:
         """Note that what an op computed from picked rows is of those rows."""
-        if any(map(_is_picked, operands(args, kwargs))):
+        if any(map(self._is_picked, operands(args, kwargs))):
             for tensor in results:
-                setattr(tensor, PICKED, True)
+                setattr(tensor, _PICKED, self._token)
+
+    def _is_picked(self, tensor: Tensor) -> bool:
+        return getattr(tensor, _PICKED, None) is self._token
 
     def _data(self, value: Any) -> bool:
         return isinstance(value, Tensor) and self._is_data(value)
@@ -193,7 +197,7 @@ class RowWatch:
 
     def _pick(self, rows: Any) -> None:
         self.picked = True
-        setattr(rows, PICKED, True)
+        setattr(rows, _PICKED, self._token)
 
     def _picks(self, values: Tensor, index: Any, result: Tensor) -> bool:
         for axis, item in _items(values, index):
@@ -241,10 +245,6 @@ class RowWatch:
         if name == "repeat_interleave" or axis is None:
             return False
         return self._samples(values, axis) and not _in_order(index, self._n)
-
-
-def _is_picked(tensor: Tensor) -> bool:
-    return getattr(tensor, PICKED, False)
 
 
 def _whole(item: int | slice, n: int) -> bool:
