@@ -662,3 +662,13 @@ def test_a_norm_whose_factors_are_far_apart():
     torch.testing.assert_close(
         found, gradient_norms(model, x, log_prob=call, method="loop")["a.weight"], atol=0, rtol=1e-4
     )
+
+
+def test_the_report_of_a_model_that_has_changed_is_of_a_new_probe():
+    model, x = Model(lambda m, x: m.a(x * 2 if m.doubles else x), a=linear()), normal(6, 4)
+    model.doubles = False
+    gradient_norms(model, x, log_prob=call)
+    model.doubles = True
+    assert_equals_loop(model, x, call)
+    model.doubles = False
+    assert rules_report(model, x, log_prob=call).loop_all is None

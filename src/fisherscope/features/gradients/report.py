@@ -14,7 +14,7 @@ from fisherscope.features.gradients.loop import loop_pass
 from fisherscope.features.gradients.plan import plan_for
 from fisherscope.features.gradients.reductions import SquaredNorms
 from fisherscope.features.gradients.run import tape_pass
-from fisherscope.features.gradients.uses import PlanMismatchError
+from fisherscope.features.gradients.uses import Plan, PlanMismatchError
 
 
 @dataclass(frozen=True)
@@ -64,16 +64,23 @@ def make_report(job: Job, batch: Batch) -> RulesReport:
     """Run one pass and report on it."""
     if len(batch) < 2:
         raise DataError("one sample needs no batched rules; pass at least two")
-    plan = plan_for(job, batch)
+    try:
+        return _followed(job, batch, plan_for(job, batch))
+    except PlanMismatchError:  # the model has changed since: probe it anew, as a pass would
+        plan = plan_for(job, batch, fresh=True)
+    try:
+        return _followed(job, batch, plan)
+    except PlanMismatchError as reason:
+        return _looped(job, batch, f"this batch does not follow the probe, {reason}")
+
+
+def _followed(job: Job, batch: Batch, plan: Plan) -> RulesReport:
+    if plan.loop_all:
+        return _looped(job, batch, plan.loop_all)
     looped_names = plan.looped_of(job.hooked)
     norms = SquaredNorms()
     names = list(job.parameters)
-    if plan.loop_all:
-        return _looped(job, batch, plan.loop_all)
-    try:
-        _, tape = tape_pass(job.bound, batch, job.parameters, [norms], job.seed, plan.uses, frozenset(looped_names))
-    except PlanMismatchError as reason:
-        return _looped(job, batch, f"this batch does not follow the probe, {reason}")
+    _, tape = tape_pass(job.bound, batch, job.parameters, [norms], job.seed, plan.uses, frozenset(looped_names))
     # the loop runs once for all the parameters that it serves
     start = perf_counter()
     if looped_names:
