@@ -41,8 +41,8 @@ and in every metric, **on the development pairs alone** (fashion_mnist ↔ mnist
 length of the whole gradient, Rao's score statistic in that metric; `layerwise-upper` sums what the layers' lengths have
 above the fit set's, `layerwise-gaussian` is the paper's two-sided density of them, `gradient-dose` one density of all
 of them and log p, and `fisher-dose` the default, which reads code lengths too. On the plain norms these last two read
-estimates for convolution kernels, and of VAEs and diffusion models they judge the terms of log p one by one; in a metric
-they take the whole gradient, so that their differences under those models are of both.
+estimates for convolution kernels, and of VAEs and diffusion models they judge the terms of log p one by one; in a
+metric they take the whole gradient, so that their differences under those models are of both.
 
 Mean AUROC over models and pairs; out-of-distribution (OOD) is the positive class. Behind an AUROC stands its
 difference to the same detector on the plain norms, with a 95 % paired bootstrap interval ({replicates:,} resamples,
