@@ -1,6 +1,7 @@
 """Time and memory of per-sample gradient features, over one ordinary batched forward and backward pass.
 
 python benchmarks/engine.py            the whole table, written to docs/performance.md
+python benchmarks/engine.py --out PAGE the same, say of another machine
 python benchmarks/engine.py --quick    ours alone, printed
 Ratios are medians over rounds in which every method runs once, so that drift of the machine hits all alike.
 """
@@ -13,6 +14,7 @@ import gc
 import json
 import os
 import platform
+import shlex
 import statistics
 import subprocess
 import sys
@@ -246,22 +248,24 @@ def table(heads: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
+def processor() -> str:
+    """Name the machine's processor."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.split(":")[1].strip() for line in lines if "model name" in line), "?")
+
+
 def versions() -> str:
     """Name the machine's kind and the versions."""
     import opacus
 
-    cpu = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
-        "?",
-    )
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     return (
-        f"{cpu}, {os.cpu_count()} cores, {device}; Python {platform.python_version()}, torch {torch.__version__}, "
-        f"opacus {opacus.__version__}; float32; {date.today().isoformat()}"
+        f"{processor()}, {os.cpu_count()} cores, {device}; Python {platform.python_version()}, "
+        f"torch {torch.__version__}, opacus {opacus.__version__}; float32; {date.today().isoformat()}"
     )
 
 
-def write_page(cases: list[str], rounds: int) -> str:
+def write_page(cases: list[str], rounds: int, command: str) -> str:
     """Measure everything; return the page."""
     main_rows, memory_rows, grid_rows = [], [], []
     missed: list[str] = []
@@ -286,6 +290,8 @@ def write_page(cases: list[str], rounds: int) -> str:
         memory_rows[-1] += map(cell, first_calls(case))
         print("|", " | ".join(memory_rows[-1]), "|", flush=True)
     return TEMPLATE.format(
+        command=command,
+        cpu=processor(),
         versions=versions(),
         rounds=rounds,
         unchecked=UNCHECKED_FROM,
@@ -314,12 +320,14 @@ def wanted(cases: list[str]) -> str:
     return table(["model", *names], [[case, *(cell(GOALS[case].get(name)) for name in names)] for case in cases])
 
 
-TEMPLATE = """# Performance of the gradient engine
+TEMPLATE = """# Performance of the gradient engine: {cpu}
 
-Written by `make bench-engine` (`benchmarks/engine.py`); the models are in `benchmarks/engine_models.py`, with random
-weights. {versions}.
+Written by `{command}`; the models are in `benchmarks/engine_models.py`, with random weights.
+{versions}.
 
-What has changed in the engine since that day is in the CHANGELOG.
+What has changed in the engine since that day is in the CHANGELOG. Ratios depend on the machine: the faster it convolves
+beside how it multiplies matrices, the higher they are. Every `performance-engine-*.md` beside
+[performance.md](performance.md) is of another one.
 
 All times are divided by ONE ordinary batched forward + backward pass of the same batch ("base"): medians over
 {rounds} rounds in which every method runs once; groups of 5 are measured, base included, on the 30 or 60 samples
@@ -359,6 +367,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="ours alone, printed, nothing written")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--case", action="append", choices=list(CASES))
+    parser.add_argument("--out", type=Path, default=PAGE, help="where the page goes")
     parser.add_argument("--peak", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.peak:
@@ -373,8 +382,9 @@ def main() -> None:
                 flush=True,
             )
         return
-    PAGE.parent.mkdir(exist_ok=True)
-    PAGE.write_text(write_page(cases, options.rounds))
+    page = write_page(cases, options.rounds, shlex.join(["python", "benchmarks/engine.py", *sys.argv[1:]]))
+    options.out.parent.mkdir(exist_ok=True)
+    options.out.write_text(page)
 
 
 if __name__ == "__main__":
