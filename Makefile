@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test test-slow lint format docs reproduce bench bench-engine bench-glow bench-zoo bench-cost bench-study bench-ablations bench-metrics clean
+.PHONY: help demo test test-slow lint format docs reproduce bench bench-engine bench-glow bench-zoo bench-cost bench-study bench-ablations bench-metrics bench-runs clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -78,6 +78,13 @@ bench-ablations: $(VENV)/dev.stamp  ## Measure what each part of the default is 
 
 bench-metrics: $(VENV)/dev.stamp  ## Set the Fisher metrics beside each other (docs/study_metrics.md; hours)
 	$(BIN)/python benchmarks/study_metrics.py
+
+bench-runs: $(VENV)/dev.stamp  ## Train VAEs again and measure what another run moves (docs/study_runs.md; hours)
+	for model in vae-fashion_mnist vae-gtsrb vae-cifar10; do for seed in 1 2; do \
+		[ -f runs/further/$$model-seed$$seed/model.json ] || $(BIN)/fisherscope train \
+			--config experiments/train/$$model.toml --seed $$seed --out runs/further/$$model-seed$$seed || exit 1; \
+	done; done
+	$(BIN)/python benchmarks/study_runs.py --further runs/further
 
 clean:  ## Remove the virtual environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

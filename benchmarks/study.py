@@ -40,8 +40,8 @@ Written by `{command}`; do not edit by hand. All figures are in [study.json](stu
 
 Mean AUROC over pairs of sets; out-of-distribution (OOD) is the positive class and a higher score means more novel. In
 brackets a 95 % paired bootstrap interval ({replicates:,} resamples, seed 0; gtsrb by track at B = 1): it covers the
-draw of the test samples, not another training run. Groups of five are drawn as if independent, so on gtsrb their
-intervals are too narrow. {samples} Every detector sees the same models and samples.
+draw of the test samples, not [another training run](study_runs.md). Groups of five are drawn as if independent, so on
+gtsrb their intervals are too narrow. {samples} Every detector sees the same models and samples.
 
 **Choices were made on the development pairs alone** (fashion_mnist ↔ mnist, cifar10 ↔ gtsrb). cifar10 → celeba and
 cifar10 → tiny_imagenet32 had been looked at before the study began and count as *seen*. The other eight pairs are the
