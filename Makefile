@@ -79,11 +79,13 @@ bench-ablations: $(VENV)/dev.stamp  ## Measure what each part of the default is 
 bench-metrics: $(VENV)/dev.stamp  ## Set the Fisher metrics beside each other (docs/study_metrics.md; hours)
 	$(BIN)/python benchmarks/study_metrics.py
 
-bench-runs: $(VENV)/dev.stamp  ## Train VAEs again and measure what another run moves (docs/study_runs.md; hours)
-	for model in vae-fashion_mnist vae-gtsrb vae-cifar10; do for seed in 1 2; do \
-		[ -f runs/further/$$model-seed$$seed/model.json ] || $(BIN)/fisherscope train \
-			--config experiments/train/$$model.toml --seed $$seed --out runs/further/$$model-seed$$seed || exit 1; \
-	done; done
+bench-runs: $(VENV)/dev.stamp  ## Train models again and measure what another run moves (docs/study_runs.md; hours)
+	for run in vae-fashion_mnist-1 vae-fashion_mnist-2 vae-gtsrb-1 vae-gtsrb-2 vae-cifar10-1 vae-cifar10-2 \
+			diffusion-gtsrb-1; do \
+		model=$${run%-*}; seed=$${run##*-}; out=runs/further/$$model-seed$$seed; \
+		[ -f $$out/model.json ] || $(BIN)/fisherscope train --config experiments/train/$$model.toml \
+			--seed $$seed --out $$out || exit 1; \
+	done
 	$(BIN)/python benchmarks/study_runs.py --further runs/further
 
 clean:  ## Remove the virtual environment and caches
